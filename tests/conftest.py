@@ -1,4 +1,7 @@
-"""Strictness shared by every test: no silent rank or dtype promotion (warnings are errors by pyproject.toml)."""
+"""Strictness shared by every test: no silent promotion of ranks or dtypes, one thread per worker.
+
+Warnings are errors too; pyproject.toml says so.
+"""
 
 import os
 
@@ -10,9 +13,19 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 import pytest
+from hypothesis import HealthCheck, settings
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# An example may compile, which no deadline can foresee; the same examples in every run.
+settings.register_profile(
+    "rnnscan",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("rnnscan")
 
 
 @pytest.fixture(params=[False, True], ids=["x32", "x64"])
