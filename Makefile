@@ -1,0 +1,49 @@
+# Everything runs in $(VENV), which the first use makes and fills; nothing else is touched.
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test lint typecheck notebooks clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo "  Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), WORKERS=$(WORKERS), ARGS= (for pytest)."
+
+quickstart: $(VENV)/.with-experiments ## the whole toolkit in three minutes: one report to open
+	$(BIN)/python -m experiments run quickstart
+
+test: $(VENV)/.with-test ## all tests and docstring examples; make test ARGS="-k reset -x"
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.with-dev ## style and formatting, by ruff
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+typecheck: $(VENV)/.with-dev ## types, by basedpyright
+	$(BIN)/basedpyright
+
+notebooks: $(VENV)/.with-test ## run every notebook from its .py source and store its outputs
+	@for source in notebooks/*.py; do \
+	  echo "$$source"; $(BIN)/python -m jupytext --quiet --to ipynb --execute "$$source" || exit 1; done
+
+clean: ## remove the environment and every cache; runs/ stays
+	rm -rf .venv .venv-newest $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find rnnscan experiments tests scripts notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra; a change of pyproject.toml installs again.
+$(VENV)/.with-%: pyproject.toml | $(BIN)/python
+	@echo "Installing rnnscan[$*] into $(VENV); the first time downloads about 250 MB ..."
+	@$(PIP) --editable ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rnnscan needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON)' cannot make virtual environments (Debian and Ubuntu: apt install python3-venv)." >&2; \
+	  exit 1; }
