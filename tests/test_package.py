@@ -1,0 +1,151 @@
+"""What a user relies on before calling anything: imports, documentation, clean files."""
+
+import ast
+import importlib
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import rnnscan
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "rnnscan").rglob("*.py"))
+# What a plain `pip install rnnscan` brings.
+JAX_FAMILY = {"jax", "jaxlib", "ml_dtypes", "numpy", "opt_einsum", "scipy"}
+# Optional packages, imported only inside the functions that need them.
+OPTIONAL = {"sklearn": {"rnnscan/tasks/digits.py"}}
+# Which parts of the package a part may import, itself included.
+MAY_IMPORT = {
+    "scan": {"scan"},
+    "layers": {"scan", "layers"},
+    "gradients": {"scan", "layers", "gradients"},
+    "tasks": {"tasks"},
+}
+PUBLIC = [
+    (module, name)
+    for module in ("rnnscan", "rnnscan.gradients", "rnnscan.tasks")
+    for name in getattr(importlib.import_module(module), "__all__", ())
+]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path):
+    """(dotted name, whether it runs when the module is imported) of every import in a file."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+
+    def walk(node, at_import):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, at_import) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = package[: len(package) - child.level + 1] if child.level else []
+                base = [*base, child.module] if child.module else base
+                yield from ((".".join([*base, alias.name]), at_import) for alias in child.names)
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from walk(child, at_import and not is_function)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+IMPORT_ALL = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"{name} is no dependency of rnnscan")
+
+modules, blocked = (set(argument.split()) for argument in sys.argv[1:])
+sys.meta_path.insert(0, Blocked())
+for module in sorted(modules):
+    importlib.import_module(module)
+
+import jax
+try:
+    jax.devices()
+except RuntimeError:
+    print("no backend was started by importing")
+"""
+
+
+def test_imports_with_jax_alone_and_starts_no_backend():
+    # A platform that does not exist: whatever asks for a device fails, and only the last line may.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "no_such_platform"}
+    modules = [module_name(path) for path in SOURCES]
+    installed = set(importlib.metadata.packages_distributions())
+    blocked = {"experiments"} | installed - JAX_FAMILY - {"rnnscan", *sys.stdlib_module_names}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, " ".join(modules), " ".join(blocked)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "no backend was started by importing\n"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_follow_the_plan_of_the_house(path):
+    relative = path.relative_to(ROOT).as_posix()
+    room = path.relative_to(ROOT / "rnnscan").parts[0]
+    for name, at_import in imports(path):
+        top, *rest = name.split(".")
+        where = f"{relative} imports {name}"
+        assert not (top in JAX_FAMILY and any(part.startswith("_") for part in rest)), where
+        if top == "rnnscan":
+            assert room not in MAY_IMPORT or {*rest[:1]} & MAY_IMPORT[room], where
+        elif relative in OPTIONAL.get(top, ()):
+            assert not at_import, f"{where} outside the function that needs it"
+        else:
+            assert top in {"jax", "numpy", *sys.stdlib_module_names}, where
+
+
+def test_public_names():
+    scans = {"linear_scan", "matrix_scan", "explain_linear_scan", "explain_matrix_scan"}
+    assert scans | {"RNN", "LinearRNN", "LRU"} <= set(rnnscan.__all__)
+    assert len(rnnscan.__all__) == len(set(rnnscan.__all__))
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC)
+def test_public_names_show_an_example(module, name):
+    documentation = getattr(importlib.import_module(module), name).__doc__
+    assert documentation, f"{module}.{name} has no docstring"
+    assert ">>> " in documentation, f"{module}.{name} shows no example"
+
+
+def test_one_version_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_tracked_file_names_a_machine():
+    forbidden = [
+        *(re.escape(f"{place}/") for place in (ROOT, Path.home())),
+        r"/(home|Users)/[a-z]",
+        r"(index|find-links)[-_]url",
+        r"pythonhosted|pypi\.|/simple/",
+    ]
+    pattern = "|".join(forbidden)
+    found = subprocess.run(
+        ["git", "grep", "-nIE", pattern, "--", ".", ":!tests/test_package.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode > 1:
+        pytest.skip(f"not a git checkout: {found.stderr.strip()}")
+    assert not found.stdout
