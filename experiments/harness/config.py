@@ -1,0 +1,233 @@
+"""Typed configs: a TOML file, `key.path=VALUE` overrides on top, one validation, every fault at
+once.
+
+A config file names its experiment at the top and may say how long it takes; the rest is the
+experiment's `Config`:
+
+    experiment = "wallclock"
+    takes = "about 8 minutes on two cores"
+    lengths = [64, 128]
+
+Nothing runs and no folder is made before the whole config is valid.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+HEADER = ("experiment", "takes")
+_BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Config(pydantic.BaseModel):
+    """Base of every experiment's config, and of the tables nested in it: frozen, strict, no unknown
+    keys.
+
+    Strict means that `"3"` is no integer and `true` is no number; an integer is a valid float, and
+    a TOML array a valid tuple.
+
+    >>> class Small(Config):
+    ...     lengths: tuple[int, ...] = (64, 128)
+    >>> validate(Small, {"lengths": [32]})
+    Small(lengths=(32,))
+    """
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+class ConfigError(ValueError):
+    """One or more faults in a config; `faults` holds a line for each."""
+
+    def __init__(self, faults: Iterable[str], where: str = "") -> None:
+        self.faults = tuple(faults)
+        count = len(self.faults)
+        head = f"{count} fault{'s' if count > 1 else ''} in the config"
+        head += f" ({where})" if where else ""
+        super().__init__("\n".join([head + ":", *(f"  {fault}" for fault in self.faults)]))
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A config file as read: its experiment, how long it says that it takes, and its values."""
+
+    path: Path
+    experiment: str
+    takes: str
+    values: dict[str, Any]
+
+
+def read(path: Path) -> ConfigFile:
+    """Reads a config file (TOML, or a run folder's `config.json`); only the header is checked."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}"]) from None
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise ConfigError([f"{path}: not valid {kind}: {error}"]) from None
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: should hold a table, holds {_show(values)}"])
+    header = {key: values.pop(key, "") for key in HEADER}
+    faults = [
+        f"{key} = {_show(value)}: should be a string"
+        for key, value in header.items()
+        if not isinstance(value, str)
+    ]
+    if not header["experiment"]:
+        faults.append(
+            "experiment: missing; the file should say which experiment it is for, "
+            'for instance experiment = "wallclock"'
+        )
+    if faults:
+        raise ConfigError(faults, str(path))
+    return ConfigFile(path, header["experiment"], header["takes"], values)
+
+
+def resolve(
+    model: type[Config], values: Mapping[str, Any], overrides: Iterable[str] = (), where: str = ""
+) -> Config:
+    """The validated config of `values` with `overrides` on top.
+
+    Args:
+      model: the experiment's `Config`. values: what the config file says. overrides: strings
+      `key.path=VALUE`; VALUE in TOML syntax, a bare word is a string. Later ones win. where: named
+      in the error, the config file for instance.
+
+    Raises:
+      ConfigError: with every fault of the overrides and of the values at once.
+
+    >>> class Small(Config):
+    ...     lengths: tuple[int, ...] = (64, 128)
+    ...     layer: str = "RNN"
+    >>> resolve(Small, {"lengths": [32]}, ["layer=LRU", "lengths=[8, 16]"])
+    Small(lengths=(8, 16), layer='LRU')
+    """
+    merged = json.loads(json.dumps(values, default=str))
+    faults = []
+    for override in overrides:
+        try:
+            _merge(merged, *parse_override(override))
+        except ConfigError as error:
+            faults += error.faults
+    try:
+        config = validate(model, merged)
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults], where) from None
+    if faults:
+        raise ConfigError(faults, where)
+    return config
+
+
+def validate(model: type[Config], values: Mapping[str, Any]) -> Config:
+    """`values` as an instance of `model`, or a ConfigError with every fault."""
+    try:
+        # By way of JSON, where strict types still let a list be a tuple.
+        return model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_fault(model, fault) for fault in error.errors()) from None
+
+
+def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
+    """Splits `key.path=VALUE` into its path and value.
+
+    >>> parse_override("train.steps=300")
+    (('train', 'steps'), 300)
+    >>> parse_override("layer=LRU")
+    (('layer',), 'LRU')
+    """
+    key, equals, value = text.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(_BARE_KEY.fullmatch(part) for part in path):
+        raise ConfigError(
+            [f"override {text!r}: should read key.path=VALUE, for instance train.steps=300"]
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+        if parsed.keys() == {"value"}:
+            return path, json.loads(json.dumps(parsed["value"], default=str))
+    except tomllib.TOMLDecodeError:
+        if _BARE_WORD.fullmatch(value.strip()):
+            return path, value.strip()
+    raise ConfigError(
+        [
+            f"override {text!r}: {value.strip()!r} is not a TOML value; right are for instance 3, 0.5, "
+            f"true, [64, 128], a bare word, or a quoted string: '{key}=\"two words\"'"
+        ]
+    )
+
+
+def _merge(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    table = values
+    for depth, part in enumerate(path[:-1], start=1):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            parent, whole = ".".join(path[:depth]), ".".join(path)
+            raise ConfigError(
+                [f"override {whole}: {parent} = {_show(table)} is a value, not a table"]
+            )
+    table[path[-1]] = value
+
+
+def _fault(model: type[Config], fault: Any) -> str:
+    """One pydantic error as a line: path, value, what would be right."""
+    place = _path(fault["loc"])
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        known = _keys_at(model, fault["loc"][:-1])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return (
+            f"{place} = {_show(fault['input'])}: no such key; {hint}known here: {', '.join(known)}"
+        )
+    if kind == "missing":
+        return f"{place}: missing, and it has no default"
+    message = re.sub(r"^(Value error, |Assertion failed, |Input )", "", fault["msg"])
+    return f"{place} = {_show(fault['input'])}: {message}" if place else message
+
+
+def _path(location: Iterable[Any]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _keys_at(model: type[Config], location: Iterable[Any]) -> list[str]:
+    """The keys of the table at `location` below `model`."""
+    here: Any = model
+    for part in location:
+        if isinstance(part, str) and _is_model(here) and part in here.model_fields:
+            here = here.model_fields[part].annotation
+        here = next((kind for kind in _flatten(here) if _is_model(kind)), here)
+    return list(here.model_fields) if _is_model(here) else []
+
+
+def _flatten(annotation: Any) -> Iterable[Any]:
+    yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _flatten(inner)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+def _show(value: Any, width: int = 60) -> str:
+    """A value as TOML would write it, shortened."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,0 +1,140 @@
+"""What an experiment is: one folder, one claim, six names in its `experiment.py`.
+
+    experiments/<name>/
+      experiment.py      the six names below
+      configs/*.toml     default.toml at least; each begins with `experiment = "<name>"`
+      README.md          claim, method, finding, figure
+
+The module `experiments.<name>.experiment` defines
+
+`CLAIM: str`
+    One sentence: what is claimed, and by which measurement it is tested. Shown by `list` and by the
+    report.
+
+`Config`
+    A subclass of `harness.config.Config` (pydantic, frozen, strict, unknown keys refused). Nested
+    tables are subclasses too. Sequences are tuples. Constrain every field (`Field(gt=0)`,
+    `Literal[...]`), so that an impossible value is a fault with a path before anything runs; what
+    couples two fields goes into a `model_validator(mode="after")` that raises `ValueError` and says
+    what would be right.
+
+`plan(config) -> list[Point]`
+    The points to measure, in order. A point is a flat dict of JSON values (str, int, float, bool,
+    None, lists of these) that names it: `{"layer": "LRU", "length": 512, "seed": 0}`. Points are
+    distinct. A point is the unit of resumption: finished as a whole or measured again. Contenders
+    that are to be interleaved belong to one point. `plan` is cheap and deterministic, and touches
+    no device.
+
+`run(config, points=None) -> Iterator[Record]`
+    Measures the given points (those of `plan(config)` where None) and yields one record per
+    measurement: a dict of JSON values, numpy or jax arrays and scalars (stored as lists and
+    numbers; nan and inf as JSON's usual extensions NaN and Infinity). Every record holds its point
+    under "point". All records of a point are yielded one after another; a point is written when the
+    next one begins or the iterator ends. On a resumed run `points` holds only what is missing, in
+    the plan's order, so a point must depend on no other: random keys come from the point's own
+    seed, not from a key handed from point to point. A point or a contender too large for the
+    machine is never tried: it yields a record with "skipped" (why, in words) and "predicted_bytes"
+    instead of measurements. In a point that takes long, `harness.progress.say("epoch 3 of 10")`
+    tells whoever watches.
+
+`plot(records) -> dict[str, matplotlib.figure.Figure]`
+    Figures by file name (no suffix), in the order of the report; keys become captions
+    ("forward_time" -> "forward time"), a figure's own `fig.set_label("...")` replaces its caption.
+    `harness.figures.new_figure` makes one in the shared style. Copes with any subset of the records
+    (an interrupted run is plotted as well): draws what there is, leaves out what is not.
+
+`summary(records) -> Summary`
+    Tables of numbers and verdicts on the claims, from the records alone. Copes with any subset as
+    well: a verdict that the records cannot carry yet has the outcome "open". The harness adds the
+    device to each verdict.
+
+Optionally: `describe(point) -> str`, one short line for the progress display (default: `key=value`
+pairs).
+
+The harness gives records back as they were read from `results.jsonl`: lists where arrays were, with
+"point" equal to the planned one. It adds "line" and "lines" (the record's number within its point),
+which `plot` and `summary` may ignore.
+
+An experiment can also be used without the harness: `list(run(Config(...)))` is a plain list of
+dicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from experiments.harness.config import Config
+
+Point = dict[str, Any]
+Record = dict[str, Any]
+Outcome = Literal["confirmed", "refined", "refuted", "open"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table for the terminal and the report: every cell is text, already rounded and with
+    its unit.
+
+    Args:
+      title: one line, with units where all cells share them.
+      columns: the headings.
+      rows: one tuple of cells per row, as long as `columns`.
+      note: one sentence below the table (what was left out, what a dash means); may be empty.
+      brief: shown on the terminal too; a table that is not brief is in the report alone.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    brief: bool = True
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"table {self.title!r}: row {row} has {len(row)} cells, should have "
+                    f"{len(self.columns)}"
+                )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records say of a claim.
+
+    Args:
+      claim: the claim in a few words. outcome: "confirmed", "refined" (true with a condition or
+      another number), "refuted", or "open" (the
+        records do not suffice).
+      text: one or two sentences with the number that decides it.
+    """
+
+    claim: str
+    outcome: Outcome
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    verdicts: tuple[Verdict, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+class Experiment(Protocol):
+    """The module `experiments.<name>.experiment`, as the harness sees it."""
+
+    CLAIM: str
+    Config: type[Config]
+
+    def plan(self, config: Any) -> list[Point]: ...
+
+    def run(self, config: Any, points: Iterable[Point] | None = None) -> Iterator[Record]: ...
+
+    def plot(self, records: Sequence[Record]) -> dict[str, Figure]: ...
+
+    def summary(self, records: Sequence[Record]) -> Summary: ...
