@@ -1,0 +1,1 @@
+"""What every experiment shares: config, run folder, timing, limits, progress, figures, report."""

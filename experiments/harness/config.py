@@ -165,8 +165,8 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
             return path, value.strip()
     raise ConfigError(
         [
-            f"override {text!r}: {value.strip()!r} is not a TOML value; right are for instance 3, 0.5, "
-            f"true, [64, 128], a bare word, or a quoted string: '{key}=\"two words\"'"
+            f"override {text!r}: {value.strip()!r} is not a TOML value; right are for instance 3, "
+            f"0.5, true, [64, 128], a bare word, or a quoted string: '{key}=\"two words\"'"
         ]
     )
 

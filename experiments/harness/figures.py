@@ -1,0 +1,177 @@
+"""One look for every figure: colours that the colour-blind tell apart, markers, units, legends outside.
+
+Figures are made without pyplot: no global state, no window, nothing to close.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+# Okabe and Ito (2008), "Color Universal Design", without black and yellow (too faint on white).
+BLUE, ORANGE, GREEN, RED, PINK, SKY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+)
+GREY = "#6b6b6b"
+
+STYLE: dict[str, Any] = {
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "savefig.dpi": 160,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "rnnscan",
+}
+
+# A layer keeps its colour and marker in every figure; a method changes the line alone.
+_LAYERS: dict[str, dict[str, Any]] = {
+    "RNN": {"color": BLUE, "marker": "o"},
+    "LinearRNN": {"color": RED, "marker": "s"},
+    "LRU": {"color": GREEN, "marker": "^"},
+}
+_SPARE = (
+    {"color": PINK, "marker": "D"},
+    {"color": ORANGE, "marker": "v"},
+    {"color": SKY, "marker": "P"},
+    {"color": GREY, "marker": "X"},
+)
+_LINES = {"": "-", "sequential": "-", "associative": (0, (5, 2))}
+
+
+def line_style(layer: str, method: str = "") -> dict[str, Any]:
+    """Keywords for `Axes.plot`: the colour and marker of a layer, the line of a method."""
+    look = _LAYERS.get(layer) or _SPARE[zlib.crc32(layer.encode()) % len(_SPARE)]
+    return {**look, "linestyle": _LINES.get(method, ":"), "markeredgecolor": "white"}
+
+
+def new_figure(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] | None = None, **subplots: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure in the shared style and its axes, always as an array of shape (rows, columns).
+
+    Args:
+      rows, columns: how many panels.
+      size: width and height in inches; by default 4.6 x 3.5 a panel.
+      subplots: handed to `Figure.subplots`, `sharey="row"` for instance.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size or (4.6 * columns, 3.5 * rows + 0.4), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **subplots)
+    return figure, axes
+
+
+def draw_band(
+    axes: Axes, x: Sequence[float], samples: Sequence[Sequence[float]], **style: Any
+) -> None:
+    """A line through the medians of `samples[i]` at `x[i]`, in a band from quartile to quartile."""
+    if not len(x):
+        return
+    low, middle, high = quartiles(samples)
+    axes.plot(x, middle, **style)
+    axes.fill_between(x, low, high, color=style.get("color"), alpha=0.2, linewidth=0)
+
+
+def quartiles(samples: Sequence[Sequence[float]]) -> np.ndarray:
+    """Lower quartile, median and upper quartile of each row of samples; shape (3, rows)."""
+    return np.array([np.quantile(row, [0.25, 0.5, 0.75]) for row in samples]).T
+
+
+def length_axis(axes: Axes, lengths: Iterable[int], label: str = "sequence length T") -> None:
+    """A logarithmic x axis in base 2 with ticks at some of the lengths, written 64, 1k, 32k."""
+    ticks = sorted(set(lengths))
+    ticks = ticks[:: -(-len(ticks) // 6)] if ticks else []
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axes.set_xlabel(label)
+
+
+def seconds_axis(axes: Axes, label: str) -> None:
+    """A logarithmic y axis of times in seconds, with ticks written 10 µs, 1 ms, 1 s."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_seconds(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel(label)
+
+
+def bytes_axis(axes: Axes, label: str) -> None:
+    """A logarithmic y axis of bytes, with ticks written 1 KiB, 32 KiB, 1 MiB."""
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_bytes(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel(label)
+
+
+def legend_below(figure: Figure, columns: int = 3) -> None:
+    """One legend for all panels, below them, so that it hides no data; each label once."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        figure.legend(
+            entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=9
+        )
+
+
+def short_count(value: float) -> str:
+    """64, 1k (1024), 1.5k, 32k, 1M (2^20): lengths as people say them.
+
+    >>> [short_count(value) for value in (64, 1000, 1024, 1536, 32768, 2**20)]
+    ['64', '1000', '1k', '1.5k', '32k', '1M']
+    """
+    for size, unit in ((2**20, "M"), (2**10, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:g}"
+
+
+def short_seconds(value: float) -> str:
+    """A time with three digits and the unit that fits.
+
+    >>> [short_seconds(value) for value in (0, 2.5e-7, 0.00123, 0.5, 90)]
+    ['0 s', '0.25 µs', '1.23 ms', '500 ms', '90 s']
+    """
+    for size, unit in ((1e-6, "µs"), (1e-3, "ms")):
+        if 0 < value < size * 999.5:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} s"
+
+
+def short_bytes(value: float) -> str:
+    """Bytes with three digits and the unit that fits.
+
+    >>> [short_bytes(value) for value in (12, 4096, 1.5 * 2**20, 2**31)]
+    ['12 B', '4 KiB', '1.5 MiB', '2 GiB']
+    """
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} B"
