@@ -1,0 +1,119 @@
+"""`linear_scan`: h_t = a_t * h_{t-1} + b_t, elementwise."""
+
+import jax
+from jax.typing import ArrayLike
+
+from rnnscan.scan import arguments
+from rnnscan.scan.linear_methods import table
+from rnnscan.scan.recurrence import case_of, recurrence
+from rnnscan.scan.table import MethodRow
+
+
+def linear_scan(
+    a: ArrayLike,
+    b: ArrayLike,
+    h0: ArrayLike | None = None,
+    *,
+    axis: int = 0,
+    reverse: bool = False,
+    reset: ArrayLike | None = None,
+    method: str = "auto",
+) -> jax.Array:
+    """Evaluate `h_t = a_t * h_{t-1} + b_t`, elementwise, for all t, differentiable in every mode.
+
+    Arguments:
+      a: decay. Broadcasts against b by NumPy's rule: a decay that is constant in time has size 1 on
+        `axis`, or lacks leading axes. No guessing: `(T,)` against b `(T, B)` lines up with B.
+        Nothing that a broadcast says is spelled out in memory (`associative` over time excepted).
+      b: drive, with time on `axis`; h has its shape, so a must not be larger.
+      h0: the state before the first step; broadcasts to b without `axis`. `None` is exactly zeros.
+      axis: the time axis of b. T = 0 and T = 1 are fine.
+      reverse: run from the last step to the first, `h_t = a_t * h_{t+1} + b_t`; h0 is then the
+        state after the end.
+      reset: boolean. Where true, the state before that step in scan order (h0 included) is dropped:
+        `h_t = b_t` and the gradient of a_t is 0, whatever a_t and the past were, inf and nan
+        included. One axis: over time, of length T; otherwise it broadcasts to b. With `reverse`, a
+        packed batch marks the last element of each segment.
+      method: `"auto"`, or a name of `explain_linear_scan`: `"sequential"`, `"associative"`.
+
+    Returns:
+      h, with the shape of b and the promoted dtype of a, b and h0: float16, bfloat16, float32,
+      float64, complex64 or complex128. Halves are carried in float32 and rounded when written.
+
+    Raises:
+      TypeError: an operand is not of such a dtype, or reset is not boolean.
+      ValueError: shapes that do not broadcast to b, an axis that b lacks, an unknown method.
+
+    Cost: work O(T), span T (`sequential`) or 2 log2 T (`associative`), compile time independent of
+    T (`associative`: grows with log T). The backward pass is one reversed scan (equation 3 of
+    `rnnscan/scan/recurrence.py`) and keeps a and h only. Complex gradients follow JAX: no
+    conjugation.
+
+    Exactness: within a few roundings of the state, propagated by the recurrence itself (Higham
+    2002, section 3.1, for the inner products that it is made of). `associative` multiplies decays
+    with each other; where such products of |a| > 1 overflow it may give nan where `sequential`
+    does not. `auto` is right for |a| <= 1.
+
+    Source: Blelloch 1990, "Prefix sums and their applications", section 1.4.1; Martin & Cundy
+    2018, "Parallelizing linear recurrent neural nets over sequence length", equations 5-8.
+
+    Example: an exponential moving average of three numbers, then two sequences in one call.
+
+    >>> import jax.numpy as jnp
+    >>> linear_scan(0.5, jnp.array([1.0, 1.0, 1.0]))
+    Array([1.  , 1.5 , 1.75], dtype=float32)
+    >>> starts = jnp.array([True, False, True])
+    >>> linear_scan(0.5, jnp.array([1.0, 1.0, 1.0]), reset=starts)
+    Array([1. , 1.5, 1. ], dtype=float32)
+    """
+    table.check(method)
+    a, b, h0, reset, axis = _in_line(a, b, h0, reset, axis)
+    return recurrence(table, a, b, h0, reset, axis=axis, reverse=bool(reverse), method=method)
+
+
+def explain_linear_scan(
+    a, b, h0=None, *, axis=0, reverse=False, reset=None, platform: str | None = None
+) -> tuple[MethodRow, ...]:
+    """The rows that `linear_scan(..., method="auto")` reads: method, available, reason, chosen.
+
+    Arguments: those of `linear_scan`, as arrays or `jax.ShapeDtypeStruct`s (only shapes and dtypes
+    are read); `platform`: "cpu", "cuda", "rocm" or "tpu", by default the one in use.
+
+    Returns: one `MethodRow` for each method of h_t = a_t * h_{t-1} + b_t. Raises what
+    `linear_scan` raises. Cost: no computation. Source: the method table of
+    `rnnscan/scan/linear_methods`.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> rows = explain_linear_scan(0.5, jnp.zeros((1000, 16)), platform="cpu")
+    >>> [row.method for row in rows if row.chosen]
+    ['sequential']
+    """
+    del reverse  # no method depends on the direction
+    a, b, *_, axis = jax.eval_shape(lambda *xs: _in_line(*xs, axis), a, b, h0, reset)
+    case = case_of(
+        table,
+        platform or jax.default_backend(),
+        b.dtype,
+        b.shape,
+        axis,
+        constant=a.shape[axis] == 1,
+    )
+    return table.explain(case)
+
+
+def _in_line(a, b, h0, reset, axis):
+    a, b, h0 = arguments.promote(a=a, b=b, h0=h0)
+    if b.ndim == 0:
+        raise ValueError("b: got shape (), expected at least the time axis")
+    axis = arguments.time_axis(axis, b.shape, trailing=0)
+    if not arguments.broadcasts(a.shape, b.shape):
+        raise ValueError(
+            f"a: shape {a.shape} does not broadcast to b {b.shape}; axes line up from the last "
+            "one, so a decay that varies over time but not over later axes needs size 1 there"
+        )
+    a = arguments.in_line(a, b.ndim)
+    reset = arguments.reset_flags(reset, b, axis, trailing=0)
+    h0 = arguments.initial_state(h0, b, axis)
+    return (*arguments.vary_alike(a, b, h0, reset), axis)

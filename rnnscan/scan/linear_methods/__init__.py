@@ -1,0 +1,16 @@
+"""The ways to compute an elementwise linear recurrence, one file each, and which one `auto` takes."""
+
+from rnnscan.scan.linear_methods import associative, sequential
+from rnnscan.scan.product import elementwise
+from rnnscan.scan.table import Case, MethodTable
+
+
+def prefer(case: Case) -> tuple[str, str]:
+    if case.platform == "cpu":
+        return "sequential", "on a CPU one pass over memory beats the several passes of a tree"
+    if case.length < 8:
+        return "sequential", "too few steps for a tree"
+    return "associative", "an accelerator pays for every sequential step, a tree has 2 log2(T)"
+
+
+table = MethodTable(elementwise, (sequential.method, associative.method), prefer)

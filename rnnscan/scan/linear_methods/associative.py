@@ -1,0 +1,96 @@
+"""`associative`: a tree of pairs over the whole length.
+
+Two steps `h -> a1 * h + b1` and then `h -> a2 * h + b2` are one step of the same kind,
+
+    (a1, b1) then (a2, b2)  =  (a2 a1, a2 b1 + b2)
+
+and this composition is associative (Blelloch 1990, section 1.4.1), so all prefixes come from
+`jax.lax.associative_scan`: work about 2 T compositions, span 2 log2 T, and compile time that grows
+with log T. A step that resets carries a flag, `(f1 | f2, a2 a1, b2 if f2 else a2 b1 + b2)`, because
+folding a = 0 would let an inf from before the reset become nan.
+
+Shortcoming: products of decays alone are formed, so where |a| > 1 they may overflow and give nan
+where `sequential` does not. A constant decay is spelled out over time.
+
+Any product; `matrix_scan` uses this file too, at n^3 work a composition.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from rnnscan.scan.product import sum_to
+from rnnscan.scan.table import Method
+from rnnscan.scan.time_axis import carry_dtype, keep, where
+
+
+def _scan(product, time, a, b, h0, reset, *, shape):
+    """h in the dtype of b, which is full-size; `h0=None`: no state comes in, not even a zero."""
+    a = jnp.broadcast_to(a, (*a.shape[: time.axis], time.length, *a.shape[time.axis + 1 :]))
+    if h0 is not None:
+        first = time.at(b, 0)
+        entered = product.apply(time.at(a, 0), jnp.broadcast_to(h0, time.one(shape))) + first
+        flags = None if reset is None else time.at(reset, 0)
+        b = time.put(b, where(flags, first, entered), 0)
+    if reset is None:
+
+        def compose(earlier, later):
+            (a1, b1), (a2, b2) = earlier, later
+            return product.compose(a2, a1), product.apply(a2, b1) + b2
+
+        return lax.associative_scan(compose, (a, b), reverse=time.reverse, axis=time.axis)[1]
+
+    def compose_flagged(earlier, later):
+        (f1, a1, b1), (f2, a2, b2) = earlier, later
+        return f1 | f2, product.compose(a2, a1), where(f2, b2, product.apply(a2, b1) + b2)
+
+    wide_flags = (*reset.shape[: time.axis], time.length, *reset.shape[time.axis + 1 :])
+    flags = jnp.broadcast_to(reset, wide_flags)
+    elements = (flags, a, b)
+    return lax.associative_scan(compose_flagged, elements, reverse=time.reverse, axis=time.axis)[2]
+
+
+def forward(product, time, a, b, h0, reset, *, shape, dtype):
+    wide = carry_dtype(dtype)
+    b = jnp.broadcast_to(b.astype(wide), shape)
+    h = _scan(product, time, a.astype(wide), b, h0.astype(wide), reset, shape=shape)
+    return h.astype(dtype)
+
+
+def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
+    wide = carry_dtype(dtype)
+    before = time.before(jnp.broadcast_to(h, shape), h0).astype(wide)
+    moved = keep(reset, product.apply(da.astype(wide), before))
+    drive = jnp.broadcast_to(db.astype(wide) + moved, shape)
+    dh = _scan(product, time, a.astype(wide), drive, dh0.astype(wide), reset, shape=shape)
+    return dh.astype(dtype)
+
+
+def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, state_shape):
+    wide = carry_dtype(dtype)
+    back = time.backwards
+    a = product.transpose(a.astype(wide))
+    # l_t = g_t + a_{t+1}' l_{t+1}: the same recurrence backwards, decays and flags one step late.
+    a_after = a if a.shape[time.axis] == 1 else back.before(a, time.at(a, 0))
+    reset_after = reset
+    if reset is not None and reset.shape[time.axis] != 1:
+        reset_after = back.before(reset, lax.full_like(reset, False, shape=time.one(reset.shape)))
+    g = jnp.broadcast_to(g.astype(wide), shape)
+    adjoint = _scan(product, back, a_after, g, None, reset_after, shape=shape)
+
+    first_reset = None if reset is None else time.at(reset, 0)
+    into_h0 = keep(first_reset, product.apply(time.at(a, 0), time.at(adjoint, 0)))
+    dh0 = sum_to(into_h0, state_shape).astype(dtype)
+    da = None
+    if h is not None:
+        before = keep(reset, time.before(jnp.broadcast_to(h, shape), h0).astype(wide))
+        da = product.outer(keep(reset, adjoint), before, decay_shape).astype(dtype)
+    return da, adjoint.astype(dtype), dh0
+
+
+method = Method(
+    name="associative",
+    summary="a tree over time: span 2 log2(T), several times the memory traffic",
+    forward=forward,
+    tangent=tangent,
+    transpose=transpose,
+)

@@ -1,0 +1,112 @@
+"""`sequential`: one step after another, in place, on the axis where time already is.
+
+    for t in 0 ... T-1:  h = a_t * h + b_t
+
+Work T, span T. Nothing moves but the operands and the result: no transposition, no copy, a constant
+decay stays one slice. The tangent map and the backward pass are single loops as well; the backward
+pass reads g, a, h and writes db, da, five words an element, and sums the gradient of a broadcast
+decay as it goes, without a full-size temporary.
+
+Any product; `matrix_scan` uses this file too.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from rnnscan.scan.product import sum_to
+from rnnscan.scan.table import Method
+from rnnscan.scan.time_axis import carry_dtype, keep, where
+
+# Steps in one loop iteration: hides the loop's own cost without slowing compilation.
+_UNROLL = 4
+
+
+def _loop(length, body, carry):
+    if length == 0:
+        return carry
+    return lax.fori_loop(0, length, body, carry, unroll=min(_UNROLL, length))
+
+
+def forward(product, time, a, b, h0, reset, *, shape, dtype):
+    wide = carry_dtype(dtype)
+
+    def body(t, carry):
+        h, out = carry
+        drive = time.at(b, t).astype(wide)
+        h = product.apply(time.at(a, t).astype(wide), h) + drive
+        if reset is not None:
+            h = where(time.at(reset, t), drive, h)
+        return h, time.put(out, h, t)
+
+    h = jnp.broadcast_to(h0.astype(wide), time.one(shape))
+    out = lax.full_like(b, 0, shape=shape, dtype=dtype)
+    return _loop(time.length, body, (h, out))[1]
+
+
+def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
+    wide = carry_dtype(dtype)
+
+    def one(t, dh, out, h_before):
+        drive = time.at(db, t).astype(wide)
+        moved = product.apply(time.at(a, t).astype(wide), dh)
+        moved += product.apply(time.at(da, t).astype(wide), h_before.astype(wide))
+        if reset is not None:
+            moved = keep(time.at(reset, t), moved)
+        dh = moved + drive
+        return dh, time.put(out, dh, t)
+
+    def body(t, carry):
+        return one(t + 1, *carry, time.slice(h, t))
+
+    dh = jnp.broadcast_to(dh0.astype(wide), time.one(shape))
+    out = lax.full_like(db, 0, shape=shape, dtype=dtype)
+    carry = one(0, dh, out, h0)
+    return _loop(time.length - 1, body, carry)[1]
+
+
+def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, state_shape):
+    wide = carry_dtype(dtype)
+    last = time.length - 1
+    one_decay = time.one(decay_shape)
+    constant = decay_shape[time.axis] == 1 and time.length > 1
+    in_loop = h is not None and (product.outer_per_step or not constant)
+
+    def one(t, later, db, da, h_before):
+        # `later` is a_{t+1}' * l_{t+1}, what the later steps send back to this one.
+        adjoint = time.at(g, t).astype(wide) + later
+        flags = None if reset is None else time.at(reset, t)
+        if in_loop:
+            through = keep(flags, jnp.broadcast_to(adjoint, time.one(shape)))
+            part = product.outer(through, keep(flags, h_before.astype(wide)), one_decay)
+            da = da + part if constant else time.put(da, part, t)
+        later = product.apply(product.transpose(time.at(a, t).astype(wide)), adjoint)
+        return keep(flags, later), time.put(db, adjoint, t), da
+
+    def body(i, carry):
+        t = last - i
+        return one(t, *carry, time.slice(h, t - 1) if in_loop else None)
+
+    later = lax.full_like(g, 0, shape=time.one(shape), dtype=wide)
+    db = lax.full_like(g, 0, shape=shape, dtype=dtype)
+    da = None
+    if in_loop:
+        da_dtype = wide if constant else dtype
+        da = lax.full_like(g, 0, shape=one_decay if constant else decay_shape, dtype=da_dtype)
+    carry = _loop(last, body, (later, db, da))
+    later, db, da = one(0, *carry, h0)
+    if h is not None and not in_loop:
+        flags = reset
+        before = keep(flags, time.before(jnp.broadcast_to(h, shape), h0))
+        through = keep(flags, db)
+        da = product.outer(through.astype(wide), before.astype(wide), decay_shape)
+    dh0 = sum_to(later, state_shape).astype(dtype)
+    return (None if da is None else da.astype(dtype)), db, dh0
+
+
+method = Method(
+    name="sequential",
+    summary="one step after another: least memory traffic, span T",
+    forward=forward,
+    tangent=tangent,
+    transpose=transpose,
+)

@@ -1,0 +1,145 @@
+"""`matrix_scan`: h_t = A_t @ h_{t-1} + b_t, dense."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from rnnscan.scan import arguments
+from rnnscan.scan.linear_methods import associative, sequential
+from rnnscan.scan.product import matrix
+from rnnscan.scan.recurrence import case_of, recurrence
+from rnnscan.scan.table import Case, MethodRow, MethodTable
+
+# Above this n, the n^3 of a composition outweighs the steps that a tree saves on an accelerator.
+# An estimate, not a measurement.
+_LARGEST_TREE = 32
+
+
+def prefer(case: Case) -> tuple[str, str]:
+    if case.platform == "cpu":
+        return "sequential", "on a CPU n^2 work a step beats the n^3 of a tree"
+    if case.length < 8:
+        return "sequential", "too few steps for a tree"
+    if case.size > _LARGEST_TREE:
+        return "sequential", f"n = {case.size}: a tree would multiply n x n matrices, n^3 work each"
+    return "associative", f"n = {case.size} is small, and a tree has 2 log2(T) dependent steps"
+
+
+@functools.cache
+def _table(precision: str) -> MethodTable:
+    return MethodTable(matrix(precision), (sequential.method, associative.method), prefer)
+
+
+def _current_table() -> MethodTable:
+    return _table(jax.config.jax_default_matmul_precision or "highest")
+
+
+def matrix_scan(
+    A: ArrayLike,
+    b: ArrayLike,
+    h0: ArrayLike | None = None,
+    *,
+    axis: int = 0,
+    reverse: bool = False,
+    reset: ArrayLike | None = None,
+    method: str = "auto",
+) -> jax.Array:
+    """Evaluate `h_t = A_t @ h_{t-1} + b_t` for all t, differentiable in every mode.
+
+    Arguments:
+      A: transition matrices: `(n, n)`, one for every step, or with one axis more than b, the last
+        two `(n, n)`, those before them as b's (size 1 broadcasts; size 1 on `axis` is a constant A).
+      b: drive `(..., n)` with time on `axis`, which is never the last; h has its shape.
+      h0: the state before the first step; broadcasts to b without `axis`. `None` is exactly zeros.
+      axis: the time axis of b. T = 0 and T = 1 are fine.
+      reverse: run from the last step to the first, `h_t = A_t @ h_{t+1} + b_t`; h0 is then the
+        state after the end.
+      reset: boolean, `(T,)`, or broadcasting to b with a last axis of size 1. Where true, the state
+        before that step in scan order is dropped: `h_t = b_t`, whatever A_t and the past were.
+      method: `"auto"`, or a name of `explain_matrix_scan`: `"sequential"`, `"associative"`.
+
+    Returns:
+      h, with the shape of b and the promoted dtype of A, b and h0 (those of `linear_scan`).
+
+    Raises:
+      TypeError: an operand is not of such a dtype, or reset is not boolean.
+      ValueError: shapes that do not fit b, an axis that b lacks or its last, an unknown method.
+
+    Cost: for B states side by side, `sequential` has work T B n^2 and span T; `associative` has
+    work O(T n^3), span O(log T) and memory T n^2, also where A is constant. The backward pass is
+    one reversed scan and keeps A and h only; a constant A gets its gradient from one product after
+    it. Matrix products use the highest precision (TF32 silently halves the digits) unless
+    `jax.default_matmul_precision` says otherwise. Complex gradients follow JAX: no conjugation.
+
+    Exactness: as `linear_scan`, with |A| for |a|.
+
+    Source: Blelloch 1990, "Prefix sums and their applications", section 1.4.1 (first-order
+    recurrences over a semiring, here of matrices).
+
+    Example: a rotation by a quarter turn, driven once.
+
+    >>> import jax.numpy as jnp
+    >>> quarter = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+    >>> b = jnp.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    >>> matrix_scan(quarter, b).tolist()
+    [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
+    """
+    table = _current_table()
+    table.check(method)
+    A, b, h0, reset, axis = _in_line(A, b, h0, reset, axis)
+    return recurrence(table, A, b, h0, reset, axis=axis, reverse=bool(reverse), method=method)
+
+
+def explain_matrix_scan(
+    A, b, h0=None, *, axis=0, reverse=False, reset=None, platform: str | None = None
+) -> tuple[MethodRow, ...]:
+    """The rows that `matrix_scan(..., method="auto")` reads: method, available, reason, chosen.
+
+    Arguments: those of `matrix_scan`, as arrays or `jax.ShapeDtypeStruct`s (only shapes and dtypes
+    are read); `platform`: "cpu", "cuda", "rocm" or "tpu", by default the one in use.
+
+    Returns: one `MethodRow` for each method of h_t = A_t @ h_{t-1} + b_t. Raises what `matrix_scan`
+    raises. Cost: no computation. Source: the method table of `rnnscan/scan/matrix.py`.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> rows = explain_matrix_scan(jnp.eye(8), jnp.zeros((1000, 8)), platform="cpu")
+    >>> [row.method for row in rows if row.chosen]
+    ['sequential']
+    """
+    del reverse  # no method depends on the direction
+    A, b, *_, axis = jax.eval_shape(lambda *xs: _in_line(*xs, axis), A, b, h0, reset)
+    case = case_of(
+        _current_table(),
+        platform or jax.default_backend(),
+        b.dtype,
+        b.shape,
+        axis,
+        constant=A.shape[axis] == 1,
+    )
+    return _current_table().explain(case)
+
+
+def _in_line(A, b, h0, reset, axis):
+    A, b, h0 = arguments.promote(A=A, b=b, h0=h0)
+    if b.ndim < 2:
+        raise ValueError(f"b: got shape {b.shape}, expected (..., T, ..., n) with two axes or more")
+    axis = arguments.time_axis(axis, b.shape, trailing=1)
+    n = b.shape[-1]
+    expected = (*b.shape[:-1], n, n)
+    if A.ndim not in (2, b.ndim + 1) or not (
+        A.shape[-2:] == (n, n) and arguments.broadcasts(A.shape, expected)
+    ):
+        raise ValueError(
+            f"A: got shape {A.shape} for b {b.shape}, expected ({n}, {n}) or {expected}, where "
+            "axes before the last two may have size 1"
+        )
+    A = arguments.in_line(A, b.ndim + 1)
+    reset = arguments.reset_flags(reset, b, axis, trailing=1)
+    h0 = arguments.initial_state(h0, b, axis)
+    if h0.shape[-1] != n:
+        h0 = jnp.broadcast_to(h0, (*h0.shape[:-1], n))
+    return (*arguments.vary_alike(A, b, h0, reset), axis)
