@@ -1,0 +1,5 @@
+"""One file per layer; each is a frozen dataclass of its weights, and a pytree."""
+
+from rnnscan.layers.linear_rnn import LinearRNN as LinearRNN
+from rnnscan.layers.lru import LRU as LRU
+from rnnscan.layers.rnn import RNN as RNN

@@ -1,0 +1,81 @@
+"""The weights of one direction of one layer, and how a stack of them is read from torch."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TORCH_KEY = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cell:
+    """Weights of one recurrence, input to hidden (`ih`) and hidden to hidden (`hh`), as in torch.
+
+    Only the sum of the two biases ever matters. They are kept apart because torch keeps them apart:
+    an optimiser that sees both moves their sum twice as far.
+    """
+
+    w_ih: jax.Array  # (hidden, features)
+    w_hh: jax.Array  # (hidden, hidden)
+    b_ih: jax.Array | None  # (hidden,); None without biases
+    b_hh: jax.Array | None
+
+
+def cells_from_torch(arrays: Mapping[str, Any]) -> tuple[tuple[Cell, ...], ...]:
+    """`cells[layer][direction]` from the state_dict of a `torch.nn.RNN`.
+
+    Raises one ValueError that lists every missing, unexpected or misshapen key.
+    """
+    found = {key: TORCH_KEY.fullmatch(key) for key in arrays}
+    known = [match for match in found.values() if match]
+    if not known:
+        raise ValueError(
+            "from_torch: expected keys like 'weight_ih_l0' (the state_dict of one torch.nn.RNN, "
+            f"without a prefix), got {sorted(arrays)}"
+        )
+    num_layers = 1 + max(int(match[3]) for match in known)
+    directions = ("", "_reverse") if any(match[4] for match in known) else ("",)
+    kinds = ["weight_ih", "weight_hh"]
+    if any(match[1] == "bias" for match in known):
+        kinds += ["bias_ih", "bias_hh"]
+
+    values = {key: np.asarray(value) for key, value in arrays.items()}
+    input_size, hidden = _sizes(values)
+    expected = {}
+    for layer in range(num_layers):
+        features = hidden * len(directions) if layer else input_size
+        for direction in directions:
+            shapes = [(hidden, features), (hidden, hidden), (hidden,), (hidden,)]
+            for kind, shape in zip(kinds, shapes, strict=False):
+                expected[f"{kind}_l{layer}{direction}"] = shape
+
+    faults = [f"missing {key}" for key in expected if key not in values]
+    faults += [f"unexpected {key}" for key in values if key not in expected]
+    for key, shape in expected.items():
+        if key in values and values[key].shape != shape:
+            faults.append(f"{key}: expected shape {shape}, got {values[key].shape}")
+        elif key in values and not jnp.issubdtype(values[key].dtype, jnp.floating):
+            faults.append(f"{key}: expected a floating dtype, got {values[key].dtype}")
+    if faults:
+        raise ValueError("from_torch: " + "; ".join(faults))
+
+    # A copy: on a CPU jax may otherwise share memory with a torch weight that is trained further.
+    def cell(suffix: str) -> Cell:
+        read = [jnp.array(values[kind + suffix]) for kind in kinds]
+        return Cell(*read, *[None] * (4 - len(read)))
+
+    return tuple(tuple(cell(f"_l{n}{d}") for d in directions) for n in range(num_layers))
+
+
+def _sizes(values: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """(input size, hidden size), read off the first layer; -1 where it cannot be read."""
+    w_ih, w_hh = (values.get(f"weight_{kind}_l0", np.empty(())) for kind in ("ih", "hh"))
+    input_size = w_ih.shape[1] if w_ih.ndim == 2 else -1
+    hidden = w_hh.shape[1] if w_hh.ndim == 2 else w_ih.shape[0] if w_ih.ndim == 2 else -1
+    return input_size, hidden

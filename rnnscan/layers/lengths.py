@@ -1,0 +1,56 @@
+"""Sequences of different lengths in one padded batch.
+
+Steps at and after a sequence's length are padding. A layer masks its *input* there before anything
+is computed from it, and its output afterwards: one mask alone would let `0 * nan` through in the
+backward pass.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+
+def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> jax.Array:
+    """`lengths` as int32 of shape `batch`, each in 0..steps.
+
+    Concrete values outside 0..steps raise ValueError; traced ones cannot be read and are clipped.
+    """
+    if isinstance(lengths, jax.core.Tracer):
+        dtype, shape = lengths.dtype, lengths.shape
+    else:
+        lengths = np.asarray(lengths)
+        dtype, shape = lengths.dtype, lengths.shape
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"lengths: expected integers, got {dtype}")
+    if shape != batch:
+        raise ValueError(f"lengths: expected shape {batch} (one for each sequence), got {shape}")
+    if isinstance(lengths, jax.core.Tracer):
+        return jnp.clip(lengths, 0, min(steps, jnp.iinfo(dtype).max)).astype(jnp.int32)
+    wrong = lengths[(lengths < 0) | (lengths > steps)]
+    if wrong.size:
+        raise ValueError(f"lengths: expected values in 0..{steps} (the steps of x), got {wrong[0]}")
+    return jnp.asarray(lengths.astype(np.int32))
+
+
+def valid_steps(lengths: jax.Array, steps: int) -> jax.Array:
+    """Booleans of shape (*batch, steps, 1): true where a step belongs to its sequence."""
+    shape = (*lengths.shape, steps, 1)
+    return lax.broadcasted_iota(jnp.int32, shape, lengths.ndim) < lengths[..., None, None]
+
+
+def masked(x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """`x` with exact zeros in the padding, whatever stood there, nan included."""
+    return x if valid is None else jnp.where(valid, x, jnp.zeros_like(x))
+
+
+def state_at(h: jax.Array, lengths: jax.Array | None, h0: jax.Array) -> jax.Array:
+    """The state after the last valid step, h0 at length 0: (*batch, time, n) to (*batch, n)."""
+    if h.shape[-2] == 0:
+        return h0
+    if lengths is None:
+        return h[..., -1, :]
+    index = jnp.maximum(lengths - 1, 0)[..., None, None]
+    last = jnp.take_along_axis(h, index, axis=-2, mode="clip")[..., 0, :]
+    return jnp.where(lengths[..., None] == 0, h0, last)
