@@ -29,13 +29,13 @@ The module `experiments.<name>.experiment` defines
     Measures the given points (those of `plan(config)` where None) and yields one record per
     measurement: a dict of JSON values, numpy or jax arrays and scalars (stored as lists and
     numbers; nan and inf as JSON's usual extensions NaN and Infinity). Every record holds its point
-    under "point". All records of a point are yielded one after another; a point is written when the
-    next one begins or the iterator ends. On a resumed run `points` holds only what is missing, in
-    the plan's order, so a point must depend on no other: random keys come from the point's own
-    seed, not from a key handed from point to point. A point or a contender too large for the
-    machine is never tried: it yields a record with "skipped" (why, in words) and "predicted_bytes"
-    instead of measurements. In a point that takes long, `harness.progress.say("epoch 3 of 10")`
-    tells whoever watches.
+    under "point". The harness calls it for one point at a time, and a point is on the disk when the
+    iterator ends: so an interruption loses no finished point. What points share (data, a measured
+    bandwidth, a compiled function) is made once by a function under `functools.cache`. A point
+    depends on no other: random keys come from its own seed, not from a key handed on. A point or a
+    contender too large for the machine is never tried: it yields a record with "skipped" (why, in
+    words) and "predicted_bytes" instead of measurements. In a point that takes long,
+    `harness.progress.say("epoch 3 of 10")` tells whoever watches.
 
 `plot(records) -> dict[str, matplotlib.figure.Figure]`
     Figures by file name (no suffix), in the order of the report; keys become captions
