@@ -1,4 +1,4 @@
-"""One look for every figure: colours that the colour-blind tell apart, markers, units, legends outside.
+"""One look for every figure: colours for colour-blind eyes too, markers, units, legends outside.
 
 Figures are made without pyplot: no global state, no window, nothing to close.
 """

@@ -1,0 +1,125 @@
+"""python -m experiments list | run NAME_OR_CONFIG [key.path=value ...] | report [RUN_FOLDER]"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import tyro
+    from rich.console import Console
+
+    from experiments.harness import config, registry, run_folder, runner
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.startswith(("experiments", "rnnscan")):
+        raise
+    sys.exit(
+        f"{error.name} is not installed; the experiments need it: "
+        "python -m pip install 'rnnscan[experiments]'"
+    )
+
+BAD_INPUT = 2
+RUNS = Path("runs")
+
+
+def list_experiments() -> int:
+    """Show every experiment: its claim, its configs and how long they take."""
+    console = _console()
+    for name in registry.names():
+        console.print(f"[bold]{name}[/bold]")
+        console.print(f"  {registry.load(name).CLAIM}", markup=False, highlight=False)
+        files = registry.configs(name)
+        words = [name if file.path.stem == "default" else _short(file.path) for file in files]
+        width = max(map(len, words), default=0)
+        for word, file in zip(words, files, strict=True):
+            line = f"    run {word:{width}}  {file.takes}"
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+    return 0
+
+
+def run_experiment(
+    config_name: Annotated[str, tyro.conf.arg(metavar="NAME_OR_CONFIG")],
+    overrides: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE ...")] = (),
+    /,
+    *,
+    runs: Path = RUNS,
+) -> int:
+    """Run an experiment, or continue it where it stopped.
+
+    Args:
+      config_name: the name of an experiment (its default config), or the path of a config.
+      overrides: values to change, in TOML syntax; a bare word is a string.
+      runs: the folder that holds the run folders.
+    """
+    file = registry.find_config(config_name)
+    experiment = registry.load(file.experiment)
+    resolved = config.resolve(experiment.Config, file.values, overrides, str(_short(file.path)))
+    words = ["python", "-m", "experiments", "run", config_name, *overrides]
+    if runs != RUNS:
+        words += ["--runs", str(runs)]
+    return runner.run(
+        file.experiment,
+        experiment,
+        resolved,
+        root=runs,
+        console=_console(),
+        again=shlex.join(words),
+    )
+
+
+def report_run(
+    folder: Annotated[Path | None, tyro.conf.arg(metavar="RUN_FOLDER")] = None,
+    /,
+    *,
+    runs: Path = RUNS,
+) -> int:
+    """Write the report of a run again, from what was measured.
+
+    Args:
+      folder: the run folder; without it the latest one.
+      runs: the folder that holds the run folders.
+    """
+    found = run_folder.find(folder) if folder else run_folder.latest(runs)
+    file = registry.find_config(str(found.path))
+    experiment = registry.load(file.experiment)
+    resolved = config.resolve(experiment.Config, file.values, where=str(found.path))
+    return runner.rebuild(file.experiment, experiment, resolved, found, _console())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            {"list": list_experiments, "run": run_experiment, "report": report_run},
+            prog="python -m experiments",
+            description="Experiments with recurrences: each tests one claim and ends in a report.",
+            args=arguments,
+        )
+    except (
+        config.ConfigError,
+        registry.UnknownExperimentError,
+        run_folder.RunFolderError,
+    ) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return runner.INTERRUPTED
+
+
+def _console() -> Console:
+    """Standard output; where that is no terminal, lines are wide enough for every table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def _short(path: Path) -> str:
+    """The path as one would type it here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

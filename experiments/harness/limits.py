@@ -1,0 +1,99 @@
+"""What the machine can do at best, measured in the same run: bytes and operations a second.
+
+A task that must move `bytes` and do `flops` operations cannot end before
+`max(bytes / bandwidth, flops / rate)`. A time says something only beside this limit.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from experiments.harness.timing import Check, Contender, Timing, compare
+
+# Three arrays pass through memory: two are read, one is written.
+_STREAMS = {
+    "a + b": (lambda a, b: a + b, np.add),
+    "a * b + b": (lambda a, b: a * b + b, lambda a, b: a * b + b),
+    "maximum(a, b)": (jnp.maximum, np.maximum),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least that a task needs: words that must come from and go to memory, and operations."""
+
+    bytes: float
+    flops: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.bytes + other.bytes, self.flops + other.flops)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Measured rates: bytes a second streamed, floating point operations a second multiplied."""
+
+    bandwidth: float
+    flop_rate: float
+
+    def seconds(self, work: Work) -> float:
+        """The time below which this machine cannot do the work."""
+        return max(work.bytes / self.bandwidth, work.flops / self.flop_rate)
+
+    def bound(self, work: Work) -> str:
+        """Which of the two limits it."""
+        streaming = work.bytes / self.bandwidth >= work.flops / self.flop_rate
+        return "bandwidth" if streaming else "arithmetic"
+
+
+def stream_contenders(total_bytes: float) -> list[Contender]:
+    """Plain elementwise kernels that move `total_bytes` in all, to be timed among the others.
+
+    One kernel alone can fall into an odd case of threads or page faults, so there are three.
+    """
+    size = max(1, round(total_bytes / 12))
+    rng = np.random.default_rng(0)
+    a, b = (rng.uniform(0.5, 1.5, size).astype(np.float32) for _ in range(2))
+
+    def contender(name: str) -> Contender:
+        function, expected = _STREAMS[name]
+        # Both are correctly rounded but for a fused multiply-add: one rounding of a number below 4.
+        check = functools.partial(_check, expected=expected(a, b), tolerance=4 * 2.0**-24)
+        return Contender(f"stream: {name}", function, (a, b), check)
+
+    return [contender(name) for name in _STREAMS]
+
+
+def bandwidth(timings: list[Timing], total_bytes: float) -> float:
+    """Bytes a second of the best of the stream contenders, among whatever else was timed."""
+    medians = [
+        np.median(timing.samples)
+        for timing in timings
+        if timing.name.startswith("stream: ") and timing.counts
+    ]
+    return float(12 * max(1, round(total_bytes / 12)) / min(medians))
+
+
+@functools.cache
+def flop_rate(size: int) -> float:
+    """Operations a second of one float32 product of `size` x `size` matrices, measured once."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.uniform(-1, 1, (size, size)).astype(np.float32) for _ in range(2))
+    # A sum of `size` products below 1 in float32: at most size units of 2^-24 for a sum of size.
+    check = functools.partial(_check, expected=a @ b, tolerance=2 * size * size * 2.0**-24)
+    product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    (timing,) = compare([Contender("product", product, (a, b), check)], budget_seconds=1.0)
+    if not timing.counts:
+        raise ArithmeticError(f"a float32 product of size {size} is wrong: {timing.check}")
+    return float(2 * size**3 / np.median(timing.samples))
+
+
+def _check(output: jax.Array, expected: np.ndarray, tolerance: float) -> Check:
+    error = float(np.max(np.abs(np.asarray(output, np.float64) - expected)))
+    return Check(error, tolerance, "numpy")

@@ -1,0 +1,234 @@
+"""The folder of one run: what was asked, where it ran, what was measured.
+
+    runs/<experiment>-<key>/
+      config.json        the resolved config, readable by `python -m experiments run`
+      environment.json   versions, device, git commit
+      results.jsonl      append-only, one measurement a line
+      figures/           png and svg
+      report.html        self-contained
+      finished.json      written last; a folder without it is unfinished
+
+The key is a hash of the resolved config and the environment: the same command on the same machine
+and code continues its folder, anything else gets another one. The lines of a point are written
+together and each knows how many they are, so that a point is there as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from experiments.harness.config import Config
+from experiments.harness.experiment import Point, Record
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+
+class RunFolderError(RuntimeError):
+    """A run folder that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder of runs/; made by `make`, found again by `find` and `latest`."""
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "finished.json").exists()
+
+    @property
+    def experiment(self) -> str:
+        return self.config["experiment"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return _read_json(self.path / "config.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return _read_json(self.path / "environment.json")
+
+    def records(self) -> list[Record]:
+        """The records of all finished points; a torn tail is left out."""
+        return _complete(self.results)[0]
+
+    def mark_finished(self, facts: dict[str, Any]) -> None:
+        write_atomically(self.path / "finished.json", json.dumps(facts, indent=2) + "\n")
+
+
+def key_of(experiment: str, config: Config, environment: dict[str, Any]) -> str:
+    """Ten hexadecimal digits that tell runs apart."""
+    facts = {
+        "experiment": experiment,
+        "config": config.model_dump(mode="json"),
+        "environment": environment,
+    }
+    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:10]
+
+
+def make(root: Path, experiment: str, config: Config, environment: dict[str, Any]) -> RunFolder:
+    """The folder of this config in this environment below `root`: made, or found as it was left."""
+    folder = RunFolder(root / f"{experiment}-{key_of(experiment, config, environment)}")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        resolved = {"experiment": experiment, **config.model_dump(mode="json")}
+        for name, facts in (("environment.json", environment), ("config.json", resolved)):
+            if not (folder.path / name).exists():
+                write_atomically(folder.path / name, json.dumps(facts, indent=2) + "\n")
+    except OSError as error:
+        raise RunFolderError(f"{folder.path}: cannot be written: {error}") from None
+    return folder
+
+
+def find(path: Path) -> RunFolder:
+    """The run folder at `path`."""
+    if not (path / "config.json").is_file():
+        raise RunFolderError(f"{path}: is no run folder; there should be a config.json in it")
+    return RunFolder(path)
+
+
+def latest(root: Path) -> RunFolder:
+    """The folder below `root` that was measured or made last."""
+    found = [path.parent for path in root.glob("*/config.json")]
+    if not found:
+        raise RunFolderError(
+            f"{root}: holds no run yet; start one with: python -m experiments run NAME"
+        )
+    return RunFolder(max(found, key=_last_change))
+
+
+def point_key(point: Point) -> str:
+    """Points are equal when their JSON is."""
+    return canonical(point)
+
+
+@contextmanager
+def writing(folder: RunFolder) -> Iterator[Writer]:
+    """Opens `results.jsonl` for appending, alone, after dropping what an interruption tore.
+
+    A folder that is written to is unfinished until it is marked again.
+    """
+    with folder.results.open("ab") as file:
+        _lock(file, folder)
+        _, end = _complete(folder.results)
+        file.truncate(end)
+        yield Writer(folder, file)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Appends whole points to the results of a folder."""
+
+    folder: RunFolder
+    file: IO[bytes]
+
+    def append(self, point: Point, records: Sequence[Record]) -> None:
+        """Writes the records of a point at once, and returns when they are on the disk."""
+        if not records:
+            raise ValueError(f"point {point}: has no records; a point yields at least one")
+        (self.folder.path / "finished.json").unlink(missing_ok=True)
+        count = len(records)
+        lines = [
+            _to_json({**record, "point": point, "line": number, "lines": count})
+            for number, record in enumerate(records, start=1)
+        ]
+        self.file.write("".join(line + "\n" for line in lines).encode())
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def canonical(value: Any) -> str:
+    """JSON without a choice: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _complete(path: Path) -> tuple[list[Record], int]:
+    """The records of complete points, and where the last of these ends in the file."""
+    if not path.exists():
+        return [], 0
+    records: list[Record] = []
+    group: list[Record] = []
+    end = offset = 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        offset += len(line)
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            record = None
+        if record is None:
+            if number == len(lines):
+                break
+            raise RunFolderError(f"{path}: line {number} is not JSON; move the folder away")
+        if record["line"] != len(group) + 1:
+            raise RunFolderError(f"{path}: line {number} does not follow on the one before it")
+        group.append(record)
+        if len(group) == record["lines"]:
+            records.extend(group)
+            group, end = [], offset
+    return records, end
+
+
+def _lock(file: IO[bytes], folder: RunFolder) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise RunFolderError(
+            f"{folder.path}: another process is measuring into it; wait for it or stop it"
+        ) from None
+
+
+def _to_json(record: Record) -> str:
+    return json.dumps(record, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """numpy and jax values as JSON's."""
+    if isinstance(value, np.generic) or hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    raise TypeError(f"{value!r} of type {type(value).__name__} is no JSON value")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {error}") from None
+
+
+def _last_change(folder: Path) -> float:
+    return max(
+        (folder / name).stat().st_mtime
+        for name in ("config.json", "results.jsonl", "finished.json")
+        if (folder / name).exists()
+    )

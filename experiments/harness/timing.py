@@ -1,0 +1,214 @@
+"""Times contenders so that they can be compared.
+
+- Tracing and lowering, compiling, and running are three times, never one.
+- Inputs are on the device before the clock starts, and the clock stops when the whole output is
+  there: JAX returns before it has computed.
+- Contenders take turns, in a new order each round, so that a slow moment of the machine hits all.
+- Every sample is kept; medians and quartiles are for those who draw.
+- What is shorter than `sample_seconds` repeats inside one compiled loop, or the dispatch of a call
+  (some 20 to 100 µs) would drown it.
+- A time counts only if the result of this very program was checked in this process.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far a result is from its reference, and how far it may be; nan never passes.
+
+    Args:
+      error, tolerance: in the same unit.
+      against: what the reference is, in words.
+    """
+
+    error: float
+    tolerance: float
+    against: str
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute something.
+
+    Args:
+      name: unique among those it competes with.
+      function: of arrays, without side effects; it is compiled as it is.
+      arguments: what it is called with.
+      check: looks at the output (any pytree of arrays).
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    check: Callable[[Any], Check]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of a contender: seconds and bytes.
+
+    `samples` are seconds for one evaluation each; `repeats` evaluations made one sample.
+    `temporary_bytes` is what the compiled program needs at its peak beside arguments and results.
+    """
+
+    name: str
+    check: Check
+    lower_seconds: float
+    compile_seconds: float
+    temporary_bytes: int
+    repeats: int
+    samples: tuple[float, ...]
+
+    @property
+    def counts(self) -> bool:
+        return self.check.passed
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A compiled and checked contender, waiting for its turns."""
+
+    timing: Timing
+    sample: Callable[[], Any]
+    rounds: int
+
+
+def compare(
+    contenders: Sequence[Contender],
+    *,
+    rounds: int = 9,
+    sample_seconds: float = 2e-3,
+    budget_seconds: float = 2.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing]:
+    """Compiles, checks and times the contenders, side by side.
+
+    Args:
+      contenders: what to compare.
+      rounds: how many samples to take of each.
+      sample_seconds: the least duration of a sample.
+      budget_seconds: of a contender with longer samples, as many as fit, but three at least.
+      clock: seconds; another one for tests.
+
+    Returns:
+      a `Timing` for each contender, in the order given; the samples of one that failed its check
+      are kept too, but `counts` is False.
+    """
+    ready = [
+        _prepare(contender, rounds, sample_seconds, budget_seconds, clock)
+        for contender in contenders
+    ]
+    samples: list[list[float]] = [[] for _ in ready]
+    for turn in range(rounds):
+        for offset in range(len(ready)):
+            index = (turn + offset) % len(ready)
+            it = ready[index]
+            if turn < it.rounds:
+                seconds = _time(it.sample, clock)
+                samples[index].append(seconds / it.timing.repeats)
+    return [
+        Timing(**{**vars(it.timing), "samples": tuple(taken)})
+        for it, taken in zip(ready, samples, strict=True)
+    ]
+
+
+def _prepare(
+    contender: Contender,
+    rounds: int,
+    sample_seconds: float,
+    budget_seconds: float,
+    clock: Callable[[], float],
+) -> _Ready:
+    arguments = jax.block_until_ready(jax.device_put(contender.arguments))
+    start = clock()
+    lowered = jax.jit(contender.function).lower(*arguments)
+    middle = clock()
+    compiled = lowered.compile()
+    end = clock()
+    first = _time(lambda: compiled(*arguments), clock, keep := [])
+    check = contender.check(keep.pop())
+
+    def once() -> Any:
+        return compiled(*arguments)
+
+    sample, repeats = once, 1
+    # The first run also finds its pages; only a second one says how long it takes.
+    seconds = min(first, _time(once, clock)) if first < budget_seconds else first
+    if seconds < sample_seconds:
+        repeats = math.ceil(sample_seconds / max(seconds, 1e-6))
+        loop = jax.jit(repeated(contender.function)).lower(repeats, *arguments).compile()
+        # Inside the loop no dispatch is left, so that many more may be needed than it seemed.
+        seconds = min(_time(lambda: loop(repeats, *arguments), clock) for _ in range(2))
+        repeats = math.ceil(repeats * max(1.0, sample_seconds / max(seconds, 1e-9)))
+        seconds = max(seconds, sample_seconds)
+
+        def sample() -> Any:
+            return loop(repeats, *arguments)
+
+    return _Ready(
+        Timing(
+            name=contender.name,
+            check=check,
+            lower_seconds=middle - start,
+            compile_seconds=end - middle,
+            temporary_bytes=int(compiled.memory_analysis().temp_size_in_bytes),
+            repeats=repeats,
+            samples=(),
+        ),
+        sample,
+        max(3, min(rounds, int(budget_seconds / max(seconds, 1e-9)))),
+    )
+
+
+def repeated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as a compiled loop: `repeated(f)(count, *arguments)` is `f(*arguments)`.
+
+    Each evaluation starts from the arguments plus zero times the result before it. No compiler can
+    know that this is zero (0 * inf is nan), so none moves work out of the loop or drops a turn; an
+    `optimization_barrier` alone is taken away on CPU before loop-invariant code is moved, and a
+    thousand turns then take the time of one.
+
+    >>> import jax, jax.numpy as jnp
+    >>> float(repeated(lambda x: x + 1)(5, jnp.float32(2)))
+    3.0
+    """
+
+    def loop(count: Any, *arguments: Any) -> Any:
+        shapes = jax.eval_shape(function, *arguments)
+
+        def turn(_: Any, before: Any) -> Any:
+            zero = sum(_first_as_zero(leaf) for leaf in jax.tree.leaves(before))
+            return function(*jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), arguments))
+
+        start = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return lax.fori_loop(0, count, turn, start)
+
+    return loop
+
+
+def _first_as_zero(leaf: jax.Array) -> jax.Array:
+    return (jnp.real(leaf[(0,) * leaf.ndim]) * 0).astype(jnp.float32)
+
+
+def _time(call: Callable[[], Any], clock: Callable[[], float], keep: list | None = None) -> float:
+    start = clock()
+    output = jax.block_until_ready(call())
+    seconds = clock() - start
+    if keep is not None:
+        keep.append(output)
+    return seconds
