@@ -28,13 +28,13 @@ def describe() -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
-        "cpu": {"model": _cpu_model(), "count": _cpu_count(), "memory_bytes": _memory_bytes()},
+        "cpu": {"model": _cpu_model(), "count": _cpu_count(), "memory_bytes": memory_bytes()},
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "jax": {
-            "x64": bool(jax.config.read("jax_enable_x64")),
-            "matmul_precision": jax.config.read("jax_default_matmul_precision"),
+            "x64": bool(jax.config.jax_enable_x64),
+            "matmul_precision": jax.config.jax_default_matmul_precision,
             "variables": {
                 name: value
                 for name, value in sorted(os.environ.items())
@@ -108,7 +108,8 @@ def _cpu_count() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _memory_bytes() -> int | None:
+def memory_bytes() -> int | None:
+    """The physical memory; None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

@@ -45,6 +45,7 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
     "legend.frameon": False,
+    "legend.handlelength": 3.2,
     "svg.fonttype": "path",
     "svg.hashsalt": "rnnscan",
 }
@@ -77,11 +78,12 @@ def new_figure(
 
     Args:
       rows, columns: how many panels.
-      size: width and height in inches; by default 4.6 x 3.5 a panel.
+      size: width and height in inches; by default 4.6 x 3.5 a panel, a single one somewhat larger.
       subplots: handed to `Figure.subplots`, `sharey="row"` for instance.
     """
+    size = size or (max(7.2, 4.6 * columns), (4.0 if rows == columns == 1 else 3.5 * rows) + 0.4)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size or (4.6 * columns, 3.5 * rows + 0.4), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **subplots)
     return figure, axes
 
@@ -129,16 +131,25 @@ def bytes_axis(axes: Axes, label: str) -> None:
     axes.set_ylabel(label)
 
 
-def legend_below(figure: Figure, columns: int = 3) -> None:
+def legend_below(figure: Figure) -> None:
     """One legend for all panels, below them, so that it hides no data; each label once."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    if entries:
-        figure.legend(
-            entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=9
-        )
+    if not entries:
+        return
+    # At 9 points a letter is some 0.075 inches wide, a handle with its gaps 0.7.
+    room = figure.get_figwidth() / (0.7 + 0.075 * max(map(len, entries)))
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower center",
+        ncols=max(1, min(len(entries), int(room))),
+        fontsize=9,
+        handlelength=3.2,
+        frameon=False,
+    )
 
 
 def short_count(value: float) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from experiments.harness import environment
 from experiments.harness.timing import Check, Contender, Timing, compare
 
 # Three arrays pass through memory: two are read, one is written.
@@ -81,17 +83,40 @@ def bandwidth(timings: list[Timing], total_bytes: float) -> float:
 
 
 @functools.cache
-def flop_rate(size: int) -> float:
-    """Operations a second of one float32 product of `size` x `size` matrices, measured once."""
+def flop_rate(size: int, count: int = 1) -> float:
+    """Operations a second of `count` float32 products of size x size matrices, measured once."""
     rng = np.random.default_rng(0)
-    a, b = (rng.uniform(-1, 1, (size, size)).astype(np.float32) for _ in range(2))
-    # A sum of `size` products below 1 in float32: at most size units of 2^-24 for a sum of size.
+    a, b = (rng.uniform(-1, 1, (count, size, size)).astype(np.float32) for _ in range(2))
+    # Sums of `size` products below 1: an error of at most `size` units of 2^-24 of their sum.
     check = functools.partial(_check, expected=a @ b, tolerance=2 * size * size * 2.0**-24)
     product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    (timing,) = compare([Contender("product", product, (a, b), check)], budget_seconds=1.0)
+    return 2 * count * size**3 / _median("product", product, (a, b), check)
+
+
+@functools.cache
+def step_seconds() -> float:
+    """The time of one step of a `lax.scan` with next to nothing in it, measured once."""
+    x = np.ones(4096, np.float32)
+
+    def steps(x: jax.Array) -> jax.Array:
+        return lax.scan(lambda h, x_t: (0.5 * h + x_t, None), jnp.float32(0), x)[0]
+
+    # 1 + 1/2 + 1/4 + ...: no step rounds before the sum is as near to 2 as float32 can be.
+    check = functools.partial(_check, expected=np.float32(2), tolerance=2.0**-22)
+    return _median("steps", steps, (x,), check) / len(x)
+
+
+def memory_bytes() -> int:
+    """The memory of the device, or of the machine where the device has none of its own."""
+    facts = jax.devices()[0].memory_stats() or {}
+    return facts.get("bytes_limit") or environment.memory_bytes() or 8 * 2**30
+
+
+def _median(name: str, function: Any, arguments: tuple, check: Any) -> float:
+    (timing,) = compare([Contender(name, function, arguments, check)], budget_seconds=0.5)
     if not timing.counts:
-        raise ArithmeticError(f"a float32 product of size {size} is wrong: {timing.check}")
-    return float(2 * size**3 / np.median(timing.samples))
+        raise ArithmeticError(f"{name}, timed as a limit of the machine, is wrong: {timing.check}")
+    return float(np.median(timing.samples))
 
 
 def _check(output: jax.Array, expected: np.ndarray, tolerance: float) -> Check:

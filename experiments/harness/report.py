@@ -76,7 +76,8 @@ def write(
       complete: whether every planned point is among the records.
     """
     summary = experiment.summary(records)
-    images = save_figures(experiment.plot(records), folder.path / "figures")
+    with mpl.rc_context(STYLE):
+        images = save_figures(experiment.plot(records), folder.path / "figures")
     page = render(
         name=name,
         claim=experiment.CLAIM,
@@ -97,14 +98,13 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[tuple[str,
     """Saves each figure as `folder/key.png` and `.svg`; returns captions and svg texts."""
     folder.mkdir(exist_ok=True)
     images = []
-    with mpl.rc_context(STYLE):
-        for key, figure in figures.items():
-            svg = io.BytesIO()
-            figure.savefig(svg, format="svg", metadata={"Date": None})
-            (folder / f"{key}.svg").write_bytes(svg.getvalue())
-            figure.savefig(folder / f"{key}.png", metadata={"Software": None})
-            caption = str(figure.get_label() or key.replace("_", " "))
-            images.append((caption, svg.getvalue()))
+    for key, figure in figures.items():
+        svg = io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        (folder / f"{key}.svg").write_bytes(svg.getvalue())
+        figure.savefig(folder / f"{key}.png", metadata={"Software": None})
+        caption = str(figure.get_label() or key.replace("_", " "))
+        images.append((caption, svg.getvalue()))
     return images
 
 

@@ -78,6 +78,20 @@ class Timing:
     def counts(self) -> bool:
         return self.check.passed
 
+    def as_record(self) -> dict[str, Any]:
+        """The fields that a record keeps of a timing."""
+        return {
+            "seconds": list(self.samples),
+            "repeats": self.repeats,
+            "lower_seconds": self.lower_seconds,
+            "compile_seconds": self.compile_seconds,
+            "temporary_bytes": self.temporary_bytes,
+            "error": self.check.error,
+            "tolerance": self.check.tolerance,
+            "checked_against": self.check.against,
+            "counts": self.counts,
+        }
+
 
 @dataclass(frozen=True)
 class _Ready:
@@ -95,6 +109,7 @@ def compare(
     sample_seconds: float = 2e-3,
     budget_seconds: float = 2.0,
     clock: Callable[[], float] = time.perf_counter,
+    watch: Callable[[str], None] = lambda text: None,
 ) -> list[Timing]:
     """Compiles, checks and times the contenders, side by side.
 
@@ -104,15 +119,17 @@ def compare(
       sample_seconds: the least duration of a sample.
       budget_seconds: of a contender with longer samples, as many as fit, but three at least.
       clock: seconds; another one for tests.
+      watch: is told what goes on.
 
     Returns:
       a `Timing` for each contender, in the order given; the samples of one that failed its check
       are kept too, but `counts` is False.
     """
-    ready = [
-        _prepare(contender, rounds, sample_seconds, budget_seconds, clock)
-        for contender in contenders
-    ]
+    ready = []
+    for contender in contenders:
+        watch(f"compiling {contender.name}")
+        ready.append(_prepare(contender, rounds, sample_seconds, budget_seconds, clock))
+    watch("timing")
     samples: list[list[float]] = [[] for _ in ready]
     for turn in range(rounds):
         for offset in range(len(ready)):
@@ -147,8 +164,10 @@ def _prepare(
         return compiled(*arguments)
 
     sample, repeats = once, 1
-    # The first run also finds its pages; only a second one says how long it takes.
-    seconds = min(first, _time(once, clock)) if first < budget_seconds else first
+    # The first run also finds its pages, so it says how long the others take only if they are long.
+    seconds = first
+    if first < budget_seconds:
+        seconds = min(_time(once, clock) for _ in range(3 if first < 20 * sample_seconds else 1))
     if seconds < sample_seconds:
         repeats = math.ceil(sample_seconds / max(seconds, 1e-6))
         loop = jax.jit(repeated(contender.function)).lower(repeats, *arguments).compile()

@@ -1,0 +1,116 @@
+"""What the layers compute, step by step in float64 numpy, gradients by hand: the judge of results.
+
+Dense (RNN with phi = tanh, LinearRNN with phi = identity), L a loss with dL/dy = g:
+
+    z_t = W_ih x_t + W_hh h_{t-1} + b,    h_t = phi(z_t),    y_t = h_t dz_t = phi'(z_t) * (g_t +
+    W_hh^T dz_{t+1}) dW_hh = sum_t dz_t h_{t-1}^T,    dW_ih = sum_t dz_t x_t^T,    db = sum_t dz_t,
+    dx_t = W_ih^T dz_t
+
+Diagonal (LRU), with p_t defined by dL = Re(sum_t p_t dh_t), which needs no conjugates:
+
+    u_t = B x_t,    h_t = lambda * h_{t-1} + gamma * u_t,    y_t = Re(C h_t) + D x_t
+    p_t = C^T g_t + lambda * p_{t+1}
+
+Nothing here is shared with the layers, so that a mistake there shows here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rnnscan.layers.linear_rnn import LinearRNN
+from rnnscan.layers.lru import LRU
+from rnnscan.layers.rnn import RNN
+
+Arrays = dict[str, np.ndarray]
+
+
+def evaluate(layer: Any, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
+    """y, and the gradients of sum(g * y) with respect to x and every parameter, by name.
+
+    Args:
+      layer: an RNN (one layer, one direction, tanh), a LinearRNN or an LRU with a vector D.
+      x: (batch, time, features).
+      g: the cotangent of y, of y's shape.
+
+    Returns:
+      the arrays, in float64, and the modulus of the largest eigenvalue of the recurrent matrix.
+    """
+    weights = {name: np.asarray(leaf, np.float64) for name, leaf in parameters(layer).items()}
+    x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
+    if isinstance(layer, LRU):
+        return _diagonal(weights, x, g)
+    return _dense(weights, x, g, np.tanh if isinstance(layer, RNN) else None)
+
+
+def parameters(layer: Any) -> dict[str, Any]:
+    """The arrays of a layer (or of a gradient of it) by name."""
+    if isinstance(layer, RNN):
+        layer = layer.cells[0][0]
+    elif not isinstance(layer, (LinearRNN, LRU)):
+        raise TypeError(f"layer: got {type(layer).__name__}, expected RNN, LinearRNN or LRU")
+    return {name: leaf for name, leaf in vars(layer).items() if hasattr(leaf, "shape")}
+
+
+def _dense(w: Arrays, x: np.ndarray, g: np.ndarray, phi: Any) -> tuple[Arrays, float]:
+    biases = [name for name in w if name.startswith("b")]
+    drive = x @ w["w_ih"].T + sum(w[name] for name in biases)
+    h, dz = np.empty_like(drive), np.empty_like(drive)
+    state = np.zeros_like(drive[:, 0])
+    for t in range(x.shape[1]):
+        state = drive[:, t] + state @ w["w_hh"].T
+        state = phi(state) if phi else state
+        h[:, t] = state
+    slope = 1 - h**2 if phi else np.ones_like(h)
+    state = np.zeros_like(drive[:, 0])
+    for t in reversed(range(x.shape[1])):
+        state = slope[:, t] * (g[:, t] + state @ w["w_hh"])
+        dz[:, t] = state
+    found = {
+        "y": h,
+        "x": dz @ w["w_ih"],
+        "w_ih": _outer(dz, x),
+        "w_hh": _outer(dz[:, 1:], h[:, :-1]),
+        **{name: dz.sum((0, 1)) for name in biases},
+    }
+    return found, float(np.abs(np.linalg.eigvals(w["w_hh"])).max())
+
+
+def _diagonal(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
+    rate, angle = np.exp(w["nu_log"]), np.exp(w["theta_log"])
+    decay, gamma = np.exp(-rate + 1j * angle), np.exp(w["gamma_log"])
+    b, c = w["b_re"] + 1j * w["b_im"], w["c_re"] + 1j * w["c_im"]
+    u = x @ b.T
+    h, p = np.empty_like(u), np.empty_like(u)
+    drive, pull = gamma * u, g @ c
+    state = np.zeros_like(u[:, 0])
+    for t in range(x.shape[1]):
+        state = decay * state + drive[:, t]
+        h[:, t] = state
+    state = np.zeros_like(u[:, 0])
+    for t in reversed(range(x.shape[1])):
+        state = decay * state + pull[:, t]
+        p[:, t] = state
+    d_decay = (p[:, 1:] * h[:, :-1]).sum((0, 1))
+    d_u = gamma * p
+    d_b, d_c = _outer(d_u, x), _outer(g, h)
+    found = {
+        "y": (h @ c.T).real + w["d"] * x,
+        "x": (d_u @ b).real + w["d"] * g,
+        "nu_log": (d_decay * decay * -rate).real,
+        "theta_log": (d_decay * decay * 1j * angle).real,
+        "gamma_log": (d_u * u).sum((0, 1)).real,
+        "b_re": d_b.real,
+        "b_im": -d_b.imag,
+        "c_re": d_c.real,
+        "c_im": -d_c.imag,
+        "d": (g * x).sum((0, 1)),
+    }
+    return found, float(np.abs(decay).max())
+
+
+def _outer(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """sum over batch and time of left_t right_t^T."""
+    return np.tensordot(left, right, axes=((0, 1), (0, 1)))
