@@ -11,7 +11,7 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     `precision=HIGHEST` unless the caller chose one by `jax.default_matmul_precision`: on a GPU the
     default (TF32) keeps 10 bits, an error that a recurrence then carries from step to step.
     """
-    chosen = jax.config.jax_default_matmul_precision
+    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return jnp.matmul(x, w.T, precision=None if chosen else lax.Precision.HIGHEST)
 
 

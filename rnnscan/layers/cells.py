@@ -13,7 +13,7 @@ TORCH_KEY = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
 class Cell:
     """Weights of one recurrence, input to hidden (`ih`) and hidden to hidden (`hh`), as in torch.
 

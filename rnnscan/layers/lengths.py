@@ -8,7 +8,7 @@ backward pass.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import core, lax
 from jax.typing import ArrayLike
 
 
@@ -17,21 +17,19 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
 
     Concrete values outside 0..steps raise ValueError; traced ones cannot be read and are clipped.
     """
-    if isinstance(lengths, jax.core.Tracer):
-        dtype, shape = lengths.dtype, lengths.shape
+    traced = isinstance(lengths, core.Tracer)
+    given = jnp.asarray(lengths) if traced else np.asarray(lengths)
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        raise TypeError(f"lengths: expected integers, got {given.dtype}")
+    if given.shape != batch:
+        raise ValueError(f"lengths: expected shape {batch}, one per sequence, got {given.shape}")
+    if traced:
+        given = jnp.clip(given, 0, min(steps, jnp.iinfo(given.dtype).max))
     else:
-        lengths = np.asarray(lengths)
-        dtype, shape = lengths.dtype, lengths.shape
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"lengths: expected integers, got {dtype}")
-    if shape != batch:
-        raise ValueError(f"lengths: expected shape {batch} (one for each sequence), got {shape}")
-    if isinstance(lengths, jax.core.Tracer):
-        return jnp.clip(lengths, 0, min(steps, jnp.iinfo(dtype).max)).astype(jnp.int32)
-    wrong = lengths[(lengths < 0) | (lengths > steps)]
-    if wrong.size:
-        raise ValueError(f"lengths: expected values in 0..{steps} (the steps of x), got {wrong[0]}")
-    return jnp.asarray(lengths.astype(np.int32))
+        wrong = given[(given < 0) | (given > steps)]
+        if wrong.size:
+            raise ValueError(f"lengths: expected values in 0..{steps}, the steps, got {wrong[0]}")
+    return jnp.asarray(given, jnp.int32)
 
 
 def valid_steps(lengths: jax.Array, steps: int) -> jax.Array:

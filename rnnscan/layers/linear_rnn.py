@@ -2,7 +2,7 @@
 
     h_t = W_hh h_{t-1} + W_ih x_t + b
 
-A composition of affine maps is an affine map, so neighbouring steps may be combined in any grouping.
+A composition of affine maps is an affine map, so neighbouring steps can be combined first.
 A nonlinearity forbids just this, which is why `method` is a choice here and not in `RNN`.
 """
 
@@ -21,7 +21,7 @@ from rnnscan.scan.matrix import matrix_scan
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
 class LinearRNN:
     """h_t = W_hh h_{t-1} + W_ih x_t + b, and y_t = h_t: one dense layer on `matrix_scan`.
 

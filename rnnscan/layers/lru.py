@@ -35,7 +35,7 @@ from rnnscan.scan.linear import linear_scan
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
 class LRU:
     """h_t = lambda * h_{t-1} + gamma * (B x_t), y_t = Re(C h_t) + D x_t, on `linear_scan`.
 

@@ -37,7 +37,7 @@ NONLINEARITIES: dict[str, tuple[Callable, Callable]] = {
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
 class RNN:
     """h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), layer upon layer, one or both directions.
 

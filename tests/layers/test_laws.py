@@ -1,0 +1,290 @@
+"""What holds for every layer: streaming, splitting, causality, lengths, batches, transformations.
+
+Compiling takes nearly all of the time here, so a test gathers what it compares in one jit.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rnnscan.layers import LRU, RNN, LinearRNN
+from tests.layers.cases import FEATURES, LAYERS, TREES, assert_close, draw, draw_state, make
+
+every_layer = pytest.mark.parametrize("name", LAYERS)
+every_method = pytest.mark.parametrize("name", [*LAYERS, *TREES])
+one_way = pytest.mark.parametrize("name", [n for n in (*LAYERS, *TREES) if n != "bidirectional"])
+
+
+@one_way
+def test_stepping_equals_calling_and_two_calls_equal_one(name):
+    layer, x = make(name), draw(2, 5, FEATURES)
+    state = draw_state(layer, (2,))
+
+    @jax.jit
+    def compare(layer, x, state):
+        ys, now = [], state
+        for t in range(x.shape[1]):
+            y, now = layer.step(x[:, t], now)
+            ys.append(y)
+        ways = {"steps": (jnp.stack(ys, 1), now)}
+        for split in (0, 1, 5):
+            first, middle = layer(x[:, :split], state)
+            second, last = layer(x[:, split:], middle)
+            ways[f"split at {split}"] = (jnp.concatenate([first, second], 1), last)
+        return layer(x, state), ways
+
+    whole, ways = compare(layer, x, state)
+    for way, parts in ways.items():
+        assert_close(parts, whole, note=way)
+
+
+@every_layer
+@pytest.mark.parametrize("given", [False, True], ids=["from_zeros", "from_state"])
+def test_no_steps_return_the_state(name, given):
+    layer = make(name)
+    state = draw_state(layer, (2,))
+    y, last = layer(jnp.zeros((2, 0, FEATURES)), state if given else None, [0, 0])
+    np.testing.assert_array_equal(last, state if given else jnp.zeros_like(state))
+    assert y.shape == (2, 0, jax.eval_shape(layer, jnp.zeros((2, 1, FEATURES)))[0].shape[-1])
+
+
+@one_way
+def test_no_output_depends_on_later_inputs(name):
+    layer, x = jax.jit(make(name)), draw(2, 6, FEATURES)
+    y, _ = layer(x)
+    for t in (1, 4):
+        np.testing.assert_array_equal(layer(x.at[:, t:].set(jnp.nan))[0][:, :t], y[:, :t])
+
+
+@every_method
+def test_any_batch_axes(name):
+    layer, x = make(name), draw(2, 3, 4, FEATURES)
+    state = draw_state(layer, (2, 3))
+    lengths = np.array([[4, 0, 2], [1, 4, 3]])
+    y, last = layer(x, state, lengths)
+    if isinstance(layer, RNN):  # its states have the layers in front of the batch
+        state, last = jnp.moveaxis(state, 0, 2), jnp.moveaxis(last, 0, 2)
+    one = jax.jit(layer)  # no batch axis at all
+    for i in np.ndindex(2, 3):
+        assert_close((y[i], last[i]), one(x[i], state[i], lengths[i]), note=i)
+
+
+def loss(layer, x, state, lengths, dy, dlast):
+    y, last = layer(x, state, lengths)
+    return jnp.sum(dy * y) + jnp.sum(jnp.real(dlast * last))
+
+
+@every_method
+def test_padding_equals_separate_calls(name):
+    layer, lengths, steps = make(name), [3, 0], 4
+    x, state = draw(2, steps, FEATURES), draw_state(layer, (2,))
+    y, last = jax.eval_shape(layer, x, state)
+    dy, dlast = draw(*y.shape, seed=3), draw_state(layer, (2,), seed=4)
+    valid = np.arange(steps)[None, :, None] < np.array(lengths)[:, None, None]
+
+    def run(layer, x, state, lengths, dy, dlast):
+        gradient = jax.grad(loss, (0, 1, 2))(layer, x, state, lengths, dy, dlast)
+        return *layer(x, state, lengths), *gradient
+
+    # nan in the input, and in what comes back through the output
+    y, last, d_layer, d_x, d_state = jax.jit(functools.partial(run, lengths=lengths))(
+        layer, jnp.where(valid, x, jnp.nan), state, dy=jnp.where(valid, dy, jnp.nan), dlast=dlast
+    )
+    np.testing.assert_array_equal(jnp.where(valid, 0, y), 0)
+    np.testing.assert_array_equal(jnp.where(valid, 0, d_x), 0)
+
+    total = jax.tree.map(jnp.zeros_like, layer)
+    for i, n in enumerate(lengths):
+        one = np.s_[:, i] if isinstance(layer, RNN) else np.s_[i]
+        own = jax.jit(run)(layer, x[i, :n], state[one], None, dy[i, :n], dlast[one])
+        assert_close((y[i, :n], last[one], d_x[i, :n], d_state[one]), (*own[:2], *own[3:]), note=i)
+        total = jax.tree.map(jnp.add, total, own[2])
+    assert_close(d_layer, total)
+
+
+@pytest.mark.parametrize("name", ["relu", "linear", "linear_tree"])
+def test_a_state_that_would_overflow_in_the_padding_stays_out_of_the_gradients(name):
+    def quadruple(key, shape, dtype):
+        return 4 * jnp.eye(*shape, dtype=dtype)
+
+    key = jax.random.key(0)
+    if name == "relu":
+        layer = RNN.init(key, FEATURES, 4, nonlinearity="relu", recurrent_init=quadruple)
+    else:
+        method = "associative" if name == "linear_tree" else "auto"
+        layer = LinearRNN.init(key, FEATURES, 4, method=method, recurrent_init=quadruple)
+    x = jnp.abs(draw(60, FEATURES))
+    gradient = jax.jit(jax.grad(lambda layer, x, n: jnp.sum(layer(x, None, n)[1])))
+    tail = 100 if name != "linear_tree" else 60  # products of W alone overflow in a tree
+    x = jnp.abs(draw(tail, FEATURES))
+    assert_close(gradient(layer, x, 3), gradient(layer, x[:3], None))
+
+
+@every_layer
+def test_traced_lengths_are_clipped(name):
+    layer, x = make(name), draw(3, 4, FEATURES)
+    expected = jax.jit(lambda: layer(x, None, [0, 4, 2]))()
+    for dtype in (np.int8, np.uint32):
+        wrong = np.array([-3, 99, 2]).astype(dtype)
+        if dtype == np.uint32:
+            wrong[0] = 0
+        assert_close(jax.jit(layer)(x, None, wrong), expected)
+
+
+@every_layer
+def test_derivatives_of_both_modes_and_orders(name):
+    with jax.enable_x64(True):
+        layer = make(name, jnp.float64)
+        x = draw(2, 4, FEATURES, dtype=jnp.float64)
+        point = (layer, x, jnp.real(draw_state(layer, (2,))))
+        leaves, structure = jax.tree.flatten(point)
+        direction = structure.unflatten(
+            [draw(*leaf.shape, seed=i, dtype=leaf.dtype) for i, leaf in enumerate(leaves)]
+        )
+
+        dlast = jnp.exp(0.3j) if isinstance(layer, LRU) else 0.7
+
+        def along(s):
+            moved = jax.tree.map(lambda p, v: p + s * v, point, direction)
+            return loss(*moved, [4, 2], 1 + jnp.arange(4.0)[None, :, None], dlast)
+
+        def forward(f):
+            return lambda s: jax.jvp(f, (s,), (jnp.ones_like(s),))[1]
+
+        reverse = jax.grad
+
+        @jax.jit
+        def values(s):
+            slopes = forward(along)(s), reverse(along)(s)
+            return (
+                along(s),
+                jnp.stack(slopes),
+                jnp.stack([forward(reverse(along))(s), reverse(reverse(along))(s)]),
+            )
+
+        step = 1e-5
+        above, here, below = (values(jnp.asarray(s)) for s in (step, 0.0, -step))
+        for order in (1, 2):
+            difference = (above[order - 1] - below[order - 1]) / (2 * step)
+            np.testing.assert_allclose(here[order], difference * jnp.ones(2), rtol=1e-7)
+
+
+@every_layer
+def test_vmap_over_layer_input_and_state(name):
+    pair = [make(name), LAYERS[name](jax.random.key(7), dtype=jnp.float32)]
+    x = draw(2, 2, 4, FEATURES)
+    state = jnp.stack([draw_state(pair[0], (2,)), draw_state(pair[0], (2,), seed=5)])
+
+    def run(layer, x, state):
+        value = jax.value_and_grad(jax.checkpoint(loss), (0, 1, 2))
+        return value(layer, x, state, None, 1.0, 1.0)
+
+    # An ensemble: two layers as one pytree of stacked weights.
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair)
+    both = jax.jit(jax.vmap(run))(stacked, x, state)
+    single = [jax.jit(run)(*arguments) for arguments in zip(pair, x, state, strict=True)]
+    assert_close(both, jax.tree.map(lambda *leaves: jnp.stack(leaves), *single), tolerance=1e-5)
+
+
+@every_layer
+def test_an_optimiser_takes_the_layer_as_it_is(name):
+    layer, x = make(name), draw(4, 5, FEATURES)
+    target = draw(*jax.eval_shape(layer, x)[0].shape, seed=2)
+    optimiser = optax.adam(1e-2)
+
+    @jax.jit
+    def train(layer, optimiser_state):
+        error, gradient = jax.value_and_grad(lambda f: jnp.mean((f(x)[0] - target) ** 2))(layer)
+        updates, optimiser_state = optimiser.update(gradient, optimiser_state)
+        return error, optax.apply_updates(layer, updates), optimiser_state
+
+    with jax.numpy_dtype_promotion("standard"):  # as adam needs
+        optimiser_state = optimiser.init(layer)
+        errors = []
+        for _ in range(50):
+            error, layer, optimiser_state = train(layer, optimiser_state)
+            errors.append(error)
+    assert type(layer) is type(make(name))
+    assert errors[-1] < 0.9 * errors[0]
+
+
+@every_layer
+def test_dtypes_follow_the_arguments(name, x64):
+    dtype = np.dtype("float64" if x64 else "float32")
+    layer, x = make(name, dtype), np.zeros((2, 4, FEATURES), dtype)
+    state = np.asarray(draw_state(layer, (2,)))
+    y, last = jax.eval_shape(lambda: layer(x, state))
+    assert (y.dtype, last.dtype) == (dtype, state.dtype)
+    if x64:
+        narrow = x.astype(np.float32)
+        with pytest.raises(jax.dtypes.TypePromotionError):
+            layer(narrow)
+        with jax.numpy_dtype_promotion("standard"):
+            assert jax.eval_shape(layer, narrow)[0].dtype == dtype
+            y, last = jax.eval_shape(lambda: make(name, np.float32)(narrow, state))
+            assert (y.dtype, last.dtype) == (dtype, state.dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [("rnn", "bfloat16"), ("rnn", "float16"), ("linear", "bfloat16"), ("lru", "bfloat16")],
+)
+def test_halves_are_computed_in_float32(name, half):
+    half = jnp.dtype(half)
+    x = draw(2, 40, FEATURES, dtype=half)
+    layer = jax.tree.map(lambda leaf: leaf.astype(half), make(name))
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), layer)
+    y, last = layer(x)
+    y_wide, last_wide = wide(x.astype(jnp.float32))
+    np.testing.assert_array_equal(y, y_wide.astype(half), strict=True)
+    # A complex state has no half to be rounded to.
+    handed_on = jnp.complex64 if isinstance(layer, LRU) else half
+    np.testing.assert_array_equal(last, last_wide.astype(handed_on), strict=True)
+    assert jax.eval_shape(layer, x, last)[0].dtype == half
+
+
+def test_halves_are_made_by_init():
+    for layer in (RNN, LinearRNN):
+        made = jax.eval_shape(lambda key, f=layer: f.init(key, 2, 3, dtype="bfloat16"), KEY)
+        assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.bfloat16)}
+
+
+KEY = jax.random.key(0)
+X = jnp.zeros((2, 5, FEATURES))
+WRONG = {
+    "features": (lambda f: f(jnp.zeros((2, 5, 4))), r"x: .*\(\.\.\., time, 3\), got \(2, 5, 4\)"),
+    "no_time": (lambda f: f(jnp.zeros(3)), r"x: .*\(\.\.\., time, 3\), got \(3,\)"),
+    "integers": (lambda f: f(jnp.zeros((2, 5, 3), int)), r"x: .*floating dtype, got int"),
+    "complex": (lambda f: f(X.astype(complex)), r"x: .*real floating dtype, got complex"),
+    "state": (lambda f: f(X, jnp.zeros((2, 9))), r"state: expected shape \(.*4\), got \(2, 9\)"),
+    "state_dtype": (lambda f: f(X, jnp.zeros((2, 4), int)), r"state: .* dtype, got int"),
+    "long": (lambda f: f(X, None, [5, 6]), r"lengths: expected values in 0\.\.5.* got 6"),
+    "negative": (lambda f: f(X, None, [-1, 5]), r"lengths: expected values in 0\.\.5.* got -1"),
+    "jitted": (lambda f: jax.jit(lambda x: f(x, None, [5, 6]))(X), r"lengths: .* got 6"),
+    "lengths_shape": (lambda f: f(X, None, [5]), r"lengths: expected shape \(2,\).* got \(1,\)"),
+    "lengths_dtype": (lambda f: f(X, None, [5.0, 2.0]), r"lengths: expected integers, got float"),
+    "step": (lambda f: f.step(jnp.zeros((2, 4))), r"x_t: expected shape \(\.\.\., 3\)|step: "),
+    "step_state": (lambda f: f.step(X[0], jnp.zeros(2)), r"state: .* got \(2,\)|step: "),
+}
+
+
+@every_layer
+@pytest.mark.parametrize("wrong", WRONG)
+def test_errors_name_the_argument(name, wrong):
+    call, message = WRONG[wrong]
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(make(name))
+
+
+@pytest.mark.parametrize("layer", [RNN, LinearRNN, LRU])
+def test_init_refuses_sizes_and_dtypes(layer):
+    with pytest.raises(ValueError, match=r"hidden_size: expected an integer >= 1, got 0"):
+        layer.init(KEY, 3, 0)
+    with pytest.raises(ValueError, match=r"input_size: expected an integer >= 1, got 2\.0"):
+        layer.init(KEY, 2.0, 3)
+    with pytest.raises(TypeError, match=r"dtype: .*floating dtype, got int32"):
+        layer.init(KEY, 2, 3, dtype=jnp.int32)
