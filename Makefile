@@ -24,7 +24,7 @@ lint: $(VENV)/.with-dev ## style and formatting, by ruff
 	$(BIN)/ruff format --check
 
 typecheck: $(VENV)/.with-dev ## types, by basedpyright
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 notebooks: $(VENV)/.with-test ## run every notebook from its .py source and store its outputs
 	@for source in notebooks/*.py; do \
