@@ -40,8 +40,9 @@ The module `experiments.<name>.experiment` defines
 `plot(records) -> dict[str, matplotlib.figure.Figure]`
     Figures by file name (no suffix), in the order of the report; keys become captions
     ("forward_time" -> "forward time"), a figure's own `fig.set_label("...")` replaces its caption.
-    `harness.figures.new_figure` makes one, and the harness calls `plot` in the shared style. Copes with any subset of the records
-    (an interrupted run is plotted as well): draws what there is, leaves out what is not.
+    `harness.figures.new_figure` makes one, and the harness calls `plot` in the shared style. Copes
+    with any subset of the records (an interrupted run is plotted as well): draws what there is,
+    leaves out what is not.
 
 `summary(records) -> Summary`
     Tables of numbers and verdicts on the claims, from the records alone. Copes with any subset as

@@ -105,10 +105,10 @@ def _recurrent_init(config: Dense):
     return None
 
 
-def describe(config: Dense | Diagonal) -> str:
+def describe_init(config: Dense | Diagonal) -> str:
     """The initialisation in a few words.
 
-    >>> describe(Dense(name="a", kind="RNN", recurrent="gaussian", gain=0.9))
+    >>> describe_init(Dense(name="a", kind="RNN", recurrent="gaussian", gain=0.9))
     'W_hh gaussian, gain 0.9'
     """
     if isinstance(config, Diagonal):

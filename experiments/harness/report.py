@@ -46,7 +46,8 @@ figure img { display: block; width: 100%; height: auto; background: #ffffff; bor
   border: 1px solid var(--line); box-sizing: border-box; padding: .5rem; }
 figcaption { margin-top: .4rem; color: var(--soft); font-size: .9rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { margin: .9rem 0 .2rem; border-collapse: collapse; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; } th { font-weight: 600; color: var(--soft); }

@@ -109,6 +109,8 @@ def plan(name: str, experiment: Experiment, config: Config) -> list[Point]:
     """The planned points, as they read back from JSON, checked to be distinct."""
     points = experiment.plan(config)
     keys = [run_folder.point_key(point) for point in points]
+    if not points:
+        raise ValueError(f"{name}: plan(config) names no points; there should be one at least")
     if len(set(keys)) < len(keys):
         twice = next(point for point, key in zip(points, keys, strict=True) if keys.count(key) > 1)
         raise ValueError(f"{name}: plan(config) names the point {twice} more than once")

@@ -42,7 +42,7 @@ def summary(records: Sequence[Record]) -> Summary:
     ):
         for direction in _directions(good):
             rows = _of(good, direction=direction)
-            tables.append(_plain_table(rows, f"{title}: {direction}", field, text))
+            tables.append(_plain_table(rows, f"{title}, {_title(direction)}", field, text))
     wrong = [record for record in records if record.get("counts") is False]
     if wrong:
         tables.append(_wrong_table(wrong))
@@ -95,15 +95,21 @@ def _name(layer: str, method: str) -> str:
     return "tanh RNN, lax.scan" if layer == "RNN" else f"{layer}, {method}"
 
 
-def _panels(
-    records: Sequence[Record], draw: Callable[[Axes, list[Record]], None], rows: int = 1
-) -> tuple[Figure, np.ndarray]:
+def _panels(records: Sequence[Record], draw: Callable[[Axes, list[Record]], None]) -> Figure:
+    """A figure with a panel for each direction, side by side."""
     directions = _directions(records)
-    figure, panels = figures.new_figure(rows, len(directions), sharey="row")
-    for column, direction in enumerate(directions):
-        panels[0, column].set_title(direction.replace("+", " + "))
-        draw(panels[0, column], _of(records, direction=direction))
-    return figure, panels
+    figure, panels = figures.new_figure(1, len(directions), sharey="row")
+    for axes, direction in zip(panels[0], directions, strict=True):
+        axes.set_title(_title(direction))
+        draw(axes, _of(records, direction=direction))
+        if axes is not panels[0, 0]:
+            axes.set_ylabel("")
+    figures.legend_below(figure)
+    return figure
+
+
+def _title(direction: str) -> str:
+    return direction.replace("+", " + ")
 
 
 def _time_figure(records: Sequence[Record]) -> Figure:
@@ -118,9 +124,9 @@ def _time_figure(records: Sequence[Record]) -> Figure:
                 label=_name(layer, method),
                 **figures.line_style(layer, method),
             )
-        for layers, dashes in (
-            (("RNN", "LinearRNN"), (0, (1, 1.5))),
-            (("LRU",), (0, (6, 2, 1, 2))),
+        for name, layers, dashes in (
+            ("limit of the machine, dense layers", ("RNN", "LinearRNN"), (0, (1, 1.5))),
+            ("limit of the machine, LRU", ("LRU",), (0, (6, 2, 1, 2))),
         ):
             limit = {
                 row["point"]["length"]: row["limit_seconds"] / row["batch"]
@@ -132,14 +138,12 @@ def _time_figure(records: Sequence[Record]) -> Figure:
                 [limit[length] for length in sorted(limit)],
                 color=figures.GREY,
                 linestyle=dashes,
-                label=f"limit of this machine, {' and '.join(layers)}",
+                label=name,
             )
         figures.length_axis(axes, _lengths(rows))
         figures.seconds_axis(axes, "time per sequence")
 
-    figure, _ = _panels(records, draw)
-    _only_outer_labels(figure)
-    figures.legend_below(figure)
+    figure = _panels(records, draw)
     first = records[0]
     figure.set_label(
         f"Time per sequence in a batch of {first['batch']}, width {first['width']}: median and "
@@ -165,9 +169,7 @@ def _fraction_figure(records: Sequence[Record]) -> Figure:
         axes.axhline(100, color=figures.GREY, linestyle=(0, (1, 1.5)), label="the limit")
         axes.set_ylabel("share of the limit reached")
 
-    figure, _ = _panels(records, draw)
-    _only_outer_labels(figure)
-    figures.legend_below(figure)
+    figure = _panels(records, draw)
     figure.set_label(
         "How near each program comes to the limit of the machine: the larger of bytes / measured "
         "bandwidth and operations / measured rate of matrix products, over the time taken."
@@ -176,38 +178,27 @@ def _fraction_figure(records: Sequence[Record]) -> Figure:
 
 
 def _cost_figure(records: Sequence[Record]) -> Figure:
-    def draw(field: str) -> Callable[[Axes, list[Record]], None]:
-        def draw_field(axes: Axes, rows: list[Record]) -> None:
-            for layer, method, series in _series(rows):
+    directions = _directions(records)
+    figure, panels = figures.new_figure(len(directions), 2)
+    for (left, right), direction in zip(panels, directions, strict=True):
+        for axes, field in ((left, "compile_seconds"), (right, "temporary_bytes")):
+            for layer, method, series in _series(_of(records, direction=direction)):
                 axes.plot(
                     [row["point"]["length"] for row in series],
                     [row[field] for row in series],
                     label=_name(layer, method),
                     **figures.line_style(layer, method),
                 )
-            figures.length_axis(axes, _lengths(rows))
-
-        return draw_field
-
-    figure, panels = _panels(records, draw("compile_seconds"), rows=2)
-    for column, direction in enumerate(_directions(records)):
-        draw("temporary_bytes")(panels[1, column], _of(records, direction=direction))
-        figures.seconds_axis(panels[0, column], "compile time")
-        figures.bytes_axis(panels[1, column], "peak temporary memory")
-    _only_outer_labels(figure)
+            figures.length_axis(axes, _lengths(records))
+            axes.set_title(_title(direction))
+        figures.seconds_axis(left, "compile time")
+        figures.bytes_axis(right, "peak temporary memory")
     figures.legend_below(figure)
     figure.set_label(
         "What else it costs: time to compile, once for each length, and the peak of temporary "
         "memory beside arguments and results (the whole batch)."
     )
     return figure
-
-
-def _only_outer_labels(figure: Figure) -> None:
-    for axes in figure.axes:
-        place = axes.get_subplotspec()
-        if place is not None and not place.is_first_col():
-            axes.set_ylabel("")
 
 
 def _some(lengths: list[int], most: int = 5) -> list[int]:
@@ -233,7 +224,8 @@ def _time_table(rows: list[Record], direction: str) -> Table:
         f"of limit at {short_count(lengths[-1])}",
     )
     return Table(
-        f"Time per sequence, {direction} (batch {rows[0]['batch']}, width {rows[0]['width']})",
+        f"Time per sequence, {_title(direction)} "
+        f"(batch {rows[0]['batch']}, width {rows[0]['width']})",
         columns,
         tuple(body),
         note="– : left out as too large." if any("–" in row for row in body) else "",

@@ -1,0 +1,37 @@
+"""How far back the gradient of a layer reaches: `rnnscan.gradients`, applied to layers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.harness.layer_configs import Layer
+from rnnscan.gradients import LogNorms, log_gradient_norms
+
+
+def zero_state(layer: Layer) -> jax.Array:
+    """The state in which one sequence begins."""
+    x_t = jax.ShapeDtypeStruct((layer.input_size,), jnp.float32)
+    _, state = jax.eval_shape(layer.step, x_t)
+    return jnp.zeros(state.shape, state.dtype)
+
+
+def log_norms(layer: Layer, x: jax.Array, cotangents: jax.Array | None = None) -> LogNorms:
+    """Logarithms of gradient norms by lag, for one sequence x (T, features) from the zero state."""
+
+    def step(h, x_t):
+        return layer.step(x_t, h)[1]
+
+    return log_gradient_norms(step, zero_state(layer), x, cotangents=cotangents)
+
+
+def thinned_lags(length: int, per_doubling: int = 12) -> np.ndarray:
+    """Lags 0 ... length: every one at first, then so many in each doubling; the last included.
+
+    >>> thinned_lags(30, per_doubling=4)
+    array([ 0,  1,  2,  3,  4,  5,  6,  7,  8, 10, 11, 13, 16, 19, 23, 27, 30])
+    """
+    spaced = 2.0 ** np.arange(0, np.log2(max(length, 1)), 1 / per_doubling)
+    first = np.arange(min(length, per_doubling) + 1)
+    return np.unique(np.concatenate([first, np.round(spaced), [length]]).astype(int))

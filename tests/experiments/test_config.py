@@ -1,0 +1,138 @@
+"""Every fault of a config is reported at once, with its path, its value and what would be right."""
+
+import json
+
+import pytest
+
+from experiments.harness import registry
+from experiments.harness.config import ConfigError, parse_override, read, resolve
+from tests.experiments import toy
+
+
+def faults_of(values, *overrides):
+    with pytest.raises(ConfigError) as error:
+        resolve(toy.Config, values, overrides)
+    return error.value.faults
+
+
+def test_all_faults_at_once():
+    values = {"vlaues": [1], "values": [1, "2", True], "inner": {"steps": 0, "kind": "odd", "x": 1}}
+    faults = faults_of(values, "pause=[1", "label", "inner.steps.deep=3", "maybe.step=4")
+    found = "\n".join(faults)
+    assert len(faults) == 10
+    for expected in (
+        "override 'pause=[1': '[1' is not a TOML value",
+        "override 'label': should read key.path=VALUE",
+        "override inner.steps.deep: inner.steps = 0 is a value, not a table",
+        'values[1] = "2": should be a valid integer',
+        "values[2] = true: should be a valid integer",
+        "inner.steps = 0: should be greater than 0",
+        "inner.kind = \"odd\": should be 'plain' or 'fancy'",
+        "inner.x = 1: no such key; known here: steps, kind",
+        "maybe.step = 4: no such key; did you mean steps? known here: steps, kind",
+        "vlaues = [1]: no such key; did you mean values? known here: values, pause",
+    ):
+        assert expected in found
+
+
+def test_a_fault_between_fields_says_what_would_be_right():
+    assert faults_of({"pause": 1000.0}) == ("pause should be below 100",)
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("a=3", ("a",), 3),
+        ("a.b-c.d_e=0.5", ("a", "b-c", "d_e"), 0.5),
+        ("a=true", ("a",), True),
+        ("a=LRU", ("a",), "LRU"),
+        ("a=runs/x.toml", ("a",), "runs/x.toml"),
+        ('a="two words"', ("a",), "two words"),
+        ("a='b=c'", ("a",), "b=c"),
+        ("a=[1, 2]", ("a",), [1, 2]),
+        ("a={b = 1}", ("a",), {"b": 1}),
+        ("a=-1e-3", ("a",), -1e-3),
+    ],
+)
+def test_override_syntax(override, path, value):
+    assert parse_override(override) == (path, value)
+
+
+@pytest.mark.parametrize("override", ["a", "=1", "a..b=1", ".a=1", "a=", "a=two words", "a=1\nb=2"])
+def test_bad_overrides_are_refused(override):
+    with pytest.raises(ConfigError, match="override"):
+        parse_override(override)
+
+
+def test_overrides_merge_into_tables_and_the_last_one_wins():
+    config = resolve(
+        toy.Config, {"inner": {"steps": 5}}, ["inner.kind=fancy", "values=[1]", "values=[7, 8]"]
+    )
+    assert config == toy.Config(values=(7, 8), inner=toy.Inner(steps=5, kind="fancy"))
+
+
+def test_the_values_handed_in_stay_as_they_were():
+    values = {"inner": {"steps": 5}}
+    resolve(toy.Config, values, ["inner.steps=6"])
+    assert values == {"inner": {"steps": 5}}
+
+
+def test_types_are_strict_but_an_integer_is_a_float():
+    assert resolve(toy.Config, {"pause": 1}).pause == 1.0
+    assert faults_of({"pause": "1"}, "label=3", "values=[1.0]") == (
+        "values[0] = 1.0: should be a valid integer",
+        'pause = "1": should be a valid number',
+        "label = 3: should be a valid string",
+    )
+    assert "finite" in faults_of({"pause": float("inf")})[0]
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        toy.Config().pause = 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lengths = [1", "not valid TOML"),
+        ("lengths = [1]", "experiment: missing"),
+        ("experiment = 3", "experiment = 3: should be a string"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read(path)
+
+
+def test_a_config_is_found_by_name_by_path_and_as_json(tmp_path):
+    by_name = registry.find_config("wallclock")
+    assert by_name.experiment == "wallclock"
+    assert by_name.takes
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"experiment": "wallclock", "width": 4}))
+    assert registry.find_config(str(path)).values == {"width": 4}
+    assert registry.find_config(str(tmp_path)).values == {"width": 4}
+
+
+def test_an_unknown_experiment_is_told_the_known_ones(tmp_path):
+    with pytest.raises(registry.UnknownExperimentError, match=r"did you mean wallclock\?"):
+        registry.find_config("wallclok")
+    path = tmp_path / "config.toml"
+    path.write_text('experiment = "nothing"')
+    with pytest.raises(ConfigError, match=r"no such experiment; should be one of .*wallclock"):
+        registry.find_config(str(path))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_config_in_the_tree_is_valid(name):
+    for file in registry.configs(name):
+        assert file.experiment == name
+        assert file.takes, f"{file.path} should say how long it takes"
+        experiment = registry.load(name)
+        points = experiment.plan(resolve(experiment.Config, file.values, where=str(file.path)))
+        assert points
+        assert json.loads(json.dumps(points)) == points
+        assert len({json.dumps(point, sort_keys=True) for point in points}) == len(points)

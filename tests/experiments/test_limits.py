@@ -1,0 +1,51 @@
+"""The limit is the larger of two times; only right kernels say how fast the machine is."""
+
+import pytest
+
+from experiments.harness import limits
+from experiments.harness.limits import Limits, Work
+from experiments.harness.timing import Check, Timing, compare
+
+
+def timing(name, seconds, error=0.0):
+    return Timing(name, Check(error, 1e-6, "numpy"), 0.0, 0.0, 0, 1, (seconds,) * 3)
+
+
+def test_the_slower_of_streaming_and_multiplying_is_the_limit():
+    machine = Limits(bandwidth=100.0, flop_rate=1000.0)
+    assert machine.seconds(Work(bytes=200, flops=1000)) == 2.0
+    assert machine.bound(Work(bytes=200, flops=1000)) == "bandwidth"
+    assert machine.seconds(Work(bytes=100, flops=3000)) == 3.0
+    assert machine.bound(Work(bytes=100, flops=3000)) == "arithmetic"
+
+
+def test_bandwidth_is_that_of_the_best_kernel_that_is_right():
+    timings = [
+        timing("stream: a + b", 4.0),
+        timing("stream: a * b + b", 2.0),
+        timing("stream: maximum(a, b)", 1.0, error=1.0),
+        timing("LRU sequential", 0.5),
+    ]
+    assert limits.bandwidth(timings, 1200.0) == 600.0
+
+
+def test_stream_kernels_are_right_and_move_what_was_asked():
+    contenders = limits.stream_contenders(1200.0)
+    for contender in contenders:
+        assert sum(array.nbytes for array in contender.arguments) == 800  # and 400 written
+    timings = compare(contenders, rounds=3, sample_seconds=1e-9)
+    assert len(timings) == 3
+    assert all(timing.counts for timing in timings)
+
+
+def test_measured_rates_are_sensible():
+    assert 1e6 < limits.flop_rate(32) < 1e16
+    assert limits.flop_rate(32) == limits.flop_rate(32)  # measured once
+    assert 1e-10 < limits.step_seconds() < 1e-2
+    assert limits.memory_bytes() > 2**20
+
+
+def test_a_wrong_kernel_is_no_limit(monkeypatch):
+    monkeypatch.setattr(limits, "_check", lambda *_, **__: Check(1.0, 0.0, "numpy"))
+    with pytest.raises(ArithmeticError, match="is wrong"):
+        limits.flop_rate.__wrapped__(8)

@@ -1,0 +1,87 @@
+"""One page that loads nothing, says what is unfinished, and shows what it is given as text."""
+
+import re
+
+import pytest
+
+from experiments.harness import report, run_folder
+from experiments.harness.experiment import Table
+from tests.experiments import toy
+
+ENVIRONMENT = {
+    "device": {"platform": "cpu", "kind": "cpu", "count": 1},
+    "cpu": {"model": "Chip <1>", "count": 2, "memory_bytes": None},
+    "packages": {"jax": "0.10.2"},
+}
+
+
+def write(tmp_path, records, complete=True, status="finished: all 2 points measured"):
+    folder = run_folder.make(tmp_path, "toy", toy.Config(label="<b>"), ENVIRONMENT)
+    report.write(folder, "toy", toy, records, status, complete)
+    return folder, folder.report.read_text()
+
+
+RECORDS = [{"point": {"value": value}, "square": value**2} for value in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(folder, page) of a finished run."""
+    return write(tmp_path_factory.mktemp("runs"), RECORDS)
+
+
+def test_the_page_loads_nothing(written):
+    _, page = written
+    assert "http" not in page
+    assert not re.search(r"<(script|link|iframe)|@import", page)
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\(([^)]*)", page)
+    assert sources
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+
+
+def test_the_page_holds_verdict_table_figure_config_and_environment(written):
+    folder, page = written
+    for expected in (
+        "finished: all 2 points measured",
+        ">confirmed<",
+        "2 of them &amp; more",
+        "<td>2</td><td>4</td>",
+        '<img alt="squares"',
+        "<td>inner.steps</td><td>3</td>",
+        "<td>packages.jax</td><td>0.10.2</td>",
+        f"python -m experiments run {folder.path / 'config.json'}",
+        "prefers-color-scheme: dark",
+    ):
+        assert expected in page
+
+
+def test_what_comes_from_outside_is_text(written):
+    _, page = written
+    assert "Squares are &lt;squares&gt;." in page
+    assert "Found on Chip &lt;1&gt;, 2 cores." in page
+    assert "<td>label</td><td>&lt;b&gt;</td>" in page
+    assert "<squares>" not in page
+    assert "<b>" not in page
+
+
+def test_figures_are_files_too(written):
+    folder, _ = written
+    assert (folder.path / "figures/squares.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (folder.path / "figures/squares.svg").read_bytes()
+
+
+def test_an_unfinished_run_says_so(tmp_path):
+    _, page = write(tmp_path, RECORDS[:1], False, "unfinished: 1 of 2 points measured")
+    assert '<span class="badge unfinished">unfinished: 1 of 2 points measured' in page
+    assert "badge finished" not in page
+
+
+def test_what_was_left_out_is_told(tmp_path):
+    skipped = {"point": {"value": 9}, "skipped": "needs 2 TiB of 1 GiB", "predicted_bytes": 2**41}
+    _, page = write(tmp_path, [*RECORDS, skipped])
+    assert "needs 2 TiB of 1 GiB" in page
+
+
+def test_a_ragged_table_is_refused():
+    with pytest.raises(ValueError, match="row \\('1',\\) has 1 cells, should have 2"):
+        Table("t", ("a", "b"), (("1",),))

@@ -1,0 +1,136 @@
+"""A folder keeps finished points, drops torn ones, and never serves two different runs."""
+
+import json
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.harness import environment, run_folder
+from experiments.harness.run_folder import RunFolder, RunFolderError, writing
+from tests.experiments import toy
+
+ENVIRONMENT = {"device": "a"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return run_folder.make(tmp_path, "toy", toy.Config(), ENVIRONMENT)
+
+
+def append(folder, *values):
+    with writing(folder) as writer:
+        for value in values:
+            writer.append({"value": value}, [{"a": value}, {"b": value}])
+
+
+def test_the_key_tells_configs_environments_and_experiments_apart(tmp_path):
+    def made(name="toy", config=None, facts=None):
+        return run_folder.make(tmp_path, name, config or toy.Config(), facts or ENVIRONMENT).path
+
+    assert made() == made()
+    others = [made("toys"), made(config=toy.Config(label="x")), made(facts={"device": "b"})]
+    assert len({made(), *others}) == 4
+
+
+def test_the_environment_is_the_same_from_call_to_call():
+    facts = environment.describe()
+    assert facts == environment.describe() == json.loads(json.dumps(facts))
+    assert facts["device"]["count"] >= 1
+    assert facts["packages"]["jax"]
+    assert facts["cpu"]["count"] >= 1
+    assert environment.device_name(facts)
+
+
+def test_another_source_is_another_environment(tmp_path):
+    (tmp_path / "rnnscan").mkdir()
+    source = tmp_path / "rnnscan" / "a.py"
+    source.write_text("x = 1\n")
+    before = environment.source_digest(tmp_path)
+    (tmp_path / "rnnscan" / "notes.md").write_text("no source\n")
+    assert environment.source_digest(tmp_path) == before
+    source.write_text("x = 2\n")
+    assert environment.source_digest(tmp_path) != before
+
+
+def test_records_come_back_as_written(folder):
+    point = {"value": 1}
+    record = {
+        "list": np.arange(3),
+        "number": np.float32(0.5),
+        "array": jnp.ones((2, 1)),
+        "nan": float("nan"),
+        "inf": -np.inf,
+    }
+    with writing(folder) as writer:
+        writer.append(point, [record])
+    (found,) = folder.records()
+    assert found.pop("nan") != 0
+    assert found == {
+        "list": [0, 1, 2],
+        "number": 0.5,
+        "array": [[1.0], [1.0]],
+        "inf": -np.inf,
+        "point": point,
+        "line": 1,
+        "lines": 1,
+    }
+
+
+@pytest.mark.parametrize("cut", range(1, 110, 9))
+def test_a_torn_tail_loses_the_torn_point_alone(folder, cut):
+    append(folder, 1, 2)
+    whole = folder.results.read_bytes()
+    first = sum(len(line) for line in whole.splitlines(keepends=True)[:2])
+    assert cut < len(whole) - first
+    folder.results.write_bytes(whole[:-cut])
+    assert [record["point"]["value"] for record in folder.records()] == [1, 1]
+    append(folder, 3)
+    assert [record["point"]["value"] for record in folder.records()] == [1, 1, 3, 3]
+    assert folder.results.read_bytes().startswith(whole[:first])
+
+
+def test_a_broken_line_in_the_middle_is_no_torn_tail(folder):
+    append(folder, 1, 2)
+    lines = folder.results.read_bytes().splitlines(keepends=True)
+    folder.results.write_bytes(b"".join([lines[0], b"{broken\n", *lines[2:]]))
+    with pytest.raises(RunFolderError, match="line 2 is not JSON"):
+        folder.records()
+
+
+def test_a_folder_that_is_written_to_is_unfinished(folder):
+    append(folder, 1)
+    folder.mark_finished({"points": 1})
+    assert folder.finished
+    append(folder, 2)
+    assert not folder.finished
+
+
+def test_two_processes_cannot_measure_into_one_folder(folder):
+    with (
+        writing(folder),
+        pytest.raises(RunFolderError, match="another process"),
+        writing(RunFolder(folder.path)),
+    ):
+        pass
+
+
+def test_the_latest_folder_is_the_one_last_measured(tmp_path):
+    with pytest.raises(RunFolderError, match="holds no run yet"):
+        run_folder.latest(tmp_path)
+    one, two = (
+        run_folder.make(tmp_path, "toy", toy.Config(label=label), ENVIRONMENT) for label in "ab"
+    )
+    for folder, age in ((one, 100), (two, 200)):
+        append(folder, 1)
+        for path in folder.path.iterdir():
+            _set_age(path, age)
+    assert run_folder.latest(tmp_path) == one
+    _set_age(two.results, 50)
+    assert run_folder.latest(tmp_path) == two
+
+
+def _set_age(path, seconds):
+    moment = 1_700_000_000 - seconds
+    os.utime(path, (moment, moment))

@@ -1,0 +1,151 @@
+"""A run continues where it stopped, and an unfinished one never looks finished."""
+
+import io
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+from rich.console import Console
+
+from experiments.harness import run_folder, runner
+from tests.experiments import toy
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from experiments.harness import environment, runner
+from tests.experiments import toy
+
+found = environment.describe()
+environment.describe = lambda: {**found, "git": None, "source": ""}  # whatever is edited meanwhile
+config = toy.Config(values=(1, 2, 3, 4), pause=float(sys.argv[2]))
+sys.exit(runner.run("toy", toy, config, root=Path(sys.argv[1]), console=Console(width=200),
+                    again="python toy"))
+"""
+
+
+def run(tmp_path, experiment=toy, **config):
+    """(exit code, output, folder) of a run of the toy."""
+    output = io.StringIO()
+    console = Console(file=output, width=200)
+    code = runner.run(
+        "toy", experiment, toy.Config(**config), root=tmp_path, console=console, again="again"
+    )
+    return code, output.getvalue(), run_folder.latest(tmp_path)
+
+
+def counting(calls, fail_at=None):
+    """The toy, noting what it is asked to measure, and failing at a value."""
+
+    def measured(config, points=None):
+        for point in points:
+            calls.append(point["value"])
+            records = list(toy.run(config, [point]))
+            yield records[0]
+            if point["value"] == fail_at:
+                raise KeyboardInterrupt
+            yield records[1]
+
+    return types.SimpleNamespace(**{**vars(toy), "run": measured})
+
+
+def test_a_run_from_start_to_end(tmp_path):
+    code, output, folder = run(tmp_path, values=(2, 5))
+    assert code == 0
+    assert folder.finished
+    assert [record.get("square") for record in folder.records()] == [4, None, 25, None]
+    for expected in ("[1/2] value=2", "[2/2] value=5", "CONFIRMED", str(folder.report)):
+        assert expected in output
+    assert {path.name for path in folder.path.rglob("*") if path.is_file()} == {
+        "config.json",
+        "environment.json",
+        "results.jsonl",
+        "report.html",
+        "finished.json",
+        "squares.png",
+        "squares.svg",
+    }
+
+
+def test_an_interrupted_point_is_measured_again_and_no_other(tmp_path):
+    calls = []
+    code, output, folder = run(tmp_path, counting(calls, fail_at=2))
+    assert code == runner.INTERRUPTED == 130
+    assert "Interrupted. 1 of 3 points are kept; to continue, run again:\n  again" in output
+    assert not folder.finished
+    assert "unfinished: 1 of 3 points" in folder.report.read_text()
+    assert "finished: all" not in folder.report.read_text()
+    code, output, folder = run(tmp_path, counting(calls))
+    assert code == 0
+    assert "1 of 3 points were measured before" in output
+    assert calls == [1, 2, 2, 3]
+    assert [record["point"]["value"] for record in folder.records()] == [1, 1, 2, 2, 3, 3]
+    assert "finished: all 3 points measured" in folder.report.read_text()
+
+
+def test_a_finished_run_measures_nothing_again(tmp_path):
+    run(tmp_path)
+    calls = []
+    code, output, folder = run(tmp_path, counting(calls))
+    assert (code, calls) == (0, [])
+    assert "nothing is left to measure" in output
+    assert folder.finished
+
+
+def test_an_interruption_before_the_first_point_still_leaves_a_report(tmp_path):
+    code, _, folder = run(tmp_path, counting([], fail_at=1))
+    assert code == runner.INTERRUPTED
+    assert "unfinished: 0 of 3 points" in folder.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"plan": lambda config: [{"value": 1}, {"value": 1}]}, "more than once"),
+        ({"plan": lambda config: []}, "no points"),
+        ({"run": lambda config, points: iter([{"point": {"value": 9}}])}, "should be of the point"),
+        ({"run": lambda config, points: iter([])}, "yields at least one"),
+    ],
+)
+def test_an_experiment_that_breaks_the_protocol_is_told_how(tmp_path, broken, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, types.SimpleNamespace(**{**vars(toy), **broken}))
+
+
+def test_ctrl_c_leaves_a_folder_that_the_same_command_completes(tmp_path):
+    command = [sys.executable, "-u", "-c", SCRIPT, str(tmp_path), "0.3"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = []
+    while not any("[2/4]" in line for line in lines):
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        lines.append(line)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "python toy" in rest
+    assert "Traceback" not in errors
+    folder = run_folder.latest(tmp_path)
+    kept = folder.results.read_bytes()
+    assert len(folder.records()) == 4
+    assert not folder.finished
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "2 of 4 points were measured before" in again.stdout
+    assert run_folder.latest(tmp_path) == folder
+    assert folder.results.read_bytes().startswith(kept)
+    assert [record["point"]["value"] for record in folder.records()] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert folder.finished
+
+
+def test_a_report_is_rebuilt_from_the_records(tmp_path):
+    _, _, folder = run(tmp_path)
+    expected = folder.report.read_text()
+    folder.report.unlink()
+    output = io.StringIO()
+    assert runner.rebuild("toy", toy, toy.Config(), folder, Console(file=output)) == 0
+    assert folder.report.read_text() == expected
+    assert "finished: all 3 points measured" in output.getvalue()

@@ -1,0 +1,157 @@
+"""Compiling and running apart, the whole output awaited, in turns, wrong results not counted."""
+
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.harness.timing import Check, Contender, compare, repeated
+
+
+def right(output):
+    return Check(0.0, 1.0, "nothing")
+
+
+def ticking():
+    """A clock on which every look takes a second."""
+    seconds = itertools.count()
+    return lambda: float(next(seconds))
+
+
+def logging(name, log):
+    """A program that notes when it really runs."""
+
+    def note(x):
+        log.append(name)
+        return x
+
+    return lambda x: jax.pure_callback(note, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+def test_each_phase_has_its_own_seconds():
+    (timing,) = compare(
+        [Contender("one", lambda x: x + 1, (jnp.ones(3),), right)], clock=ticking(), rounds=5
+    )
+    assert (timing.lower_seconds, timing.compile_seconds) == (1.0, 1.0)
+    assert timing.samples == (1.0, 1.0, 1.0)  # 2 s of budget, but three samples at least
+    assert timing.repeats == 1
+
+
+@pytest.mark.parametrize(("budget", "samples"), [(0.0, 3), (4.0, 4), (100.0, 7)])
+def test_the_budget_bounds_the_samples(budget, samples):
+    contender = Contender("one", lambda x: x + 1, (jnp.ones(3),), right)
+    (timing,) = compare([contender], clock=ticking(), rounds=7, budget_seconds=budget)
+    assert len(timing.samples) == samples
+
+
+def test_the_clock_stops_when_the_result_is_there():
+    def slow(x):
+        def wait(value):
+            time.sleep(0.05)
+            return value
+
+        return x, jax.pure_callback(wait, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    (timing,) = compare([Contender("slow", slow, (jnp.ones(3),), right)], rounds=3)
+    assert min(timing.samples) >= 0.05
+
+
+def test_every_leaf_of_the_output_is_awaited(monkeypatch):
+    awaited = []
+    block = jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda x: awaited.append(x) or block(x))
+    pair = Contender("pair", lambda x: {"a": x, "b": (x + 1, x + 2)}, (jnp.ones(3),), right)
+    compare([pair], rounds=3, sample_seconds=1e-9)
+    outputs = [jax.tree.structure(x) for x in awaited[1:]]  # the first are the arguments
+    assert len(outputs) >= 4
+    assert set(outputs) == {jax.tree.structure({"a": 0, "b": (0, 0)})}
+
+
+def test_contenders_take_turns():
+    log = []
+    names = ("a", "b", "c")
+    compare(
+        [Contender(name, logging(name, log), (jnp.ones(1),), right) for name in names],
+        rounds=4,
+        sample_seconds=1e-9,
+        budget_seconds=100.0,
+    )
+    rounds = np.reshape(log[-12:], (4, 3)).tolist()
+    assert rounds == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+
+
+def test_a_wrong_or_undefined_result_does_not_count():
+    def check(error):
+        return lambda output: Check(error, 1e-6, "a reference")
+
+    timings = compare(
+        [
+            Contender(str(error), lambda x: x + 1, (jnp.ones(3),), check(error))
+            for error in (1e-7, 1e-5, float("nan"))
+        ],
+        rounds=3,
+        sample_seconds=1e-9,
+    )
+    assert [timing.counts for timing in timings] == [True, False, False]
+    assert all(len(timing.samples) == 3 for timing in timings)
+
+
+def test_the_check_sees_the_output_of_the_timed_program():
+    seen = []
+    contender = Contender("one", lambda x: 2 * x, (jnp.arange(3.0),), _noting(seen))
+    compare([contender], rounds=3, sample_seconds=1e-9)
+    np.testing.assert_array_equal(seen[0], [0.0, 2.0, 4.0])
+
+
+def _noting(seen):
+    def check(output):
+        seen.append(np.asarray(output))
+        return Check(0.0, 0.0, "nothing")
+
+    return check
+
+
+def test_short_programs_repeat_inside_one_loop():
+    contender = Contender("short", lambda x: x + 1, (jnp.ones(8),), right)
+    (timing,) = compare([contender], rounds=3, sample_seconds=5e-3)
+    assert timing.repeats > 50
+    assert max(timing.samples) < 5e-3  # of one evaluation, not of the loop
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_repeating_changes_no_result(count):
+    def function(x, z, k):
+        return {"x": x * 2, "z": z * 1j}, k + 1
+
+    arguments = (jnp.arange(3.0), jnp.ones((2, 1), jnp.complex64), jnp.arange(4))
+    expected = function(*arguments)
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.jit(repeated(function))(count, *arguments), expected
+    )
+
+
+def test_no_turn_is_moved_out_of_the_loop():
+    """What does not change from turn to turn would be computed once, and 64 turns take as one."""
+    a = jnp.ones((192, 192))
+    loop = jax.jit(repeated(jnp.matmul)).lower(1, a, a).compile()
+
+    def seconds(count):
+        taken = []
+        for _ in range(4):
+            start = time.perf_counter()
+            jax.block_until_ready(loop(count, a, a))
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    assert seconds(256) > 8 * seconds(2)
+
+
+def test_temporary_memory_is_that_of_the_compiled_program():
+    a = jnp.ones((64, 64))
+    chain = Contender("chain", lambda a: jnp.tanh(a @ a) @ a, (a,), right)
+    plain = Contender("plain", lambda a: a @ a, (a,), right)
+    one, other = compare([chain, plain], rounds=3, sample_seconds=1e-9)
+    assert one.temporary_bytes >= other.temporary_bytes + a.nbytes
