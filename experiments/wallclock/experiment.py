@@ -50,8 +50,8 @@ def plan(config: Config) -> list[Point]:
     """One point for each length and direction: its contenders are timed side by side."""
     return [
         {"direction": direction, "length": length}
-        for direction in config.directions
         for length in sorted(config.lengths)
+        for direction in config.directions
     ]
 
 
@@ -128,7 +128,7 @@ def _too_large(
     tree = work.composition_flops(layer, method, direction, length, config.width)
     if tree:
         seconds += tree / limits.flop_rate(config.width, count=256)
-    available = min(config.max_bytes, limits.memory_bytes() // 2)
+    available = min(config.max_bytes, limits.memory_bytes() * 3 // 4)
     name = f"{layer} {method}, {describe({'direction': direction, 'length': length})}"
     if needed > available:
         reason = f"would need {short_bytes(needed)} of {short_bytes(available)}"

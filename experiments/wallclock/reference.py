@@ -56,18 +56,16 @@ def parameters(layer: Any) -> dict[str, Any]:
 
 def _dense(w: Arrays, x: np.ndarray, g: np.ndarray, phi: Any) -> tuple[Arrays, float]:
     biases = [name for name in w if name.startswith("b")]
-    drive = x @ w["w_ih"].T + sum(w[name] for name in biases)
-    h, dz = np.empty_like(drive), np.empty_like(drive)
-    state = np.zeros_like(drive[:, 0])
+    h = x @ w["w_ih"].T + sum(w[name] for name in biases)  # z, overwritten step by step
+    state = np.zeros_like(h[:, 0])
     for t in range(x.shape[1]):
-        state = drive[:, t] + state @ w["w_hh"].T
-        state = phi(state) if phi else state
-        h[:, t] = state
-    slope = 1 - h**2 if phi else np.ones_like(h)
-    state = np.zeros_like(drive[:, 0])
+        state = h[:, t] + state @ w["w_hh"].T
+        state = h[:, t] = phi(state) if phi else state
+    dz = np.empty_like(h)
+    state = np.zeros_like(h[:, 0])
     for t in reversed(range(x.shape[1])):
-        state = slope[:, t] * (g[:, t] + state @ w["w_hh"])
-        dz[:, t] = state
+        slope = 1 - h[:, t] ** 2 if phi else 1.0
+        state = dz[:, t] = slope * (g[:, t] + state @ w["w_hh"])
     found = {
         "y": h,
         "x": dz @ w["w_ih"],
@@ -82,17 +80,13 @@ def _diagonal(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
     rate, angle = np.exp(w["nu_log"]), np.exp(w["theta_log"])
     decay, gamma = np.exp(-rate + 1j * angle), np.exp(w["gamma_log"])
     b, c = w["b_re"] + 1j * w["b_im"], w["c_re"] + 1j * w["c_im"]
-    u = x @ b.T
-    h, p = np.empty_like(u), np.empty_like(u)
-    drive, pull = gamma * u, g @ c
-    state = np.zeros_like(u[:, 0])
+    h, p = gamma * (x @ b.T), g @ c  # what drives them, overwritten step by step
+    state = np.zeros_like(h[:, 0])
     for t in range(x.shape[1]):
-        state = decay * state + drive[:, t]
-        h[:, t] = state
-    state = np.zeros_like(u[:, 0])
+        state = h[:, t] = decay * state + h[:, t]
+    state = np.zeros_like(h[:, 0])
     for t in reversed(range(x.shape[1])):
-        state = decay * state + pull[:, t]
-        p[:, t] = state
+        state = p[:, t] = decay * state + p[:, t]
     d_decay = (p[:, 1:] * h[:, :-1]).sum((0, 1))
     d_u = gamma * p
     d_b, d_c = _outer(d_u, x), _outer(g, h)
@@ -101,7 +95,7 @@ def _diagonal(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
         "x": (d_u @ b).real + w["d"] * g,
         "nu_log": (d_decay * decay * -rate).real,
         "theta_log": (d_decay * decay * 1j * angle).real,
-        "gamma_log": (d_u * u).sum((0, 1)).real,
+        "gamma_log": (d_u * (x @ b.T)).sum((0, 1)).real,
         "b_re": d_b.real,
         "b_im": -d_b.imag,
         "c_re": d_c.real,

@@ -180,10 +180,12 @@ def test_figures_have_a_panel_for_each_direction():
 
 
 def test_points_are_planned_shortest_first():
-    config = experiment.Config(lengths=(8, 4), directions=(FORWARD,))
-    assert experiment.plan(config) == [
-        {"direction": FORWARD, "length": 4},
-        {"direction": FORWARD, "length": 8},
+    config = experiment.Config(lengths=(8, 4))
+    assert [tuple(point.values()) for point in experiment.plan(config)] == [
+        (FORWARD, 4),
+        (BOTH, 4),
+        (FORWARD, 8),
+        (BOTH, 8),
     ]
 
 
