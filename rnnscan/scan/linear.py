@@ -67,7 +67,8 @@ def linear_scan(
     Array([1. , 1.5, 1. ], dtype=float32)
     """
     table.check(method)
-    a, b, h0, reset, axis = _in_line(a, b, h0, reset, axis)
+    a, b, h0, reset = _in_line(a, b, h0, reset, axis)
+    axis %= b.ndim
     return recurrence(table, a, b, h0, reset, axis=axis, reverse=bool(reverse), method=method)
 
 
@@ -91,7 +92,8 @@ def explain_linear_scan(
     ['sequential']
     """
     del reverse  # no method depends on the direction
-    a, b, *_, axis = jax.eval_shape(lambda *xs: _in_line(*xs, axis), a, b, h0, reset)
+    a, b, *_ = jax.eval_shape(lambda *xs: _in_line(*xs, axis), a, b, h0, reset)
+    axis %= len(b.shape)
     case = case_of(
         table,
         platform or jax.default_backend(),
@@ -116,4 +118,4 @@ def _in_line(a, b, h0, reset, axis):
     a = arguments.in_line(a, b.ndim)
     reset = arguments.reset_flags(reset, b, axis, trailing=0)
     h0 = arguments.initial_state(h0, b, axis)
-    return (*arguments.vary_alike(a, b, h0, reset), axis)
+    return arguments.vary_alike(a, b, h0, reset)

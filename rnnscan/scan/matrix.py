@@ -50,7 +50,7 @@ def matrix_scan(
 
     Arguments:
       A: transition matrices: `(n, n)`, one for every step, or with one axis more than b, the last
-        two `(n, n)`, those before them as b's (size 1 broadcasts; size 1 on `axis` is a constant A).
+        two `(n, n)`, those before them as b's or 1; size 1 on `axis` is a constant A.
       b: drive `(..., n)` with time on `axis`, which is never the last; h has its shape.
       h0: the state before the first step; broadcasts to b without `axis`. `None` is exactly zeros.
       axis: the time axis of b. T = 0 and T = 1 are fine.
@@ -88,7 +88,8 @@ def matrix_scan(
     """
     table = _current_table()
     table.check(method)
-    A, b, h0, reset, axis = _in_line(A, b, h0, reset, axis)
+    A, b, h0, reset = _in_line(A, b, h0, reset, axis)
+    axis %= b.ndim
     return recurrence(table, A, b, h0, reset, axis=axis, reverse=bool(reverse), method=method)
 
 
@@ -111,7 +112,8 @@ def explain_matrix_scan(
     ['sequential']
     """
     del reverse  # no method depends on the direction
-    A, b, *_, axis = jax.eval_shape(lambda *xs: _in_line(*xs, axis), A, b, h0, reset)
+    A, b, *_ = jax.eval_shape(lambda *xs: _in_line(*xs, axis), A, b, h0, reset)
+    axis %= len(b.shape)
     case = case_of(
         _current_table(),
         platform or jax.default_backend(),
@@ -142,4 +144,4 @@ def _in_line(A, b, h0, reset, axis):
     h0 = arguments.initial_state(h0, b, axis)
     if h0.shape[-1] != n:
         h0 = jnp.broadcast_to(h0, (*h0.shape[:-1], n))
-    return (*arguments.vary_alike(A, b, h0, reset), axis)
+    return arguments.vary_alike(A, b, h0, reset)

@@ -17,8 +17,8 @@ Where a step resets, `h_t = b_t`: the past and a_t are replaced by zeros *before
 product, here and in the methods, so that inf and nan do not pass.
 
 Operands: b, h, g and the state have the same rank; leading axes line up and broadcast where they
-have size 1 (a constant decay has size 1 on the time axis). Methods see adjacent axes merged, so that
-the usual case is (outer, T, inner).
+have size 1 (a constant decay has size 1 on the time axis). Methods see adjacent axes merged, so
+that the usual case is (outer, T, inner).
 """
 
 import functools
@@ -136,7 +136,7 @@ def _full(x, like):
 
 
 def _scan_jvp(primals, tangents, *, spec):
-    a, b, h0, *rest = primals
+    a, _, h0, *rest = primals
     reset = rest[0] if rest else None
     h = scan_p.bind(*primals, spec=spec)
     da, db, dh0 = tangents[:3]
@@ -150,7 +150,7 @@ def _scan_jvp(primals, tangents, *, spec):
 
 
 def _tangent_jvp(primals, tangents, *, spec):
-    a, h, h0, da, db, dh0, *rest = primals
+    a, h, h0, da, _, dh0, *rest = primals
     reset = rest[0] if rest else None
     product = spec.product
     dh = tangent_p.bind(*primals, spec=spec)

@@ -1,4 +1,4 @@
-"""The ways to compute an elementwise linear recurrence, one file each, and which one `auto` takes."""
+"""The ways to compute an elementwise linear recurrence, and which one `auto` takes."""
 
 from rnnscan.scan.linear_methods import associative, sequential
 from rnnscan.scan.product import elementwise

@@ -1,0 +1,172 @@
+"""What the front doors accept, refuse and say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnscan import explain_linear_scan, explain_matrix_scan, linear_scan, matrix_scan
+from tests.scan.cases import METHODS, every_method
+
+b = np.ones((4, 3), np.float32)
+A = np.eye(3, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((np.ones((4, 2), np.float32), b), ValueError, ["a:", "(4, 2)", "(4, 3)"]),
+        ((np.ones((4,), np.float32), b), ValueError, ["a:", "(4,)", "(4, 3)"]),
+        ((np.ones((2, 4, 3), np.float32), b), ValueError, ["a:", "(2, 4, 3)", "(4, 3)"]),
+        ((1.0, b, np.ones((2,), np.float32)), ValueError, ["h0:", "(2,)", "(4, 3)"]),
+        ((1.0, b, np.ones((4, 3), np.float32)), ValueError, ["h0:", "(4, 3)", "(3,)"]),
+        ((1, b), TypeError, ["a:", "int"]),
+        ((1.0, b.astype(int)), TypeError, ["b:", "int", "(4, 3)"]),
+        ((1.0, b, np.ones(3, bool)), TypeError, ["h0:", "bool"]),
+        ((1.0, np.float32(1)), ValueError, ["b:", "()", "time"]),
+    ],
+)
+def test_operands_that_do_not_fit(arguments, error, words):
+    for call in (linear_scan, jax.jit(linear_scan), explain_linear_scan):
+        with pytest.raises(error) as raised:
+            call(*arguments)
+        assert all(word in str(raised.value) for word in words), raised.value
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"axis": 2}, ValueError, ["axis:", "2", "(4, 3)"]),
+        ({"axis": -3}, ValueError, ["axis:", "-3", "(4, 3)"]),
+        ({"axis": 0.5}, TypeError, ["axis:", "0.5"]),
+        ({"method": "fast"}, ValueError, ["method:", "'fast'", "'sequential'", "'associative'"]),
+        ({"reset": np.ones(3, bool)}, ValueError, ["reset:", "(3,)", "4"]),
+        ({"reset": np.ones(1, bool)}, ValueError, ["reset:", "(1,)", "4"]),
+        ({"reset": np.ones((2, 3), bool)}, ValueError, ["reset:", "(2, 3)", "(4, 3)"]),
+        ({"reset": np.ones(4, int)}, TypeError, ["reset:", "int", "bool"]),
+    ],
+)
+def test_options_that_do_not_fit(options, error, words):
+    with pytest.raises(error) as raised:
+        linear_scan(1.0, b, **options)
+    assert all(word in str(raised.value) for word in words), raised.value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((np.ones((3, 2), np.float32), b), {}, ["A:", "(3, 2)", "(3, 3)"]),
+        ((np.ones((2, 2), np.float32), b), {}, ["A:", "(2, 2)", "(4, 3)"]),
+        ((np.ones((5, 3, 3), np.float32), b), {}, ["A:", "(5, 3, 3)", "(4, 3, 3)"]),
+        ((A, b), {"axis": 1}, ["axis:", "last axis"]),
+        ((A, b), {"axis": -1}, ["axis:", "last axis"]),
+        ((A, b[0]), {}, ["b:", "(3,)"]),
+        ((A, b), {"reset": np.ones((4, 3), bool)}, ["reset:", "(4, 3)", "(4, 1)"]),
+        ((A, b, np.ones(2, np.float32)), {}, ["h0:", "(2,)", "(3,)"]),
+    ],
+)
+def test_matrix_scan_refuses(arguments, options, words):
+    with pytest.raises(ValueError, match=words[0]) as raised:
+        matrix_scan(*arguments, **options)
+    assert all(word in str(raised.value) for word in words), raised.value
+
+
+def test_errors_under_vmap_and_jit():
+    with pytest.raises(ValueError, match="a: shape"):
+        jax.jit(jax.vmap(linear_scan))(np.ones((2, 5), np.float32), np.ones((2, 4), np.float32))
+
+
+def test_strict_promotion_raises_as_jax_does(x64):
+    half = b.astype(jnp.bfloat16)
+    with pytest.raises(
+        jax.errors.TypePromotionError if hasattr(jax.errors, "TypePromotionError") else ValueError
+    ):
+        linear_scan(half, b)
+    with jax.numpy_dtype_promotion("standard"):
+        assert linear_scan(half, b).dtype == jnp.float32
+        assert linear_scan(b, b.astype(np.complex64)).dtype == jnp.complex64
+    assert linear_scan(0.5, half).dtype == jnp.bfloat16
+    wide = np.ones((4, 3), np.float64)
+    assert linear_scan(wide, wide).dtype == (jnp.float64 if x64 else jnp.float32)
+
+
+def test_real_decay_with_complex_drive_has_a_real_gradient():
+    with jax.numpy_dtype_promotion("standard"):
+        z = b.astype(np.complex64) * (1 + 2j)
+        gradient = jax.grad(lambda a: jnp.sum(jnp.abs(linear_scan(a, z))))(jnp.float32(0.5))
+    assert gradient.dtype == jnp.float32
+    assert gradient.shape == ()
+    # |h_t| = sqrt(5) (1 + a + ... ), so the derivative at 1/2 is sqrt(5) sum_t sum_k k a^(k-1).
+    slopes = [sum(k * 0.5 ** (k - 1) for k in range(t + 1)) for t in range(4)]
+    np.testing.assert_allclose(gradient, 3 * np.sqrt(5) * sum(slopes), rtol=1e-5)
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3), (1, 0)])
+def test_empty(method, shape):
+    empty = jnp.ones(shape)
+    for axis in range(len(shape)):
+        h0 = jnp.ones([n for i, n in enumerate(shape) if i != axis])
+
+        def f(a, b, h0, axis=axis):
+            return linear_scan(a, b, h0, axis=axis, method=method)
+
+        h, pull = jax.vjp(f, 0.5, empty, h0)
+        assert h.shape == shape
+        da, db, dh0 = pull(h)
+        assert (da.shape, db.shape, dh0.shape) == ((), shape, h0.shape)
+        assert not np.asarray(dh0).any()
+        assert jax.jvp(f, (0.5, empty, h0), (1.0, empty, h0))[1].shape == shape
+
+
+def test_views_and_lists_of_axes(x64):
+    del x64
+    wide = np.arange(24, dtype=np.float32).reshape(4, 6)[:, ::2]
+    want = np.cumsum(wide, axis=0)
+    np.testing.assert_allclose(linear_scan(1.0, wide), want)
+    np.testing.assert_allclose(linear_scan(1.0, wide.T, axis=-1), want.T)
+    np.testing.assert_allclose(linear_scan(np.float32(1), wide, np.float32(0)), want)
+
+
+@every_method
+def test_none_is_exactly_zeros(method):
+    a = jnp.array([jnp.inf, 1.0])
+    missing = linear_scan(a, jnp.ones(2), method=method)
+    zeros = linear_scan(a, jnp.ones(2), jnp.zeros(()), method=method)
+    np.testing.assert_array_equal(missing, zeros)
+
+
+def test_explanations_agree_with_the_methods():
+    spec = jax.ShapeDtypeStruct((1000, 8), jnp.float32)
+    for rows in (
+        explain_linear_scan(spec, spec, platform="cuda"),
+        explain_matrix_scan(jax.ShapeDtypeStruct((8, 8), jnp.float32), spec, platform="cuda"),
+        explain_linear_scan(0.5, spec, reset=np.zeros(1000, bool), platform="cpu"),
+    ):
+        assert [row.method for row in rows] == list(METHODS)
+        assert sum(row.chosen for row in rows) == 1
+        assert all(row.available and row.reason for row in rows)
+    chosen = {
+        (platform, n): next(
+            row.method
+            for row in explain_matrix_scan(np.eye(n), np.ones((64, n)), platform=platform)
+            if row.chosen
+        )
+        for platform in ("cpu", "cuda")
+        for n in (4, 256)
+    }
+    assert chosen == {
+        ("cpu", 4): "sequential",
+        ("cpu", 256): "sequential",
+        ("cuda", 4): "associative",
+        ("cuda", 256): "sequential",
+    }
+
+
+def test_precision_is_highest_unless_the_caller_says_otherwise():
+    def lowered():
+        return jax.jit(lambda A, b: matrix_scan(A, b)).lower(A, b).as_text()
+
+    assert "HIGHEST" in lowered()
+    with jax.default_matmul_precision("default"):
+        assert "HIGHEST" not in lowered()

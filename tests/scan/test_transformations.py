@@ -1,0 +1,349 @@
+"""Law 6 and 7: every transformation, for every method; what the backward pass keeps."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, PartitionSpec
+from jax.test_util import check_grads
+
+from rnnscan import linear_scan, matrix_scan
+from tests.scan.cases import LINEAR, MATRIX, METHODS, Call, every_method
+from tests.scan.reference import unit_roundoff
+from tests.scan.test_laws import assert_within, differentiable, primals, vjp
+
+
+def unrolled(call, reset):
+    """The scan as plain JAX, step by step, for JAX to differentiate by its own rules."""
+    axis, rank = call.axis % len(call.b), len(call.b)
+
+    def f(a, b, h0):
+        product = (
+            (lambda a, h: jnp.einsum("...ij,...j->...i", a, h)) if call.matrix else jnp.multiply
+        )
+        a = jnp.moveaxis(jnp.broadcast_to(a, call.b + call.b[-1:] * call.matrix), axis, 0)
+        b = jnp.moveaxis(b, axis, 0)
+        h = jnp.broadcast_to(h0, b.shape[1:])
+        flags = np.zeros(call.b, bool) if reset is None else reset
+        if flags.ndim == 1:
+            flags = flags.reshape([-1 if i == axis else 1 for i in range(rank)])
+        flags = np.moveaxis(np.broadcast_to(flags, call.b), axis, 0)
+        hs = [h] * len(b)
+        for t in reversed(range(len(b))) if call.reverse else range(len(b)):
+            h = hs[t] = jnp.where(flags[t], b[t], product(a[t], h) + b[t])
+        return jnp.moveaxis(jnp.stack(hs), 0, axis)
+
+    return f
+
+
+@every_method
+@pytest.mark.parametrize("call", [LINEAR[4], LINEAR[5], LINEAR[8], MATRIX[3], MATRIX[4]], ids=str)
+def test_mixed_second_order_equals_plain_jax(call, method):
+    """Forward over reverse and reverse over forward, of everything at once."""
+    with jax.enable_x64(True):
+        dtype = "complex128" if "complex" in call.dtype else "float64"
+        a, b, h0, reset, _ = dataclasses.replace(call, dtype=dtype).arrays()
+        args = primals(a, b, h0)
+
+        def second(scan):
+            def loss(args):
+                return jnp.sum(jnp.abs(jnp.sin(scan(*args))) ** 2)
+
+            def slope(args):
+                return jax.jvp(loss, (args,), (jax.tree.map(jnp.cos, args),))[1]
+
+            def along(args):
+                return jax.jvp(jax.grad(loss), (args,), (jax.tree.map(jnp.cos, args),))[1]
+
+            return jax.jit(lambda args: (jax.grad(slope)(args), along(args)))(args)
+
+        got = second(differentiable(call, method, reset))
+        want = second(unrolled(call, reset))
+        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10)
+
+
+@every_method
+def test_derivatives_equal_finite_differences(method):
+    a, b, h0, reset, _ = LINEAR[1].arrays()
+    with jax.enable_x64(True):
+        f = jax.jit(differentiable(LINEAR[1], method, reset))
+        check_grads(f, primals(a, b, h0), order=2, modes=["fwd", "rev"])
+
+
+@every_method
+def test_third_order(method):
+    """h_1 = a_1 (a_0 h0 + b_0) + b_1: the only third derivative is 1, once for each order."""
+    forward, backward = jax.jacfwd, jax.jacrev
+
+    def last(a, h0):
+        return linear_scan(a, jnp.ones(2), h0, method=method)[1]
+
+    for modes in ((forward, backward, forward), (backward, backward, backward)):
+        f = last
+        for mode in modes:
+            f = mode(f, (0, 1))
+        third = jax.jit(f)(jnp.array([0.3, 0.7]), jnp.float32(2.0))
+        np.testing.assert_array_equal(third[0][0][1], [[0, 1], [1, 0]])
+        np.testing.assert_array_equal(third[1][0][0], [[0, 1], [1, 0]])
+        assert not np.any(third[0][0][0])
+        assert not np.any(third[1][1][1])
+
+
+@every_method
+def test_hessians_agree_in_all_four_orders(method):
+    call = Call(b=(4, 2), a=(4, 1), h0=(2,), reset=(4,), dtype="float64")
+    a, b, h0, reset, _ = call.arrays()
+    with jax.enable_x64(True):
+
+        def loss(a, b, h0):
+            return jnp.sum(jnp.sin(differentiable(call, method, reset)(a, b, h0)))
+
+        modes = itertools.product([jax.jacfwd, jax.jacrev], repeat=2)
+        first, *others = (
+            jax.jit(outer(inner(loss, (0, 1, 2)), (0, 1, 2)))(*primals(a, b, h0))
+            for outer, inner in modes
+        )
+        for other in others:
+            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), first, other)
+
+
+# Which of (a, b, h0, reset) are mapped, over which axis; every subset once, the tree at a few.
+_SUBSETS = [mask for mask in itertools.product([False, True], repeat=4) if any(mask)]
+_MAPS = [("sequential", mask, (0, 1, -1)[i % 3]) for i, mask in enumerate(_SUBSETS)]
+_MAPS += [("associative", mask, place) for _, mask, place in _MAPS[::3]]
+
+
+@pytest.mark.parametrize(("method", "mask", "place"), _MAPS)
+def test_vmap_over_any_subset(method, mask, place):
+    rng = np.random.default_rng(5)
+    with jax.enable_x64(True):
+        stacked = [
+            jnp.asarray(x)
+            for x in (
+                rng.uniform(-1, 1, (3, 1, 5, 2)),
+                rng.normal(size=(3, 2, 5, 2)),
+                rng.normal(size=(3, 2, 2)),
+                rng.random((3, 2, 5, 1)) < 0.3,
+            )
+        ]
+
+        def loss(a, b, h0, reset):
+            h = linear_scan(a, b, h0, axis=1, reset=reset, method=method)
+            return jnp.sum(jnp.sin(h))
+
+        def f(a, b, h0, reset):
+            """Value, tangent and gradient at once."""
+            tangents = (jnp.cos(a), jnp.sin(b), h0)
+            value, tangent = jax.jvp(lambda *xs: loss(*xs, reset), (a, b, h0), tangents)
+            return value, tangent, jax.grad(loss, (0, 1, 2))(a, b, h0, reset)
+
+        operands = [x if m else x[0] for x, m in zip(stacked, mask, strict=True)]
+        one = jax.jit(f)
+        want = [
+            one(*(x[i] if m else x for x, m in zip(operands, mask, strict=True))) for i in range(3)
+        ]
+        moved = [jnp.moveaxis(x, 0, place) if m else x for x, m in zip(operands, mask, strict=True)]
+        in_axes = tuple(place if m else None for m in mask)
+        got = jax.jit(jax.vmap(f, in_axes=in_axes))(*moved)
+        want = jax.tree.map(lambda *xs: jnp.stack(xs), *want)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), got, want)
+
+
+@every_method
+def test_vmap_of_a_matrix_scan(method):
+    rng = np.random.default_rng(6)
+    A = rng.normal(size=(4, 3, 3)).astype(np.float32) / 3
+    b = rng.normal(size=(5, 2, 3, 4)).astype(np.float32)
+
+    def f(A, b):
+        return matrix_scan(A, b, method=method)
+
+    got = jax.vmap(f, in_axes=(0, 3), out_axes=3)(A, b)
+    want = jnp.stack([f(A[i], b[..., i]) for i in range(4)], axis=3)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    gradient = jax.vmap(jax.grad(lambda A, b: jnp.sum(f(A, b) ** 2)), in_axes=(0, 3))(A, b)
+    one = jax.grad(lambda A, b: jnp.sum(f(A, b) ** 2))
+    want = jnp.stack([one(A[i], b[..., i]) for i in range(4)])
+    np.testing.assert_allclose(gradient, want, rtol=1e-5, atol=1e-5)
+
+
+@every_method
+def test_jit_and_checkpoint_and_eval_shape(method):
+    a, b, h0, reset, _ = LINEAR[5].arrays()
+    f = differentiable(LINEAR[5], method, reset)
+    args = primals(a, b, h0)
+    np.testing.assert_allclose(jax.jit(f)(*args), f(*args), atol=1e-6)
+    assert jax.eval_shape(f, *args).shape == b.shape
+
+    def loss(*args):
+        return jnp.sum(f(*args) ** 2)
+
+    plain = jax.grad(loss, (0, 1, 2))(*args)
+    remade = jax.grad(jax.checkpoint(loss), (0, 1, 2))(*args)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), plain, remade)
+
+
+def _devices(n):
+    if len(jax.devices()) < n:
+        pytest.skip(f"needs {n} devices")
+    return jax.make_mesh((n,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:n])
+
+
+@every_method
+@pytest.mark.parametrize("shared", [(), ("a",), ("h0",), ("a", "h0", "reset")], ids=str)
+def test_shard_map(method, shared):
+    """Over a batch axis, with varying-axes checks on; what is shared gets a summed gradient."""
+    mesh = _devices(2)
+    rng = np.random.default_rng(7)
+    operands = {
+        "a": rng.uniform(-1, 1, (5, 4)),
+        "b": rng.normal(size=(5, 4)),
+        "h0": rng.normal(size=(1, 4)),
+        "reset": rng.random((5, 4)) < 0.3,
+    }
+    operands = {
+        name: jnp.asarray(x[:, :2] if name in shared else x, None if x.dtype == bool else "float32")
+        for name, x in operands.items()
+    }
+    specs = tuple(
+        PartitionSpec() if name in shared else PartitionSpec(None, "x") for name in operands
+    )
+
+    def scan(a, b, h0, reset):
+        return linear_scan(a, b, h0[0], reset=reset, method=method)
+
+    def on_one(**operands):
+        spread = {n: jnp.tile(x, (1, 2)) if n in shared else x for n, x in operands.items()}
+        return scan(**spread)
+
+    sharded = jax.shard_map(scan, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(None, "x"))
+
+    def loss(f, reset):
+        return lambda x: jnp.sum(jnp.sin(f(**x, reset=reset)))
+
+    def by_name(**operands):
+        return jax.jit(sharded)(*operands.values())
+
+    reset = operands.pop("reset")
+    np.testing.assert_allclose(
+        by_name(**operands, reset=reset), on_one(**operands, reset=reset), atol=1e-6
+    )
+    got = jax.grad(loss(by_name, reset))(operands)
+    want = jax.grad(loss(on_one, reset))(operands)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), got, want)
+
+
+@every_method
+@pytest.mark.parametrize("matrix", [False, True])
+def test_the_backward_pass_keeps_a_and_h(method, matrix):
+    """Law 7: residuals are a and h, whatever the method; nothing when a is not differentiated."""
+    T, n = 64, 4
+    rng = np.random.default_rng(8)
+    a = jnp.asarray(rng.normal(size=(T, n, n) if matrix else (T, n)), "float32")
+    b = jnp.asarray(rng.normal(size=(T, n)), "float32")
+    scan = matrix_scan if matrix else linear_scan
+
+    def kept(f, *args):
+        _, pull = jax.vjp(f, *args)
+        return sum(x.size for x in jax.tree.leaves(pull))
+
+    state = 2 * n  # h0 and its tangent, here zeros
+    assert kept(lambda a, b: scan(a, b, method=method), a, b) <= a.size + b.size + state
+    assert kept(lambda b: scan(a, b, method=method), b) <= a.size + state
+
+
+def _operations(f, *args):
+    return jax.jit(f).lower(*args).as_text().count("\n")
+
+
+@pytest.mark.parametrize("scan", [linear_scan, matrix_scan])
+def test_the_sequential_program_does_not_grow_with_the_length(scan):
+    def size(T):
+        a = jnp.ones((T, 2, 2) if scan is matrix_scan else (T, 2))
+        return _operations(
+            jax.grad(lambda a, b: jnp.sum(scan(a, b, method="sequential"))), a, jnp.ones((T, 2))
+        )
+
+    assert size(10) == size(10_000)
+
+
+def test_a_constant_decay_is_never_spelled_out():
+    """No array of b's size besides b and h: h itself is the only result."""
+    T, n = 4096, 64
+    a, b = jnp.full((n,), 0.9), jnp.ones((T, n))
+    compiled = jax.jit(lambda a, b: linear_scan(a, b, method="sequential")).lower(a, b).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < b.nbytes / 8
+
+
+def test_no_recompilation():
+    traces = 0
+
+    @jax.jit
+    def f(a, b):
+        nonlocal traces
+        traces += 1
+        return linear_scan(a, b)
+
+    for seed in range(3):
+        f(*map(jnp.asarray, LINEAR[2].arrays(seed)[:2]))
+    assert traces == 1
+
+
+def test_lowers_for_other_platforms():
+    """What `auto` picks depends on the platform that the code is lowered for."""
+    spec = jax.ShapeDtypeStruct((64, 4), jnp.float32)
+    lowered = {
+        platform: jax.jit(linear_scan)
+        .trace(spec, spec)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert "stablehlo.while" in lowered["cpu"]
+    assert "stablehlo.while" not in lowered["cuda"]
+    assert "stablehlo.while" not in lowered["tpu"]
+
+
+@st.composite
+def calls(draw):
+    rank = draw(st.integers(1, 4))
+    b = tuple(draw(st.integers(0, 4)) for _ in range(rank))
+    axis = draw(st.integers(-rank, rank - 1))
+    rest = tuple(n for i, n in enumerate(b) if i != axis % rank)
+
+    def broadcast(shape):
+        start = draw(st.integers(0, len(shape)))
+        return tuple(draw(st.sampled_from([1, n])) for n in shape[start:])
+
+    reset = draw(st.sampled_from(["none", "time", "any"]))
+    flags = {"none": None, "time": (b[axis],), "any": broadcast(b)}[reset]
+    if reset == "any" and len(flags) == 1:
+        flags = (b[axis],)  # one axis is always time
+    return Call(
+        b=b,
+        a=broadcast(b),
+        h0=draw(st.sampled_from([None, broadcast(rest)])),
+        axis=axis,
+        reverse=draw(st.booleans()),
+        reset=flags,
+        dtype=draw(st.sampled_from(["float32", "bfloat16", "complex64"])),
+    )
+
+
+@settings(max_examples=40)
+@given(call=calls(), method=st.sampled_from(METHODS), seed=st.integers(0, 2**16))
+def test_any_call_equals_a_loop(call, method, seed):
+    a, b, h0, reset, g = call.arrays(seed)
+    reference, u = call.reference(a, b, h0, reset), unit_roundoff(call.dtype)
+    f = differentiable(call, method, reset)
+    h, gradients = vjp(f, primals(a, b, h0), jnp.asarray(g))
+    assert_within(h, reference.states(), reference.states_bound(u))
+    wanted = zip(reference.gradients(g), reference.gradient_bounds(g, u), strict=True)
+    for got, (want, bound) in zip(gradients, wanted, strict=False):
+        assert_within(got, want, bound, "gradient")
