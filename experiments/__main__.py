@@ -19,6 +19,8 @@ except ModuleNotFoundError as error:
         f"{error.name} is not installed; the experiments need it: "
         "python -m pip install 'rnnscan[experiments]'"
     )
+except KeyboardInterrupt:  # the imports take seconds
+    sys.exit(130)
 
 BAD_INPUT = 2
 RUNS = Path("runs")

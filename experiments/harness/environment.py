@@ -33,8 +33,8 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "jax": {
-            "x64": bool(jax.config.jax_enable_x64),
-            "matmul_precision": jax.config.jax_default_matmul_precision,
+            "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
+            "matmul_precision": jax.config.jax_default_matmul_precision,  # pyright: ignore
             "variables": {
                 name: value
                 for name, value in sorted(os.environ.items())

@@ -26,7 +26,7 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY = (
 )
 GREY = "#6b6b6b"
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.dpi": 100,
     "figure.facecolor": "white",
     "savefig.dpi": 160,

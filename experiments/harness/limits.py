@@ -102,7 +102,7 @@ def step_seconds() -> float:
         return lax.scan(lambda h, x_t: (0.5 * h + x_t, None), jnp.float32(0), x)[0]
 
     # 1 + 1/2 + 1/4 + ...: no step rounds before the sum is as near to 2 as float32 can be.
-    check = functools.partial(_check, expected=np.float32(2), tolerance=2.0**-22)
+    check = functools.partial(_check, expected=np.array(2.0), tolerance=2.0**-22)
     return _median("steps", steps, (x,), check) / len(x)
 
 

@@ -63,14 +63,15 @@ class Timing:
     """What was measured of a contender: seconds and bytes.
 
     `samples` are seconds for one evaluation each; `repeats` evaluations made one sample.
-    `temporary_bytes` is what the compiled program needs at its peak beside arguments and results.
+    `temporary_bytes` is what the compiled program needs at its peak beside arguments and results;
+    nan where the backend does not say.
     """
 
     name: str
     check: Check
     lower_seconds: float
     compile_seconds: float
-    temporary_bytes: int
+    temporary_bytes: float
     repeats: int
     samples: tuple[float, ...]
 
@@ -179,13 +180,14 @@ def _prepare(
         def sample() -> Any:
             return loop(repeats, *arguments)
 
+    memory = compiled.memory_analysis()
     return _Ready(
         Timing(
             name=contender.name,
             check=check,
             lower_seconds=middle - start,
             compile_seconds=end - middle,
-            temporary_bytes=int(compiled.memory_analysis().temp_size_in_bytes),
+            temporary_bytes=memory.temp_size_in_bytes if memory else math.nan,
             repeats=repeats,
             samples=(),
         ),
@@ -211,7 +213,7 @@ def repeated(function: Callable[..., Any]) -> Callable[..., Any]:
         shapes = jax.eval_shape(function, *arguments)
 
         def turn(_: Any, before: Any) -> Any:
-            zero = sum(_first_as_zero(leaf) for leaf in jax.tree.leaves(before))
+            zero = sum(map(_first_as_zero, jax.tree.leaves(before)), start=jnp.float32(0))
             return function(*jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), arguments))
 
         start = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)

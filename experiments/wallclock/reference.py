@@ -96,10 +96,10 @@ def _diagonal(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
         "nu_log": (d_decay * decay * -rate).real,
         "theta_log": (d_decay * decay * 1j * angle).real,
         "gamma_log": (d_u * (x @ b.T)).sum((0, 1)).real,
-        "b_re": d_b.real,
-        "b_im": -d_b.imag,
-        "c_re": d_c.real,
-        "c_im": -d_c.imag,
+        "b_re": np.real(d_b),
+        "b_im": -np.imag(d_b),
+        "c_re": np.real(d_c),
+        "c_im": -np.imag(d_c),
         "d": (g * x).sum((0, 1)),
     }
     return found, float(np.abs(decay).max())
