@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from experiments.gradient_decay.measure import FLOAT32_TINY
 from experiments.harness import figures
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
+from experiments.harness.gradient_figures import LN10, layer_look, power_of_ten_axis
 from rnnscan.gradients import bootstrap_interval
 
 DOZEN = 12
 _KINDS = {"RNN": "tanh RNN", "LinearRNN": "LinearRNN", "LRU": "LRU"}
-_LN10 = np.log(10.0)
 _THEORY: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 3}
 _RING: dict[str, Any] = {
     "marker": "o",
@@ -25,7 +24,7 @@ _RING: dict[str, Any] = {
     "markerfacecolor": "none",
     "linestyle": "none",
 }
-_FLOOR = 1e-6  # of the panels that show what is still remembered
+_FLOOR = 1e-7  # of the panels that show what is still remembered
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
@@ -118,13 +117,13 @@ def _decay_figure(records: Sequence[Record]) -> Figure:
     top.set_xticks([], minor=True)
     top.set_xlim(0, longest * 1.1)
     top.set_ylim(np.log10(_FLOOR), 0.7)
-    _power_of_ten_axis(top)
+    power_of_ten_axis(top)
     panels[0, 0].set_ylabel("norm of $dh_T/dh_{T-k}$")
     panels[1, 0].set_ylabel("norm of $dL/dx_{T-k}$, relative to lag 0")
     figure.set_label(
         f"What is left of a gradient k steps back, T = {longest}. {_how(records)} Rings: the "
-        "first step of shorter sequences, which forget as fast. L is a random linear readout of the "
-        "last state."
+        "first step of shorter sequences, which forget as fast. L is a random linear readout of "
+        "the last state."
     )
     return figure
 
@@ -136,7 +135,7 @@ def _range_figure(records: Sequence[Record]) -> Figure:
         mine = [r for r in records if r["kind"] == kind]
         if mine:
             _draw_layers(axes, mine, "state", theory=False, ends_of_shorter=False)
-    bottom = min(record["state"][-1] for record in records) / _LN10
+    bottom = min(record["state"][-1] for record in records) / LN10
     underflow = np.log10(FLOAT32_TINY)
     longest = max(_lengths(records))
     if bottom < underflow:
@@ -160,7 +159,7 @@ def _range_figure(records: Sequence[Record]) -> Figure:
     axes.set_xlim(0, longest)
     axes.set_xlabel("lag k, steps back")
     axes.set_ylabel("norm of $dh_T/dh_{T-k}$")
-    _power_of_ten_axis(axes)
+    power_of_ten_axis(axes)
     figures.legend_below(figure)
     figure.set_label(
         "The same norms over their whole range: measured as logarithms, and straight far below "
@@ -180,8 +179,8 @@ def _draw_layers(
     """One line and band per layer at its longest length; rings at the ends of shorter ones."""
     for index, layer in enumerate(_layers(records)):
         longest = _longest(records, layer)
-        look = _shade(longest[0]["kind"], index)
-        curves = np.array([record[field] for record in longest], np.float64) / _LN10
+        look = layer_look(longest[0]["kind"], index)
+        curves = np.array([record[field] for record in longest], np.float64) / LN10
         lags = np.array(longest[0]["lags"])[: curves.shape[1]]
         axes.plot(
             lags, np.median(curves, axis=0), label=layer, markevery=(4 + 3 * index, 12), **look
@@ -195,13 +194,13 @@ def _draw_layers(
             linewidth=0,
         )
         if theory:
-            expected = np.array(longest[0][f"theory_{field}"], np.float64) / _LN10
+            expected = np.array(longest[0][f"theory_{field}"], np.float64) / LN10
             axes.plot(lags, expected, **_THEORY)
         if not ends_of_shorter:
             continue
         for length in _lengths(_where(records, layer=layer))[:-1]:
             shorter = _where(records, layer=layer, length=length)
-            ends = [record[field][-1] / _LN10 for record in shorter]
+            ends = [record[field][-1] / LN10 for record in shorter]
             last = shorter[0]["lags"][len(shorter[0][field]) - 1]
             axes.plot(
                 [last],
@@ -217,20 +216,9 @@ def _explain(axes: Axes) -> None:
         axes.plot([], [], **_THEORY)[0],
         axes.plot([], [], **_RING, markeredgecolor=figures.GREY)[0],
     ]
-    axes.legend(handles, ["closed form", "end of a shorter sequence"], loc="lower left", fontsize=8)
-
-
-def _shade(kind: str, index: int) -> dict[str, Any]:
-    """The colour of a kind of layer in three depths, each with a line and a marker of its own."""
-    base = np.array(to_rgb(figures.line_style(kind)["color"]))
-    depth = (0.0, -0.45, 0.45)[index % 3]
-    colour = base * (1 + depth) if depth < 0 else base + (1 - base) * depth
-    return {
-        "color": tuple(colour),
-        "linestyle": ("-", (0, (6, 1.5)), (0, (3, 1.5)))[index % 3],
-        "marker": "osD^"[index % 4],
-        "markersize": 4.5,
-    }
+    axes.legend(
+        handles, ["closed form", "end of a shorter sequence"], loc="upper right", fontsize=8
+    )
 
 
 def _reference_lines(axes: Axes, eps: float, *, text: bool) -> None:
@@ -254,11 +242,6 @@ def _reference_lines(axes: Axes, eps: float, *, text: bool) -> None:
             fontsize=8,
             color="#444444",
         )
-
-
-def _power_of_ten_axis(axes: Axes) -> None:
-    """Ticks for values that are logarithms to base ten."""
-    axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$" if value else "1")
 
 
 def _gain_figure(records: Sequence[Record]) -> Figure:
@@ -421,7 +404,6 @@ def _decay_table(records: Sequence[Record]) -> Table:
         rows.append(
             (
                 layer,
-                mine[0]["init"],
                 f"{_percent(kept)}",
                 _with_interval(_values(mine, "half_life"), length),
                 _steps(_theory_half_life(mine[0])),
@@ -435,7 +417,6 @@ def _decay_table(records: Sequence[Record]) -> Table:
         f"How far the gradient of the last state reaches back, in steps; T = {longest}",
         (
             "layer",
-            "start",
             f"left after {DOZEN}",
             "half-life",
             "closed form",
@@ -460,12 +441,12 @@ def _length_table(records: Sequence[Record]) -> Table:
         for length in lengths:
             mine = _where(records, layer=layer, length=length)
             cells.append(_with_interval(_fitted_half_lives(mine)) if mine else "–")
-        rows.append((layer, *cells))
+        rows.append((layer, _longest(records, layer)[0]["init"], *cells))
     return Table(
         "Half-life of the fitted exponential by sequence length T, in steps",
-        ("layer", *(f"T = {length}" for length in lengths)),
+        ("layer", "start", *(f"T = {length}" for length in lengths)),
         tuple(rows),
-        note="Median [95% bootstrap interval over seeds]. Shorter sequences have fewer lags to fit.",
+        note="Median [95% bootstrap interval over seeds]. A short one has fewer lags to fit.",
         brief=False,
     )
 
