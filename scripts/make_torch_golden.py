@@ -36,7 +36,7 @@ CASES = {
         state=True,
     ),
     "long": dict(input_size=2, hidden_size=8, batch=1, time=100, lengths=[90], state=True),
-    "one_step": dict(input_size=1, hidden_size=1, bidirectional=True, batch=2, time=1, state=True),
+    "one_step": dict(input_size=1, hidden_size=2, bidirectional=True, batch=2, time=1, state=True),
 }  # fmt: skip
 
 

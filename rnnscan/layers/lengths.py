@@ -38,9 +38,10 @@ def valid_steps(lengths: jax.Array, steps: int) -> jax.Array:
     return lax.broadcasted_iota(jnp.int32, shape, lengths.ndim) < lengths[..., None, None]
 
 
+@jax.checkpoint  # keeps one boolean per step, instead of masks and zeros as large as x
 def masked(x: jax.Array, valid: jax.Array | None) -> jax.Array:
     """`x` with exact zeros in the padding, whatever stood there, nan included."""
-    return x if valid is None else jnp.where(valid, x, jnp.zeros_like(x))
+    return x if valid is None else jnp.where(valid, x, jnp.zeros((), x.dtype))
 
 
 def state_at(h: jax.Array, lengths: jax.Array | None, h0: jax.Array) -> jax.Array:

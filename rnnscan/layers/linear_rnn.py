@@ -16,6 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layers.affine import affine, product
 from rnnscan.layers.arguments import floating, initial_state, one_step, positive, sequence, working
+from rnnscan.layers.draws import uniform
 from rnnscan.layers.lengths import checked_lengths, masked, state_at, valid_steps
 from rnnscan.scan.matrix import matrix_scan
 
@@ -73,18 +74,14 @@ class LinearRNN:
         """
         positive(input_size=input_size, hidden_size=hidden_size)
         dtype = floating("dtype", dtype)
+        square = (hidden_size, hidden_size)
+        shapes = ((hidden_size, input_size), square, *([(hidden_size,)] if bias else []))
+        key, recurrent_key = jax.random.split(key)
         bound = hidden_size**-0.5
-
-        def uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        keys = jax.random.split(key, 3)
-        return cls(
-            w_ih=uniform(keys[0], (hidden_size, input_size), dtype),
-            w_hh=(recurrent_init or uniform)(keys[1], (hidden_size, hidden_size), dtype),
-            b=uniform(keys[2], (hidden_size,), dtype) if bias else None,
-            method=method,
-        )
+        w_ih, w_hh, *b = uniform(key, shapes, -bound, bound, dtype)
+        if recurrent_init is not None:
+            w_hh = recurrent_init(recurrent_key, square, dtype)
+        return cls(w_ih, w_hh, b[0] if bias else None, method)
 
     @property
     def input_size(self) -> int:

@@ -30,6 +30,7 @@ from rnnscan.layers.arguments import (
     working,
     working_dtype,
 )
+from rnnscan.layers.draws import normal, uniform
 from rnnscan.layers.lengths import checked_lengths, masked, state_at, valid_steps
 from rnnscan.scan.linear import linear_scan
 
@@ -113,31 +114,11 @@ class LRU:
                 f"dtype: expected float32 or float64 (complex numbers have no half), got {dtype}"
             )
 
-        keys = jax.random.split(key, 7)
-        # Away from 0 and 1 by an eps, where a logarithm of a logarithm would be infinite.
-        eps = float(jnp.finfo(dtype).eps)
-        u, phase = (jax.random.uniform(k, (hidden_size,), dtype, eps, 1 - eps) for k in keys[:2])
         # |lambda|^2 = r_max^2 - u (r_max^2 - r_min^2), in logarithms: exact close to 1 as well.
-        log_squared = 2 * math.log(r_max) + jnp.log1p(-u * (1 - (r_min / r_max) ** 2))
-
-        def normal(key: jax.Array, rows: int, columns: int, variance: float) -> jax.Array:
-            return math.sqrt(variance) * jax.random.normal(key, (rows, columns), dtype)
-
-        if output_size == input_size:
-            d = jax.random.normal(keys[6], (output_size,), dtype)
-        else:
-            d = normal(keys[6], output_size, input_size, 1 / input_size)
-        return cls(
-            nu_log=jnp.log(-log_squared / 2),
-            theta_log=jnp.log(max_phase * phase),
-            gamma_log=jnp.log(-jnp.expm1(log_squared)) / 2,
-            b_re=normal(keys[2], hidden_size, input_size, 1 / (2 * input_size)),
-            b_im=normal(keys[3], hidden_size, input_size, 1 / (2 * input_size)),
-            c_re=normal(keys[4], output_size, hidden_size, 1 / hidden_size),
-            c_im=normal(keys[5], output_size, hidden_size, 1 / hidden_size),
-            d=d,
-            method=method,
-        )
+        log_largest, spread = 2 * math.log(r_max), 1 - (r_min / r_max) ** 2
+        sizes = input_size, hidden_size, output_size
+        parameters = _parameters(key, sizes, log_largest, spread, max_phase, dtype)
+        return cls(*parameters, method=method)
 
     @property
     def input_size(self) -> int:
@@ -230,6 +211,34 @@ class LRU:
         return state, dtype if wider == real else wider
 
 
+@partial(jax.jit, static_argnames=("sizes", "dtype"))
+def _parameters(
+    key: jax.Array,
+    sizes: tuple[int, int, int],
+    log_largest: float,
+    spread: float,
+    max_phase: float,
+    dtype: jnp.dtype,
+) -> tuple[jax.Array, ...]:
+    """The fields in their order, with log |lambda|^2 = log_largest + log(1 - u spread)."""
+    inputs, hidden, outputs = sizes
+    ring_key, key = jax.random.split(key)
+    # Away from 0 and 1 by an eps, where a logarithm of a logarithm would be infinite.
+    eps = float(jnp.finfo(dtype).eps)
+    u, phase = uniform(ring_key, ((hidden,), (hidden,)), eps, 1 - eps, dtype)
+    log_squared = log_largest + jnp.log1p(-u * spread)
+    nu_log = jnp.log(-log_squared / 2)
+    gamma_log = jnp.log(-jnp.expm1(log_squared)) / 2
+
+    into, out = (hidden, inputs), (outputs, hidden)
+    direct = (inputs,) if outputs == inputs else (outputs, inputs)
+    b_re, b_im, c_re, c_im, d = normal(key, (into, into, out, out, direct), dtype)
+    b = math.sqrt(2 * inputs)
+    c = math.sqrt(hidden)
+    d = d if d.ndim == 1 else d / math.sqrt(inputs)
+    return nu_log, jnp.log(max_phase * phase), gamma_log, b_re / b, b_im / b, c_re / c, c_im / c, d
+
+
 @partial(jax.jit, static_argnames=("method", "dtype"))
 def _evaluate(
     layer: LRU,
@@ -262,6 +271,7 @@ def _drive(layer: LRU, x: jax.Array) -> jax.Array:
     return lax.complex(product(x, gamma * layer.b_re), product(x, gamma * layer.b_im))
 
 
+@jax.checkpoint  # keeps h alone, not its real and imaginary parts beside it
 def _output(layer: LRU, h: jax.Array, x: jax.Array) -> jax.Array:
     """Re(C h) + D x."""
     y = product(jnp.real(h), layer.c_re) - product(jnp.imag(h), layer.c_im)

@@ -27,6 +27,7 @@ from jax.typing import ArrayLike, DTypeLike
 from rnnscan.layers.affine import affine, product
 from rnnscan.layers.arguments import floating, initial_state, one_step, positive, sequence, working
 from rnnscan.layers.cells import Cell, cells_from_torch
+from rnnscan.layers.draws import uniform
 from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
 
 # Each nonlinearity with its derivative, written in terms of its own value h = phi(z).
@@ -99,27 +100,27 @@ class RNN:
         """
         positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         dtype = floating("dtype", dtype)
-        bound = hidden_size**-0.5
-
-        def uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        def cell(key: jax.Array, features: int) -> Cell:
-            keys = jax.random.split(key, 4)
-            return Cell(
-                w_ih=uniform(keys[0], (hidden_size, features), dtype),
-                w_hh=(recurrent_init or uniform)(keys[1], (hidden_size, hidden_size), dtype),
-                b_ih=uniform(keys[2], (hidden_size,), dtype) if bias else None,
-                b_hh=uniform(keys[3], (hidden_size,), dtype) if bias else None,
-            )
-
         directions = 2 if bidirectional else 1
         widths = [input_size] + [directions * hidden_size] * (num_layers - 1)
-        keys = jax.random.split(key, (num_layers, directions))
-        cells = tuple(
-            tuple(cell(keys[n, d], width) for d in range(directions))
-            for n, width in enumerate(widths)
-        )
+        square, vector = (hidden_size, hidden_size), (hidden_size,)
+        shapes = [
+            ((hidden_size, width), square, *([vector, vector] if bias else []))
+            for width in widths
+            for _ in range(directions)
+        ]
+        key, recurrent_key = jax.random.split(key)
+        bound = hidden_size**-0.5
+        weights = iter(uniform(key, sum(shapes, ()), -bound, bound, dtype))
+        recurrent_keys = iter(jax.random.split(recurrent_key, len(shapes)))
+
+        def cell() -> Cell:
+            w_ih, w_hh = next(weights), next(weights)
+            if recurrent_init is not None:
+                w_hh = recurrent_init(next(recurrent_keys), square, dtype)
+            b_ih, b_hh = (next(weights), next(weights)) if bias else (None, None)
+            return Cell(w_ih, w_hh, b_ih, b_hh)
+
+        cells = tuple(tuple(cell() for _ in range(directions)) for _ in range(num_layers))
         return cls(cells, nonlinearity)
 
     @classmethod
@@ -229,8 +230,9 @@ def _evaluate(
             )
             outputs.append(out)
             last.append(end)
-        h = masked(jnp.concatenate(outputs, axis=-1), valid)
-    return jnp.moveaxis(h, 0, -2).astype(dtype), jnp.stack(last).astype(dtype)
+        h = jnp.concatenate(outputs, axis=-1)
+    y = jnp.moveaxis(masked(h, valid), 0, -2)
+    return y.astype(dtype), jnp.stack(last).astype(dtype)
 
 
 @jax.jit
