@@ -104,9 +104,11 @@ def resolve(
     """The validated config of `values` with `overrides` on top.
 
     Args:
-      model: the experiment's `Config`. values: what the config file says. overrides: strings
-      `key.path=VALUE`; VALUE in TOML syntax, a bare word is a string. Later ones win. where: named
-      in the error, the config file for instance.
+      model: the experiment's `Config`.
+      values: what the config file says.
+      overrides: strings `key.path=VALUE`; VALUE in TOML syntax, a bare word is a string. Later
+        ones win.
+      where: named in the error, the config file for instance.
 
     Raises:
       ConfigError: with every fault of the overrides and of the values at once.
@@ -139,7 +141,14 @@ def validate(model: type[Config], values: Mapping[str, Any]) -> Config:
         # By way of JSON, where strict types still let a list be a tuple.
         return model.model_validate_json(json.dumps(values, default=str), strict=True)
     except pydantic.ValidationError as error:
-        raise ConfigError(_fault(model, fault) for fault in error.errors()) from None
+        faults = error.errors()
+        # An array with a bad item is not too short as well, though it has lost the item.
+        faults = [
+            fault
+            for fault in faults
+            if fault["type"] != "too_short" or not _has_faults_within(fault["loc"], faults)
+        ]
+        raise ConfigError(_fault(model, values, fault) for fault in faults) from None
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
@@ -183,13 +192,13 @@ def _merge(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     table[path[-1]] = value
 
 
-def _fault(model: type[Config], fault: Any) -> str:
+def _fault(model: type[Config], values: Any, fault: Any) -> str:
     """One pydantic error as a line: path, value, what would be right."""
-    place = _path(fault["loc"])
-    kind = fault["type"]
+    kind, location = fault["type"], fault["loc"]
+    place = _path(values, location, missing=kind == "missing")
     if kind == "extra_forbidden":
-        known = _keys_at(model, fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        known = _keys_at(model, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return (
             f"{place} = {_show(fault['input'])}: no such key; {hint}known here: {', '.join(known)}"
@@ -200,21 +209,43 @@ def _fault(model: type[Config], fault: Any) -> str:
     return f"{place} = {_show(fault['input'])}: {message}" if place else message
 
 
-def _path(location: Iterable[Any]) -> str:
+def _has_faults_within(location: tuple, faults: Iterable[Any]) -> bool:
+    depth = len(location)
+    return any(fault["loc"][:depth] == location != fault["loc"] for fault in faults)
+
+
+def _path(values: Any, location: Iterable[Any], missing: bool) -> str:
+    """`layers[0].gain`: the location without the tags that pydantic gives the members of unions."""
     text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    parts = list(location)
+    for number, part in enumerate(parts, start=1):
+        if isinstance(part, int):
+            text += f"[{part}]"
+            values = values[part] if isinstance(values, list) and part < len(values) else None
+        elif isinstance(values, dict) and part in values:
+            text += f".{part}" if text else part
+            values = values[part]
+        elif missing and number == len(parts):
+            text += f".{part}" if text else part
     return text
 
 
 def _keys_at(model: type[Config], location: Iterable[Any]) -> list[str]:
-    """The keys of the table at `location` below `model`."""
-    here: Any = model
+    """The keys of the table at `location` below `model`; of a union, those of the tagged member."""
+    here: list[Any] = [model]
     for part in location:
-        if isinstance(part, str) and _is_model(here) and part in here.model_fields:
-            here = here.model_fields[part].annotation
-        here = next((kind for kind in _flatten(here) if _is_model(kind)), here)
-    return list(here.model_fields) if _is_model(here) else []
+        if isinstance(part, int):
+            continue
+        fields = [kind.model_fields[part] for kind in here if part in kind.model_fields]
+        if fields:
+            here = [kind for kind in _flatten(fields[0].annotation) if _is_model(kind)]
+        else:
+            here = [kind for kind in here if part == kind.__name__ or _has_tag(kind, part)] or here
+    return list(here[0].model_fields) if here else []
+
+
+def _has_tag(model: type[Config], tag: str) -> bool:
+    return any(tag in typing.get_args(field.annotation) for field in model.model_fields.values())
 
 
 def _flatten(annotation: Any) -> Iterable[Any]:

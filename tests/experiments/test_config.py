@@ -35,6 +35,30 @@ def test_all_faults_at_once():
         assert expected in found
 
 
+def test_faults_in_a_table_of_a_chosen_kind_have_the_path_of_the_file():
+    shapes = [
+        {"kind": "round", "radius": -1.0},
+        {"kind": "square", "side": 1.0, "sde": 2},
+        {"kind": "square"},
+        {"kind": "square", "side": 10.0},
+        {"kind": "oval"},
+    ]
+    faults = faults_of({"shapes": shapes})
+    assert faults[:3] == (
+        "shapes[0].radius = -1.0: should be greater than 0",
+        "shapes[1].sde = 2: no such key; did you mean side? known here: kind, side",
+        "shapes[2].side: missing, and it has no default",
+    )
+    assert faults[3] == 'shapes[3] = {"kind": "square", "side": 10.0}: side should be 9 at most'
+    assert faults[4].startswith('shapes[4] = {"kind": "oval"}: ')
+    assert "'round', 'square'" in faults[4]
+
+
+def test_an_array_is_not_called_too_short_for_a_bad_item():
+    assert faults_of({"values": ["1"]}) == ('values[0] = "1": should be a valid integer',)
+    assert len(faults_of({"values": []})) == 1
+
+
 def test_a_fault_between_fields_says_what_would_be_right():
     assert faults_of({"pause": 1000.0}) == ("pause should be below 100",)
 

@@ -9,7 +9,7 @@ import types
 import pytest
 from rich.console import Console
 
-from experiments.harness import run_folder, runner
+from experiments.harness import environment, run_folder, runner
 from tests.experiments import toy
 
 SCRIPT = """
@@ -25,6 +25,13 @@ config = toy.Config(values=(1, 2, 3, 4), pause=float(sys.argv[2]))
 sys.exit(runner.run("toy", toy, config, root=Path(sys.argv[1]), console=Console(width=200),
                     again="python toy"))
 """
+
+
+@pytest.fixture(autouse=True)
+def _same_environment(monkeypatch):
+    """A source that was edited meanwhile would rightly begin another folder."""
+    found = environment.describe()
+    monkeypatch.setattr(environment, "describe", lambda: found)
 
 
 def run(tmp_path, experiment=toy, **config):

@@ -1,7 +1,7 @@
 """An experiment of milliseconds, to test the harness with."""
 
 import time
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -17,12 +17,29 @@ class Inner(BaseConfig):
     kind: Literal["plain", "fancy"] = "plain"
 
 
+class Round(BaseConfig):
+    kind: Literal["round"]
+    radius: float = pydantic.Field(gt=0)
+
+
+class Square(BaseConfig):
+    kind: Literal["square"]
+    side: float
+
+    @pydantic.model_validator(mode="after")
+    def _flat(self):
+        if self.side > 9:
+            raise ValueError("side should be 9 at most")
+        return self
+
+
 class Config(BaseConfig):
-    values: tuple[int, ...] = (1, 2, 3)
+    values: tuple[int, ...] = pydantic.Field((1, 2, 3), min_length=1)
     pause: float = 0.0
     label: str = "toy"
     inner: Inner = Inner()
     maybe: Inner | None = None
+    shapes: tuple[Annotated[Round | Square, pydantic.Field(discriminator="kind")], ...] = ()
 
     @pydantic.model_validator(mode="after")
     def _short(self):
