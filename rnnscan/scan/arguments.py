@@ -1,6 +1,7 @@
 """What a caller may pass to a scan, checked once, with messages that name the argument."""
 
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ DTYPES = tuple(
 )
 
 
-def promote(**operands):
+def promote(**operands) -> list[Any]:
     """The operands as arrays of one dtype, by JAX's promotion; `None` stays `None`."""
     given = {name: x for name, x in operands.items() if x is not None}
     for name, x in given.items():
@@ -103,7 +104,7 @@ def reset_flags(reset, b: jax.Array, axis: int, *, trailing: int):
     return in_line(reset, b.ndim)
 
 
-def vary_alike(*operands):
+def vary_alike(*operands) -> list[Any]:
     """Inside `shard_map`, operands that vary over different mesh axes made to vary over all.
 
     A scan is one operation on all of them; the transpose of this step sums the gradient of what

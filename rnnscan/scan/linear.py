@@ -1,11 +1,14 @@
 """`linear_scan`: h_t = a_t * h_{t-1} + b_t, elementwise."""
 
+from functools import partial
+
 import jax
 from jax.typing import ArrayLike
 
 from rnnscan.scan import arguments
+from rnnscan.scan.evaluate import case_of
 from rnnscan.scan.linear_methods import table
-from rnnscan.scan.recurrence import case_of, recurrence
+from rnnscan.scan.recurrence import recurrence
 from rnnscan.scan.table import MethodRow
 
 
@@ -67,9 +70,9 @@ def linear_scan(
     Array([1. , 1.5, 1. ], dtype=float32)
     """
     table.check(method)
-    a, b, h0, reset = _in_line(a, b, h0, reset, axis)
-    axis %= b.ndim
-    return recurrence(table, a, b, h0, reset, axis=axis, reverse=bool(reverse), method=method)
+    operands = _in_line(a, b, h0, reset, axis)
+    axis %= operands[1].ndim
+    return recurrence(table, *operands, axis=axis, reverse=bool(reverse), method=method)
 
 
 def explain_linear_scan(
@@ -92,7 +95,7 @@ def explain_linear_scan(
     ['sequential']
     """
     del reverse  # no method depends on the direction
-    a, b, *_ = jax.eval_shape(lambda *xs: _in_line(*xs, axis), a, b, h0, reset)
+    a, b, *_ = jax.eval_shape(partial(_in_line, axis=axis), a, b, h0, reset)
     axis %= len(b.shape)
     case = case_of(
         table,

@@ -1,15 +1,16 @@
 """`matrix_scan`: h_t = A_t @ h_{t-1} + b_t, dense."""
 
-import functools
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from rnnscan.scan import arguments
+from rnnscan.scan.evaluate import case_of
 from rnnscan.scan.linear_methods import associative, sequential
-from rnnscan.scan.product import matrix
-from rnnscan.scan.recurrence import case_of, recurrence
+from rnnscan.scan.product import matmul_precision, matrix
+from rnnscan.scan.recurrence import recurrence
 from rnnscan.scan.table import Case, MethodRow, MethodTable
 
 # Above this n, the n^3 of a composition outweighs the steps that a tree saves on an accelerator.
@@ -27,13 +28,13 @@ def prefer(case: Case) -> tuple[str, str]:
     return "associative", f"n = {case.size} is small, and a tree has 2 log2(T) dependent steps"
 
 
-@functools.cache
+@cache
 def _table(precision: str) -> MethodTable:
     return MethodTable(matrix(precision), (sequential.method, associative.method), prefer)
 
 
 def _current_table() -> MethodTable:
-    return _table(jax.config.jax_default_matmul_precision or "highest")
+    return _table(matmul_precision())
 
 
 def matrix_scan(
@@ -88,9 +89,9 @@ def matrix_scan(
     """
     table = _current_table()
     table.check(method)
-    A, b, h0, reset = _in_line(A, b, h0, reset, axis)
-    axis %= b.ndim
-    return recurrence(table, A, b, h0, reset, axis=axis, reverse=bool(reverse), method=method)
+    operands = _in_line(A, b, h0, reset, axis)
+    axis %= operands[1].ndim
+    return recurrence(table, *operands, axis=axis, reverse=bool(reverse), method=method)
 
 
 def explain_matrix_scan(
@@ -112,7 +113,7 @@ def explain_matrix_scan(
     ['sequential']
     """
     del reverse  # no method depends on the direction
-    A, b, *_ = jax.eval_shape(lambda *xs: _in_line(*xs, axis), A, b, h0, reset)
+    A, b, *_ = jax.eval_shape(partial(_in_line, axis=axis), A, b, h0, reset)
     axis %= len(b.shape)
     case = case_of(
         _current_table(),

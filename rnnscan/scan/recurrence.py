@@ -17,13 +17,12 @@ Where a step resets, `h_t = b_t`: the past and a_t are replaced by zeros *before
 product, here and in the methods, so that inf and nan do not pass.
 
 Operands: b, h, g and the state have the same rank; leading axes line up and broadcast where they
-have size 1 (a constant decay has size 1 on the time axis). Methods see adjacent axes merged, so
-that the usual case is (outer, T, inner).
+have size 1 (a constant decay has size 1 on the time axis). `evaluate.py` turns a primitive into a
+method's program once the platform is known.
 """
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,28 +30,14 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from rnnscan.scan.product import Product, sum_to
-from rnnscan.scan.table import Case, MethodTable
+from rnnscan.scan.evaluate import Spec, full_shape, run_scan, run_tangent, run_transpose
+from rnnscan.scan.product import sum_to
 from rnnscan.scan.time_axis import TimeAxis, keep
-
-
-class Spec(NamedTuple):
-    """What is static about a recurrence."""
-
-    table: MethodTable
-    method: str
-    axis: int
-    reverse: bool
-    has_reset: bool
-
-    @property
-    def product(self) -> Product:
-        return self.table.product
 
 
 def recurrence(table, a, b, h0, reset, *, axis, reverse, method):
     """Equation (1) for operands that are already in line; differentiable in a, b and h0."""
-    spec = Spec(table, method, axis, reverse, reset is not None)
+    spec = Spec(table, method, axis, reverse)
     return scan_p.bind(a, b, h0, *_optional(reset), spec=spec)
 
 
@@ -79,20 +64,7 @@ def _transpose(spec, a, h, h0, reset, g, decay_shape, state_shape):
     return outputs if h is not None else (None, *outputs)
 
 
-# Shapes: the state's is what its operands broadcast to.
-
-
-def _lead(spec, a=(), states=(), flags=()):
-    """Shapes of the axes that line up (batch and time)."""
-    decays = [x.shape[: x.ndim - spec.product.decay_axes] for x in a]
-    others = [x.shape[: x.ndim - spec.product.state_axes] for x in (*states, *flags)]
-    return [*decays, *others]
-
-
-def _state_shape(spec, a, states, flags):
-    b = states[0]
-    lead = jnp.broadcast_shapes(*_lead(spec, a, states, flags))
-    return (*lead, *b.shape[b.ndim - spec.product.state_axes :])
+# Shapes.
 
 
 def _like(aval, shape):
@@ -100,18 +72,16 @@ def _like(aval, shape):
 
 
 def _scan_aval(a, b, h0, *reset, spec):
-    return _like(b, _state_shape(spec, [a], [b, h0], reset))
+    return _like(b, full_shape(spec, b, a, h0, *reset))
 
 
 def _tangent_aval(a, h, h0, da, db, dh0, *reset, spec):
-    return _like(db, _state_shape(spec, [a, da], [db, h, h0, dh0], reset))
+    return _like(db, full_shape(spec, db, a, h, h0, da, dh0, *reset))
 
 
 def _transpose_aval(g, a, *rest, spec, with_decay, decay_shape, state_shape):
-    states, reset = (rest[:2], rest[2:]) if with_decay else ((), rest)
-    shape = _state_shape(spec, [a], [g, *states], reset)
-    outputs = [_like(g, shape), _like(g, state_shape)]
-    return [_like(g, decay_shape), *outputs] if with_decay else outputs
+    shapes = [full_shape(spec, g, a, *rest), state_shape]
+    return [_like(g, shape) for shape in ([decay_shape] if with_decay else []) + shapes]
 
 
 # Differentiation.
@@ -140,8 +110,6 @@ def _scan_jvp(primals, tangents, *, spec):
     reset = rest[0] if rest else None
     h = scan_p.bind(*primals, spec=spec)
     da, db, dh0 = tangents[:3]
-    if all(isinstance(t, ad.Zero) for t in (da, db, dh0)):
-        return h, ad.Zero.from_primal_value(h)
     if isinstance(da, ad.Zero):
         db, dh0 = _instantiate([db, dh0])
         return h, scan_p.bind(a, db, dh0, *rest, spec=spec)
@@ -195,14 +163,14 @@ def _transpose_jvp(primals, tangents, *, spec, with_decay, decay_shape, state_sh
     return [da, adjoint, dh0], [da_dot, adjoint_dot, dh0_dot]
 
 
-# Transposition. Every primitive is linear in the operands that `_linear` names.
+# Transposition: (1) is linear in b and h0, (2) in da, db and dh0, (3) in g.
 
 
 def _require_linear(name, linear, others):
     if any(map(ad.is_undefined_primal, others)):
         raise NotImplementedError(
-            f"{name} is linear in the drive and the initial state only; it cannot be transposed "
-            "with respect to its decay"
+            f"{name} is not linear in its decay and its residuals: it cannot be transposed with "
+            "respect to them"
         )
     return [x.aval if ad.is_undefined_primal(x) else None for x in linear]
 
@@ -241,9 +209,9 @@ def _tangent_transpose(g, a, h, h0, da, db, dh0, *reset, spec):
 
 
 def _transpose_transpose(cts, g, a, *rest, spec, with_decay, decay_shape, state_shape):
-    (aval,) = _require_linear("the transposed scan", (g,), (a, *rest))
+    _require_linear("the transposed scan", (g,), (a, *rest))
     if all(isinstance(ct, ad.Zero) for ct in cts):
-        return [ad.Zero(aval), *(None for _ in (a, *rest))]
+        return [ad.Zero(g.aval), *(None for _ in (a, *rest))]
     cts = _instantiate(cts)
     if with_decay:
         h, h0, *reset = rest
@@ -251,13 +219,13 @@ def _transpose_transpose(cts, g, a, *rest, spec, with_decay, decay_shape, state_
         ct = _tangent(spec, a, h, h0, flags, *cts)
     else:
         ct = scan_p.bind(a, *cts, *rest, spec=spec)
-    return [sum_to(ct, aval.shape), *(None for _ in (a, *rest))]
+    return [sum_to(ct, g.aval.shape), *(None for _ in (a, *rest))]
 
 
 # Batching: the mapped axis stays where it is; operands without it get size 1 there.
 
 
-def _batch(bind, operands, dims, spec):
+def _batch(operands, dims, spec):
     """Operands in line, the spec with its axis moved, and where the mapped axis is."""
     mapped = [(x, d) for x, d in zip(operands, dims, strict=True) if d is not None]
     largest, dim = max(mapped, key=lambda pair: math.prod(pair[0].shape))
@@ -273,17 +241,17 @@ def _batch(bind, operands, dims, spec):
 
 
 def _scan_batch(operands, dims, *, spec):
-    operands, spec, dim, _ = _batch(scan_p, operands, dims, spec)
+    operands, spec, dim, _ = _batch(operands, dims, spec)
     return scan_p.bind(*operands, spec=spec), dim
 
 
 def _tangent_batch(operands, dims, *, spec):
-    operands, spec, dim, _ = _batch(tangent_p, operands, dims, spec)
+    operands, spec, dim, _ = _batch(operands, dims, spec)
     return tangent_p.bind(*operands, spec=spec), dim
 
 
 def _transpose_batch(operands, dims, *, spec, with_decay, decay_shape, state_shape):
-    operands, spec, dim, size = _batch(transpose_p, operands, dims, spec)
+    operands, spec, dim, size = _batch(operands, dims, spec)
 
     def batched(shape):
         return shape and (*shape[:dim], size, *shape[dim:])
@@ -296,127 +264,6 @@ def _transpose_batch(operands, dims, *, spec, with_decay, decay_shape, state_sha
         state_shape=batched(state_shape),
     )
     return outputs, [dim] * len(outputs)
-
-
-# Evaluation: merge axes, choose the method for the platform, run it.
-
-
-class _Layout(NamedTuple):
-    """Which adjacent axes (before those a product acts on) can be treated as one."""
-
-    groups: tuple[tuple[int, int], ...]
-
-    def merge(self, shape):
-        lead = [math.prod(shape[i:j]) for i, j in self.groups]
-        return (*lead, *shape[self.groups[-1][1] :])
-
-
-def _layout(leads, axis):
-    """Axes merge where every operand broadcasts both of them or neither; time stays alone."""
-    full = jnp.broadcast_shapes(*leads)
-    groups = []
-    for i, size in enumerate(full):
-        pattern = None if size == 1 else tuple(lead[i] == 1 for lead in leads)
-        if i == axis or not groups or groups[-1][0] == axis:
-            groups.append([i, i + 1, pattern])
-        elif pattern is None or groups[-1][2] is None or pattern == groups[-1][2]:
-            groups[-1][1] = i + 1
-            groups[-1][2] = groups[-1][2] or pattern
-        else:
-            groups.append([i, i + 1, pattern])
-    merged_axis = next(k for k, group in enumerate(groups) if group[0] == axis)
-    return _Layout(tuple((i, j) for i, j, _ in groups)), merged_axis
-
-
-def case_of(table: MethodTable, platform, dtype, shape, axis, constant) -> Case:
-    """The case that a method table sees for a state of this shape."""
-    lead = shape[: len(shape) - table.product.state_axes]
-    size = math.prod(shape[len(lead) :])
-    width = math.prod(lead[:axis]) * math.prod(lead[axis + 1 :]) * size
-    return Case(platform, dtype, shape[axis], width, size, constant)
-
-
-def _prepare(spec, platform, shape, dtype, a, others, shapes=()):
-    """The chosen method, the time axis, and how to merge operands and shapes."""
-    state_axes = spec.product.state_axes
-    lead = len(shape) - state_axes
-    leads = [x.shape[:lead] for x in (*a, *others)] + [s[:lead] for s in shapes] + [shape[:lead]]
-    layout, axis = _layout(leads, spec.axis)
-    constant = a[0].shape[spec.axis] == 1
-    case = case_of(spec.table, platform, dtype, shape, spec.axis, constant)
-    method = spec.table.resolve(spec.method, case)
-    time = TimeAxis(axis, shape[spec.axis], spec.reverse)
-    return method, time, layout
-
-
-def _merge(layout, *operands):
-    return [x.reshape(layout.merge(x.shape)) for x in operands]
-
-
-def _scan_run(a, b, h0, *reset, spec, platform):
-    shape, dtype = _state_shape(spec, [a], [b, h0], reset), b.dtype
-    if math.prod(shape) == 0:
-        return lax.full_like(b, 0, shape=shape)
-    method, time, layout = _prepare(spec, platform, shape, dtype, [a], [b, h0, *reset])
-    a, b, h0, *reset = _merge(layout, a, b, h0, *reset)
-    flags = reset[0] if reset else None
-    h = method.forward(spec.product, time, a, b, h0, flags, shape=layout.merge(shape), dtype=dtype)
-    return h.reshape(shape)
-
-
-def _tangent_run(a, h, h0, da, db, dh0, *reset, spec, platform):
-    states = [db, h, h0, dh0]
-    shape, dtype = _state_shape(spec, [a, da], states, reset), db.dtype
-    if math.prod(shape) == 0:
-        return lax.full_like(db, 0, shape=shape)
-    method, time, layout = _prepare(spec, platform, shape, dtype, [a, da], [*states, *reset])
-    a, h, h0, da, db, dh0, *reset = _merge(layout, a, h, h0, da, db, dh0, *reset)
-    flags = reset[0] if reset else None
-    dh = method.tangent(
-        spec.product,
-        time,
-        a,
-        h,
-        h0,
-        flags,
-        da,
-        db,
-        dh0,
-        shape=layout.merge(shape),
-        dtype=dtype,
-    )
-    return dh.reshape(shape)
-
-
-def _transpose_run(g, a, *rest, spec, with_decay, decay_shape, state_shape, platform):
-    states, reset = (rest[:2], rest[2:]) if with_decay else ((), rest)
-    shape, dtype = _state_shape(spec, [a], [g, *states], reset), g.dtype
-    if math.prod(shape) == 0:
-        zeros = [
-            lax.full_like(g, 0, shape=s) for s in (decay_shape, shape, state_shape) if s is not None
-        ]
-        return zeros if with_decay else zeros[-2:]
-    like = decay_shape if with_decay else a.shape
-    method, time, layout = _prepare(
-        spec, platform, shape, dtype, [a], [g, *states, *reset], [like, state_shape]
-    )
-    g, a, *rest = _merge(layout, g, a, *rest)
-    h, h0, *reset = rest if with_decay else (None, None, *rest)
-    outputs = method.transpose(
-        spec.product,
-        time,
-        a,
-        h,
-        h0,
-        reset[0] if reset else None,
-        g,
-        shape=layout.merge(shape),
-        dtype=dtype,
-        decay_shape=layout.merge(like),
-        state_shape=layout.merge(state_shape),
-    )
-    wanted = zip(outputs, (decay_shape, shape, state_shape), strict=True)
-    return [x.reshape(s) for x, s in wanted if x is not None]
 
 
 def _primitive(name, aval, run, jvp, transpose, batch, *, multiple_results=False):
@@ -439,14 +286,14 @@ def _primitive(name, aval, run, jvp, transpose, batch, *, multiple_results=False
     return primitive
 
 
-scan_p = _primitive("scan", _scan_aval, _scan_run, _scan_jvp, _scan_transpose, _scan_batch)
+scan_p = _primitive("scan", _scan_aval, run_scan, _scan_jvp, _scan_transpose, _scan_batch)
 tangent_p = _primitive(
-    "scan_tangent", _tangent_aval, _tangent_run, _tangent_jvp, _tangent_transpose, _tangent_batch
+    "scan_tangent", _tangent_aval, run_tangent, _tangent_jvp, _tangent_transpose, _tangent_batch
 )
 transpose_p = _primitive(
     "scan_transpose",
     _transpose_aval,
-    _transpose_run,
+    run_transpose,
     _transpose_jvp,
     _transpose_transpose,
     _transpose_batch,

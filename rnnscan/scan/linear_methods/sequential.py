@@ -54,7 +54,8 @@ def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
         return dh, time.put(out, dh, t)
 
     def body(t, carry):
-        return one(t + 1, *carry, time.slice(h, t))
+        dh, out = carry
+        return one(t + 1, dh, out, time.slice(h, t))
 
     dh = jnp.broadcast_to(dh0.astype(wide), time.one(shape))
     out = lax.full_like(db, 0, shape=shape, dtype=dtype)
@@ -82,7 +83,8 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
 
     def body(i, carry):
         t = last - i
-        return one(t, *carry, time.slice(h, t - 1) if in_loop else None)
+        later, db, da = carry
+        return one(t, later, db, da, time.slice(h, t - 1) if in_loop else None)
 
     later = lax.full_like(g, 0, shape=time.one(shape), dtype=wide)
     db = lax.full_like(g, 0, shape=shape, dtype=dtype)
@@ -90,8 +92,8 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
     if in_loop:
         da_dtype = wide if constant else dtype
         da = lax.full_like(g, 0, shape=one_decay if constant else decay_shape, dtype=da_dtype)
-    carry = _loop(last, body, (later, db, da))
-    later, db, da = one(0, *carry, h0)
+    later, db, da = _loop(last, body, (later, db, da))
+    later, db, da = one(0, later, db, da, h0)
     if h is not None and not in_loop:
         flags = reset
         before = keep(flags, time.before(jnp.broadcast_to(h, shape), h0))
