@@ -14,6 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -152,9 +153,7 @@ def show(console: Console, summary: Summary, device: str) -> None:
     """The brief tables and the verdicts on a terminal."""
     for table in summary.tables:
         if table.brief:
-            console.print(_rich_table(table))
-            if table.note:
-                console.print(Text(f"  {table.note}", style="dim"), soft_wrap=True)
+            _show_table(console, table)
     for verdict in summary.verdicts:
         line = Text(f"\n{verdict.outcome.upper()}", style=f"bold {_COLOURS[verdict.outcome]}")
         line.append(f"  {verdict.claim}: ", style="bold not dim default")
@@ -162,14 +161,24 @@ def show(console: Console, summary: Summary, device: str) -> None:
         console.print(line)
 
 
-def _rich_table(table: Table) -> RichTable:
-    rich_table = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-    rich_table.title_style = "bold"
-    for index, column in enumerate(table.columns):
-        rich_table.add_column(Text(column), justify="left" if index == 0 else "right")
+def _show_table(console: Console, table: Table) -> None:
+    """As many columns as fit side by side; a cell broken over lines is hard to read."""
+    widths = [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
+    count = len(widths)
+    while count > 2 and sum(widths[:count]) + 3 * count + 2 > console.width:
+        count -= 1
+    rich_table = RichTable(box=box.SIMPLE_HEAD)
+    for index, column in enumerate(table.columns[:count]):
+        rich_table.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
     for row in table.rows:
-        rich_table.add_row(*(Text(cell) for cell in row))
-    return rich_table
+        rich_table.add_row(*(Text(cell) for cell in row[:count]))
+    notes = [table.note] if table.note else []
+    if count < len(widths):
+        notes.append("Further columns are in the report.")
+    console.print(Text(f"\n{table.title}", style="bold"))
+    console.print(rich_table)
+    if notes:
+        console.print(Padding(Text(" ".join(notes), style="dim"), (0, 2)))
 
 
 def _section(title: str, parts: Iterable[str]) -> list[str]:

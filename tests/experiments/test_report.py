@@ -1,11 +1,13 @@
 """One page that loads nothing, says what is unfinished, and shows what it is given as text."""
 
+import io
 import re
 
 import pytest
+from rich.console import Console
 
 from experiments.harness import report, run_folder
-from experiments.harness.experiment import Table
+from experiments.harness.experiment import Summary, Table
 from tests.experiments import toy
 
 ENVIRONMENT = {
@@ -85,3 +87,16 @@ def test_what_was_left_out_is_told(tmp_path):
 def test_a_ragged_table_is_refused():
     with pytest.raises(ValueError, match="row \\('1',\\) has 1 cells, should have 2"):
         Table("t", ("a", "b"), (("1",),))
+
+
+@pytest.mark.parametrize("width", [70, 40])
+def test_a_terminal_shows_whole_cells_and_the_columns_that_fit(width):
+    columns = ("layer", "first", "a column that is wide", "last")
+    table = Table("Numbers", columns, (("LRU", "1.25 ms [1.1, 1.3]", "2", "3"),), note="A note.")
+    output = io.StringIO()
+    report.show(Console(file=output, width=width), Summary(tables=(table,)), "a chip")
+    shown = output.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert "1.25 ms [1.1, 1.3]" in shown
+    assert ("a column that is wide" in shown) == (width == 70)
+    assert ("Further columns" in shown) == (width == 40)
