@@ -7,8 +7,8 @@ A task that must move `bytes` and do `flops` operations cannot end before
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jax import lax
 from experiments.harness import environment
 from experiments.harness.timing import Check, Contender, Timing, compare
 
+_PRODUCT = "limit: product of matrices"
+_STREAM = "limit: stream "
 # Three arrays pass through memory: two are read, one is written.
 _STREAMS = {
     "a + b": (lambda a, b: a + b, np.add),
@@ -54,43 +56,39 @@ class Limits:
         return "bandwidth" if streaming else "arithmetic"
 
 
-def stream_contenders(total_bytes: float) -> list[Contender]:
-    """Plain elementwise kernels that move `total_bytes` in all, to be timed among the others.
+def contenders(total_bytes: float, product_size: int) -> list[Contender]:
+    """What measures the limits, to be timed among the others, so that a slow moment hits both.
 
-    One kernel alone can fall into an odd case of threads or page faults, so there are three.
+    Three plain elementwise kernels, each moving `total_bytes` in all (one alone can fall into an
+    odd case of threads or page faults), and a product of matrices of `product_size`.
     """
-    size = max(1, round(total_bytes / 12))
+    size = _stream_size(total_bytes)
     rng = np.random.default_rng(0)
     a, b = (rng.uniform(0.5, 1.5, size).astype(np.float32) for _ in range(2))
 
-    def contender(name: str) -> Contender:
+    def stream(name: str) -> Contender:
         function, expected = _STREAMS[name]
         # Both are correctly rounded but for a fused multiply-add: one rounding of a number below 4.
         check = functools.partial(_check, expected=expected(a, b), tolerance=4 * 2.0**-24)
-        return Contender(f"stream: {name}", function, (a, b), check)
+        return Contender(f"{_STREAM}{name}", function, (a, b), check)
 
-    return [contender(name) for name in _STREAMS]
+    return [*(stream(name) for name in _STREAMS), _product(product_size)]
 
 
-def bandwidth(timings: list[Timing], total_bytes: float) -> float:
-    """Bytes a second of the best of the stream contenders, among whatever else was timed."""
-    medians = [
-        np.median(timing.samples)
-        for timing in timings
-        if timing.name.startswith("stream: ") and timing.counts
-    ]
-    return float(12 * max(1, round(total_bytes / 12)) / min(medians))
+def measured(timings: Sequence[Timing], total_bytes: float, product_size: int) -> Limits:
+    """The limits, from the medians of `contenders` among whatever else was timed."""
+    right = {timing.name: np.median(timing.samples) for timing in timings if timing.counts}
+    best = min(seconds for name, seconds in right.items() if name.startswith(_STREAM))
+    return Limits(
+        bandwidth=float(3 * 4 * _stream_size(total_bytes) / best),
+        flop_rate=float(2 * product_size**3 / right[_PRODUCT]),
+    )
 
 
 @functools.cache
 def flop_rate(size: int, count: int = 1) -> float:
     """Operations a second of `count` float32 products of size x size matrices, measured once."""
-    rng = np.random.default_rng(0)
-    a, b = (rng.uniform(-1, 1, (count, size, size)).astype(np.float32) for _ in range(2))
-    # Sums of `size` products below 1: an error of at most `size` units of 2^-24 of their sum.
-    check = functools.partial(_check, expected=a @ b, tolerance=2 * size * size * 2.0**-24)
-    product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    return 2 * count * size**3 / _median("product", product, (a, b), check)
+    return 2 * count * size**3 / _median(_product(size, count))
 
 
 @functools.cache
@@ -103,7 +101,7 @@ def step_seconds() -> float:
 
     # 1 + 1/2 + 1/4 + ...: no step rounds before the sum is as near to 2 as float32 can be.
     check = functools.partial(_check, expected=np.array(2.0), tolerance=2.0**-22)
-    return _median("steps", steps, (x,), check) / len(x)
+    return _median(Contender("steps", steps, (x,), check)) / len(x)
 
 
 def memory_bytes() -> int:
@@ -112,10 +110,24 @@ def memory_bytes() -> int:
     return facts.get("bytes_limit") or environment.memory_bytes() or 8 * 2**30
 
 
-def _median(name: str, function: Any, arguments: tuple, check: Any) -> float:
-    (timing,) = compare([Contender(name, function, arguments, check)], budget_seconds=0.5)
+@functools.cache
+def _product(size: int, count: int = 1) -> Contender:
+    rng = np.random.default_rng(0)
+    a, b = (rng.uniform(-1, 1, (count, size, size)).astype(np.float32) for _ in range(2))
+    # Sums of `size` products below 1: an error of at most `size` units of 2^-24 of their sum.
+    check = functools.partial(_check, expected=a @ b, tolerance=2 * size * size * 2.0**-24)
+    product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    return Contender(_PRODUCT, product, (a, b), check)
+
+
+def _stream_size(total_bytes: float) -> int:
+    return max(1, round(total_bytes / (3 * 4)))
+
+
+def _median(contender: Contender) -> float:
+    (timing,) = compare([contender], budget_seconds=0.5)
     if not timing.counts:
-        raise ArithmeticError(f"{name}, timed as a limit of the machine, is wrong: {timing.check}")
+        raise ArithmeticError(f"{contender.name}, a limit of the machine, is wrong: {timing.check}")
     return float(np.median(timing.samples))
 
 

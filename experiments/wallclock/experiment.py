@@ -60,7 +60,8 @@ def describe(point: Point) -> str:
 
 
 def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Record]:
-    """One record for each contender of a point, and one for each streaming kernel beside them."""
+    """One record for each contender of a point, and one for each kernel that says how fast the
+    machine is."""
     for point in plan(config) if points is None else points:
         yield from _run_point(config, point)
 
@@ -75,7 +76,6 @@ def summary(records: Sequence[Record]) -> Summary:
 
 def _run_point(config: Config, point: Point) -> Iterator[Record]:
     direction, length = point["direction"], point["length"]
-    flop_rate = limits.flop_rate(config.product_size)
     task = make_task(config.batch, length, config.width, config.seed)
     ways: dict[str, tuple[str, str]] = {}
     contenders: list[Contender] = []
@@ -89,13 +89,13 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
     # As many bytes as the dense layers must move: the limit at this very size, caches included.
     streamed = work.least("RNN", direction, config.batch, length, config.width).bytes
     timings = compare(
-        contenders + limits.stream_contenders(streamed),
+        contenders + limits.contenders(streamed, config.product_size),
         rounds=config.rounds,
         sample_seconds=config.sample_seconds,
         budget_seconds=config.budget_seconds,
         watch=say,
     )
-    machine = limits.Limits(limits.bandwidth(timings, streamed), flop_rate)
+    machine = limits.measured(timings, streamed, config.product_size)
     for timing in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
         if timing.name in ways:
