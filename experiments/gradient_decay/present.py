@@ -106,7 +106,7 @@ def _decay_figure(records: Sequence[Record]) -> Figure:
             _reference_lines(axes, eps, text=column == 0)
         panels[0, column].set_title(_KINDS[kind])
         panels[0, column].legend(loc="lower left", fontsize=8)
-    _explain(panels[1, 0])
+    _explain(panels[1, 0], rings=len(_lengths(records)) > 1)
     for column in range(len(kinds)):
         panels[1, column].set_xlabel("lag k, steps back")
     top = panels[0, 0]
@@ -120,10 +120,11 @@ def _decay_figure(records: Sequence[Record]) -> Figure:
     power_of_ten_axis(top)
     panels[0, 0].set_ylabel("norm of $dh_T/dh_{T-k}$")
     panels[1, 0].set_ylabel("norm of $dL/dx_{T-k}$, relative to lag 0")
+    rings = "Rings: the first step of shorter sequences, which forget as fast. "
     figure.set_label(
-        f"What is left of a gradient k steps back, T = {longest}. {_how(records)} Rings: the "
-        "first step of shorter sequences, which forget as fast. L is a random linear readout of "
-        "the last state."
+        f"What is left of a gradient k steps back, T = {longest}. {_how(records)} "
+        f"{rings if len(_lengths(records)) > 1 else ''}L is a random linear readout of the last "
+        "state."
     )
     return figure
 
@@ -210,15 +211,13 @@ def _draw_layers(
             )
 
 
-def _explain(axes: Axes) -> None:
+def _explain(axes: Axes, *, rings: bool) -> None:
     """A legend for what all panels share."""
-    handles = [
-        axes.plot([], [], **_THEORY)[0],
-        axes.plot([], [], **_RING, markeredgecolor=figures.GREY)[0],
-    ]
-    axes.legend(
-        handles, ["closed form", "end of a shorter sequence"], loc="upper right", fontsize=8
-    )
+    axes.plot([], [], **_THEORY, label="closed form")
+    if rings:
+        axes.plot([], [], **_RING, markeredgecolor=figures.GREY, label="end of a shorter sequence")
+    shared = axes.lines[-2:] if rings else axes.lines[-1:]
+    axes.legend(handles=shared, loc="upper right", fontsize=8)
 
 
 def _reference_lines(axes: Axes, eps: float, *, text: bool) -> None:
@@ -413,6 +412,7 @@ def _decay_table(records: Sequence[Record]) -> Table:
             )
         )
     longest = max(_lengths(records))
+    seeds = _longest(records, _layers(records)[0])  # the same number and lags for every layer
     return Table(
         f"How far the gradient of the last state reaches back, in steps; T = {longest}",
         (
@@ -426,9 +426,9 @@ def _decay_table(records: Sequence[Record]) -> Table:
         ),
         tuple(rows),
         note=(
-            f"Median of {len(mine)} seeds [95% bootstrap interval over seeds]. The law is the one "
-            f"of lower AIC over lags 0 to {mine[0]['fit_lags']}. A half-life is where the measured "
-            "norm first halves; a power law has no other."
+            f"Median of {len(seeds)} seeds [95% bootstrap interval over seeds]. The law is the one "
+            f"of lower AIC over lags 0 to {seeds[0]['fit_lags']}. A half-life is where the "
+            "measured norm first halves; a power law has no other."
         ),
     )
 

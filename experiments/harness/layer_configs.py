@@ -98,11 +98,11 @@ def build(
 
 
 def _recurrent_init(config: Dense):
+    if config.gain is None:
+        return None
     if config.recurrent == "gaussian":
         return jax.nn.initializers.variance_scaling(config.gain**2, "fan_in", "normal")
-    if config.recurrent == "orthogonal":
-        return jax.nn.initializers.orthogonal(config.gain)
-    return None
+    return jax.nn.initializers.orthogonal(config.gain)
 
 
 def describe_init(config: Dense | Diagonal) -> str:

@@ -83,9 +83,9 @@ def digits(
         raise ModuleNotFoundError(
             "digits needs scikit-learn, which carries the scans: pip install 'rnnscan[experiments]'"
         ) from error
-    scans = load_digits()
-    x = (scans.data / 16).astype(np.float32).reshape(-1, *READINGS[reading])
-    y = scans.target.astype(np.int32)
+    scans, labels = map(np.asarray, load_digits(return_X_y=True))
+    x = (scans / 16).astype(np.float32).reshape(-1, *READINGS[reading])
+    y = labels.astype(np.int32)
     parts = _stratified(y, (test, validation), seed)
     return Digits(*(Split(x[part], y[part]) for part in reversed(parts)))
 
