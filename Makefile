@@ -27,8 +27,7 @@ typecheck: $(VENV)/.with-dev ## types, by basedpyright
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 notebooks: $(VENV)/.with-test ## run every notebook from its .py source and store its outputs
-	@for source in notebooks/*.py; do \
-	  echo "$$source"; $(BIN)/python -m jupytext --quiet --to ipynb --execute "$$source" || exit 1; done
+	$(BIN)/python scripts/make_notebooks.py
 
 clean: ## remove the environment and every cache; runs/ stays
 	rm -rf .venv .venv-newest $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
