@@ -29,6 +29,7 @@ from rnnscan.layers.arguments import floating, initial_state, one_step, positive
 from rnnscan.layers.cells import Cell, cells_from_torch
 from rnnscan.layers.draws import uniform
 from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
+from rnnscan.scan.arguments import vary_alike
 
 # Each nonlinearity with its derivative, written in terms of its own value h = phi(z).
 NONLINEARITIES: dict[str, tuple[Callable, Callable]] = {
@@ -225,9 +226,8 @@ def _evaluate(
         outputs = []
         for cell, reverse in zip(directions, (False, True), strict=False):
             drive = affine(h, cell.w_ih, cell.b_ih, cell.b_hh)
-            out, end = _recurrence(
-                layer.nonlinearity, reverse, drive, cell.w_hh, next(states), valid
-            )
+            operands = vary_alike(drive, cell.w_hh, next(states), valid)
+            out, end = _recurrence(layer.nonlinearity, reverse, *operands)
             outputs.append(out)
             last.append(end)
         h = jnp.concatenate(outputs, axis=-1)

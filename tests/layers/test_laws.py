@@ -191,6 +191,25 @@ def test_vmap_over_layer_input_and_state(name):
 
 
 @every_layer
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+def test_shard_map_over_the_batch(name, padded):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    layer, x = make(name), draw(2, 4, FEATURES)
+    lengths = jnp.array([4, 1]) if padded else None
+    split = jax.sharding.PartitionSpec("data")
+
+    def run(layer, x, lengths):
+        return layer(x, lengths=lengths)[0]
+
+    specs = (jax.sharding.PartitionSpec(), split, split)
+    sharded = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=split)
+    # Whether it shards is a question of types: what varies over the mesh, and what does not.
+    gradient = jax.eval_shape(jax.grad(lambda layer: sharded(layer, x, lengths).sum()), layer)
+    shapes = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (gradient, layer))
+    assert next(shapes) == next(shapes)
+
+
+@every_layer
 def test_an_optimiser_takes_the_layer_as_it_is(name):
     layer, x = make(name), draw(4, 5, FEATURES)
     target = draw(*jax.eval_shape(layer, x)[0].shape, seed=2)
