@@ -565,7 +565,7 @@ table(
 # %% [markdown]
 # Lines are medians of eight draws, bands their quartiles. The tanh RNN, drawn as usual, keeps less
 # than a thousandth after a dozen steps. A decay near 1 reaches further, by choice: its half-life is
-# $\ln 2 / {-\ln a}$. The LRU has decays of every half-life at once: it still passes on about a tenth
+# $\ln 2 / {-\ln a}$. The LRU has decays of every half-life at once: it passes on about a tenth
 # at lag 100. At the far end it falls below its closed form, which is the mean over all draws: of 64
 # decays only a few lie that close to 1.
 #
