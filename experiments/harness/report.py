@@ -49,9 +49,9 @@ figcaption { margin-top: .4rem; color: var(--soft); font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { margin: .9rem 0 .2rem; border-collapse: collapse; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; white-space: nowrap; }
 th, td { padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: top; } th { font-weight: 600; color: var(--soft); }
+  vertical-align: top; white-space: nowrap; } th { font-weight: 600; color: var(--soft); }
 th:first-child, td:first-child, .facts td { text-align: left; } .facts td { overflow-wrap: anywhere;
 } details { margin: .75rem 0; } summary { cursor: pointer; font-weight: 600; } pre { overflow-x:
 auto; padding: .6rem .8rem; background: var(--card); border: 1px solid var(--line);
@@ -208,7 +208,7 @@ def _table(table: Table) -> str:
     rows = "".join(
         "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
-    note = f'<p class="soft">{_text(table.note)}</p>' if table.note else ""
+    note = f'<p class="soft note">{_text(table.note)}</p>' if table.note else ""
     return (
         f'<div class="scroll"><table><caption>{_text(table.title)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"

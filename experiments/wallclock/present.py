@@ -272,7 +272,7 @@ def _verdict(good: Sequence[Record]) -> Verdict:
     rnn = _of(longest, direction=direction)[0]
     length, share = rnn["point"]["length"], _fraction(rnn)
     text = (
-        f"{direction} at T = {short_count(length)}: lax.scan takes "
+        f"{_title(direction).capitalize()} at T = {short_count(length)}: lax.scan takes "
         f"{short_seconds(_median(rnn) * rnn['batch'] / length)} a step and reaches "
         f"{100 * share:.2g} % of this machine's limit ({rnn['limited_by']})."
     )
