@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from experiments.harness import figures
@@ -37,7 +39,8 @@ def summary(records: Sequence[Record]) -> Summary:
     for reading in _readings(done):
         tables.append(_accuracy_table(_of(done, reading=reading)))
     for reading in _readings(done):
-        tables.append(_reach_table(_of(done, reading=reading), brief=len(tables) < 2))
+        brief = reading == _longest_reading(done)
+        tables.append(_reach_table(_of(done, reading=reading), brief=brief))
     return Summary((_classifier_verdict(done), _memory_verdict(done)), tuple(tables))
 
 
@@ -213,14 +216,14 @@ def _reach_figure(records: Sequence[Record]) -> Figure:
 def _pixel_figure(records: Sequence[Record]) -> Figure:
     layers = _layers(records)
     figure, panels = figures.new_figure(2, len(layers), size=(2.1 * len(layers) + 1.2, 4.9))
-    image = None
+    shades = ScalarMappable(Normalize(-6, 0), "viridis")  # in powers of ten
     for column, layer in enumerate(layers):
         for row, when in enumerate(("before", "after")):
             axes = panels[row, column]
             curve = np.median(_array(_of(records, layer=layer), f"input_{when}"), axis=0) / LN10
             # Lag 63 is the first pixel, top left. The brightest of each scan's pixels is 1.
             scan = (curve - curve.max())[::-1].reshape(8, 8)
-            image = axes.imshow(scan, cmap="viridis", vmin=-6, vmax=0)
+            axes.imshow(scan, cmap=shades.cmap, norm=shades.norm)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.grid(visible=False)
@@ -228,7 +231,7 @@ def _pixel_figure(records: Sequence[Record]) -> Figure:
                 axes.set_title(layer.replace(", ", ",\n"), fontsize=9)
     for row, when in enumerate(("before", "after")):
         panels[row, 0].set_ylabel(f"{when} training")
-    bar = figure.colorbar(image, ax=panels, shrink=0.8, extend="min")
+    bar = figure.colorbar(shades, ax=panels, shrink=0.8, extend="min")
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$" if value else "1")
     bar.set_label("norm of $dL/dx_t$, relative to the largest")
     figure.set_label(
@@ -259,17 +262,17 @@ def _accuracy_table(records: Sequence[Record]) -> Table:
     for layer in _layers(records):
         mine = _of(records, layer=layer)
         steps = np.concatenate([np.asarray(record["step_seconds"], float) for record in mine])
-        low, middle, high = np.quantile(steps, [0.25, 0.5, 0.75])
+        low, middle, high = 1e3 * np.quantile(steps, [0.25, 0.5, 0.75])
         compiled = max(float(record["compile_seconds"]) for record in mine)
         best = [max(record["validation_accuracy"]) for record in mine]
         rows.append(
             (
                 layer,
-                f"{mine[0]['hidden']}",
+                f"{mine[0]['hidden']}{' complex' if mine[0]['kind'] == 'LRU' else ''}",
                 f"{mine[0]['parameters']:,}",
                 _percent(float(np.median(best))),
                 _spread(_array(mine, "test_accuracy"), _percent),
-                f"{short_seconds(middle)} ({short_seconds(low)} to {short_seconds(high)})",
+                f"{middle:.2g} ({low:.2g} to {high:.2g})",
                 short_seconds(compiled) if compiled else "–",
             )
         )
@@ -282,13 +285,13 @@ def _accuracy_table(records: Sequence[Record]) -> Table:
             "parameters",
             "validation, %",
             "test, %",
-            "training step",
-            "compiled in",
+            "step, ms",
+            "compile",
         ),
         tuple(rows),
         note=(
-            f"Median (range) over {_seeds(records)}; a step's time is median (quartiles) over "
-            f"epochs, for a batch of {first['batch_size']}. The epoch that validates best is "
+            f"Median (range) over {_seeds(records)}; time of a training step: median (quartiles) "
+            f"over epochs, batch of {first['batch_size']}. The epoch that validates best is "
             f"tested, once, on {first['test_size']} scans. A dash: the program of the layer above "
             "served again."
         ),

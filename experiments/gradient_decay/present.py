@@ -103,7 +103,7 @@ def _decay_figure(records: Sequence[Record]) -> Figure:
         for row, field in enumerate(("state", "input")):
             axes = panels[row, column]
             _draw_layers(axes, [r for r in records if r["kind"] == kind], field)
-            _reference_lines(axes, eps, text=column == 0)
+            _reference_lines(axes, eps, text=row == column == 0)
         panels[0, column].set_title(_KINDS[kind])
         panels[0, column].legend(loc="lower left", fontsize=8)
     _explain(panels[1, 0], rings=len(_lengths(records)) > 1)

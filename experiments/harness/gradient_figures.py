@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.ticker import MaxNLocator
 
 from experiments.harness.figures import line_style
 
@@ -31,4 +32,5 @@ def layer_look(kind: str, index: int) -> dict[str, Any]:
 
 def power_of_ten_axis(axes: Axes) -> None:
     """Ticks of a y axis whose values are logarithms to base ten."""
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$" if value else "1")
