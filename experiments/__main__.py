@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 try:
+    import jax
     import tyro
     from rich.console import Console
 
@@ -55,6 +56,8 @@ def run_experiment(
       overrides: values to change, in TOML syntax; a bare word is a string.
       runs: the folder that holds the run folders.
     """
+    # A program out of a cache on disk would be said to compile in no time.
+    jax.config.update("jax_enable_compilation_cache", False)
     file = registry.find_config(config_name)
     experiment = registry.load(file.experiment)
     resolved = config.resolve(experiment.Config, file.values, overrides, str(_short(file.path)))

@@ -78,9 +78,11 @@ def contenders(total_bytes: float, product_size: int) -> list[Contender]:
 def measured(timings: Sequence[Timing], total_bytes: float, product_size: int) -> Limits:
     """The limits, from the medians of `contenders` among whatever else was timed."""
     right = {timing.name: np.median(timing.samples) for timing in timings if timing.counts}
-    best = min(seconds for name, seconds in right.items() if name.startswith(_STREAM))
+    streams = [seconds for name, seconds in right.items() if name.startswith(_STREAM)]
+    if not streams or _PRODUCT not in right:
+        raise ArithmeticError(f"plain kernels computed wrong results here: {timings}")
     return Limits(
-        bandwidth=float(3 * 4 * _stream_size(total_bytes) / best),
+        bandwidth=float(3 * 4 * _stream_size(total_bytes) / min(streams)),
         flop_rate=float(2 * product_size**3 / right[_PRODUCT]),
     )
 

@@ -30,6 +30,16 @@ def test_only_the_best_kernel_that_is_right_says_how_fast_the_machine_is():
     assert limits.measured(timings, 1200.0, 10) == Limits(bandwidth=600.0, flop_rate=4000.0)
 
 
+def test_without_a_right_kernel_there_is_no_limit():
+    for wrong in ("limit: stream a + b", "limit: product of matrices"):
+        timings = [
+            timing(name, 1.0, error=float(name == wrong))
+            for name in ("limit: stream a + b", "limit: product of matrices")
+        ]
+        with pytest.raises(ArithmeticError, match="wrong results"):
+            limits.measured(timings, 1200.0, 10)
+
+
 def test_the_kernels_are_right_and_move_what_was_asked():
     contenders = limits.contenders(1200.0, 8)
     for contender in contenders[:3]:

@@ -37,6 +37,7 @@ def test_every_contender_is_timed_and_right(tiny_run):
     code, folder = tiny_run
     assert code == 0
     assert folder.finished
+    assert not jax.config.jax_enable_compilation_cache
     records = [record for record in folder.records() if "layer" in record]
     assert len(records) == len(WAYS)
     for record in records:
