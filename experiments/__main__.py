@@ -11,6 +11,8 @@ try:
     import jax
     import tyro
     from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
 
     from experiments.harness import config, registry, run_folder, runner
 except ModuleNotFoundError as error:
@@ -32,7 +34,7 @@ def list_experiments() -> int:
     console = _console()
     for name in registry.names():
         console.print(f"[bold]{name}[/bold]")
-        console.print(f"  {registry.load(name).CLAIM}", markup=False, highlight=False)
+        console.print(Padding(Text(registry.load(name).CLAIM), (0, 0, 0, 2)))
         files = registry.configs(name)
         words = [name if file.path.stem == "default" else _short(file.path) for file in files]
         width = max(map(len, words), default=0)
