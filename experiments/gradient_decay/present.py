@@ -399,15 +399,17 @@ def _decay_table(records: Sequence[Record]) -> Table:
         length = mine[0]["point"]["length"]
         powers = sum(record["law"] == "power" for record in mine)
         law = "power law" if powers > len(mine) / 2 else "exponential"
+        counted = f"{law} ({max(powers, len(mine) - powers)}/{len(mine)})"
+        flat = np.abs(_values(mine, "rate")).max() * mine[0]["fit_lags"] < 0.01
         kept = np.median([_kept(record, DOZEN) for record in mine])
         rows.append(
             (
                 layer,
-                f"{_percent(kept)}",
+                _percent(kept),
                 _with_interval(_values(mine, "half_life"), length),
                 _steps(_theory_half_life(mine[0])),
                 _with_interval(_values(mine, "horizon"), length),
-                f"{law} ({max(powers, len(mine) - powers)}/{len(mine)})",
+                "flat" if flat else counted,
                 _steps(float(np.median(_values(mine, "float32_lag")))),
             )
         )
