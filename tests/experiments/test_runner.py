@@ -20,7 +20,7 @@ from rich.console import Console
 from experiments.harness import environment, runner
 from tests.experiments import toy
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 found = environment.describe()
 environment.describe = lambda: {**found, "git": None, "source": ""}  # whatever is edited meanwhile
 config = toy.Config(values=(1, 2, 3, 4), pause=float(sys.argv[2]))
