@@ -125,7 +125,7 @@ def test_an_experiment_that_breaks_the_protocol_is_told_how(tmp_path, broken, me
 
 
 def test_ctrl_c_leaves_a_folder_that_the_same_command_completes(tmp_path):
-    command = [sys.executable, "-u", "-c", SCRIPT, str(tmp_path), "0.3"]
+    command = [sys.executable, "-u", "-c", SCRIPT, str(tmp_path), "1.5"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = []
     while not any("[2/4]" in line for line in lines):
