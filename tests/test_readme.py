@@ -1,0 +1,34 @@
+"""What the README shows is true: its Python runs, its files exist, its commands are known."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_import_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["['sequential']"] or done.stdout.split() == ["['associative']"]
+
+
+def test_its_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    missing = [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()]
+    assert not missing
+
+
+def test_its_commands_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    assert {"quickstart", "test"} <= set(targets)
+    assert all(f"\n{target}:" in makefile for target in targets)
+    runs = re.findall(r"-m experiments run (\w+)", README)
+    assert all((ROOT / "experiments" / name / "experiment.py").exists() for name in runs)
