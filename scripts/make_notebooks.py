@@ -72,6 +72,21 @@ def execute(notebook: NotebookNode) -> NotebookNode:
         )
         client.execute(env={**os.environ, "PYTHONPATH": path}, cleanup_kc=True)
     notebook.metadata = metadata  # without the kernel's version of Python
+    return join_streams(notebook)
+
+
+def join_streams(notebook: NotebookNode) -> NotebookNode:
+    """Makes one output of what a cell prints in a row, in place: chance decides where it is cut."""
+    for cell in notebook.cells:
+        joined = []
+        for output in cell.get("outputs", ()):
+            before = joined[-1] if joined else {}
+            if output.output_type == "stream" and before.get("name") == output.name:
+                before["text"] += output.text
+            else:
+                joined.append(output)
+        if "outputs" in cell:
+            cell["outputs"] = joined
     return notebook
 
 
