@@ -35,7 +35,7 @@ clean: ## remove the environment and every cache; runs/ stays
 
 # One stamp per extra; a change of pyproject.toml installs again.
 $(VENV)/.with-%: pyproject.toml | $(BIN)/python
-	@echo "Installing rnnscan[$*] into $(VENV); the first time downloads about 200 MB ..."
+	@echo "Installing rnnscan[$*] into $(VENV) (from nothing, a download of about 200 MB) ..."
 	@$(PIP) --editable ".[$*]"
 	@touch $@
 
