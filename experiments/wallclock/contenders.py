@@ -101,7 +101,7 @@ def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def tolerance(size: tuple[int, int, int], radius: float, backward: bool) -> float:
     """How far float32 may be from float64, relative, in the 2-norm.
 
-    The errors of a sum of N terms are independent roundings: they grow as u sqrt(N), with u = 2^-24.
+    Errors of a sum of N terms are independent roundings and grow as u sqrt(N), with u = 2^-24.
     A step sums `width` products; the gradient of a weight sums over batch * length besides. The
     recurrence carries an error on, by 1 / (1 - radius) in all for eigenvalues up to radius. At most
     a third of that was seen.
