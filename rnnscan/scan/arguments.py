@@ -22,25 +22,36 @@ DTYPES = tuple(
 
 
 def promote(**operands) -> list[Any]:
-    """The operands as arrays of one dtype, by JAX's promotion; `None` stays `None`."""
-    given = {name: x for name, x in operands.items() if x is not None}
+    """The operands as arrays of one dtype, by JAX's promotion; an h0 of `None` stays `None`."""
+    given = {name: x for name, x in operands.items() if name != "h0" or x is not None}
     for name, x in given.items():
+        if not (isinstance(x, (bool, int, float, complex)) or hasattr(x, "dtype")):
+            what = f"a {type(x).__name__}"
+            raise TypeError(f"{name}: got {what}, expected an array or a number; use jnp.asarray")
         dtype = np.dtype(type(x)) if isinstance(x, (bool, int)) else jnp.result_type(x)
         if dtype not in DTYPES:
             known = ", ".join(dtype.name for dtype in DTYPES)
+            hint = f"; write {float(x)} for a number" if isinstance(x, int) else ""
             raise TypeError(
-                f"{name}: got dtype {dtype.name} and shape {jnp.shape(x)}, expected one of {known}"
+                f"{name}: got dtype {dtype.name} and shape {jnp.shape(x)}, expected one of "
+                f"{known}{hint}"
             )
     dtype = jnp.result_type(*given.values())
     return [None if x is None else jnp.asarray(x, dtype) for x in operands.values()]
 
 
+def direction(reverse) -> bool:
+    """`reverse` as a bool; it is part of the program, so it cannot be traced."""
+    if not isinstance(reverse, (bool, np.bool_)):
+        raise TypeError(f"reverse: got {reverse!r}, expected True or False")
+    return bool(reverse)
+
+
 def time_axis(axis, b_shape, *, trailing: int) -> int:
     """`axis` as a non-negative position among the axes of b that may be time."""
-    try:
-        axis = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"axis: got {axis!r}, expected an integer") from None
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"axis: got {axis!r}, expected an integer")
+    axis = operator.index(axis)
     rank = len(b_shape)
     position = axis + rank if axis < 0 else axis
     if not 0 <= position < rank - trailing:

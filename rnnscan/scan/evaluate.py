@@ -1,7 +1,9 @@
 """From a primitive of `recurrence.py` to a method's program, once the platform is known.
 
-Adjacent axes that every operand broadcasts alike are merged, so that a method usually sees
-(outer, T, inner); the method is chosen from the table; empty results need no method.
+On a CPU, adjacent axes that every operand broadcasts alike are merged, so that a method usually
+sees (outer, T, inner). Elsewhere they are left as they are: an array may be sharded over one of
+them, and the compiler would gather it to merge. The method is chosen from the table; empty results
+need no method.
 """
 
 import math
@@ -46,7 +48,7 @@ def run_scan(a, b, h0, *reset, spec, platform):
     shape = full_shape(spec, b, a, h0, *reset)
     if math.prod(shape) == 0:
         return lax.full_like(b, 0, shape=shape)
-    layout = _layout(spec, shape, a, b, h0, *reset)
+    layout = _layout(spec, platform, shape, a, b, h0, *reset)
     a, b, h0, *reset = layout.merge(a, b, h0, *reset)
     method = _method(spec, platform, shape, b.dtype, a, layout)
     operands = (a, b, h0, reset[0] if reset else None)
@@ -59,7 +61,7 @@ def run_tangent(a, h, h0, da, db, dh0, *reset, spec, platform):
     shape = full_shape(spec, db, a, h, h0, da, dh0, *reset)
     if math.prod(shape) == 0:
         return lax.full_like(db, 0, shape=shape)
-    layout = _layout(spec, shape, a, h, h0, da, db, dh0, *reset)
+    layout = _layout(spec, platform, shape, a, h, h0, da, db, dh0, *reset)
     a, h, h0, da, db, dh0, *reset = layout.merge(a, h, h0, da, db, dh0, *reset)
     method = _method(spec, platform, shape, db.dtype, a, layout)
     operands = (a, h, h0, reset[0] if reset else None, da, db, dh0)
@@ -73,7 +75,7 @@ def run_transpose(g, a, *rest, spec, platform, with_decay, decay_shape, state_sh
     if math.prod(shape) == 0:
         return [lax.full_like(g, 0, shape=s) for s in shapes]
     da_shape = decay_shape if with_decay else a.shape
-    layout = _layout(spec, shape, g, a, *rest, like=(da_shape, state_shape))
+    layout = _layout(spec, platform, shape, g, a, *rest, like=(da_shape, state_shape))
     g, a, *rest = layout.merge(g, a, *rest)
     h, h0, *reset = rest if with_decay else (None, None, *rest)
     method = _method(spec, platform, shape, g.dtype, a, layout)
@@ -104,14 +106,14 @@ class _Layout(NamedTuple):
         return [x.reshape(self.merged(x.shape)) for x in operands]
 
 
-def _layout(spec: Spec, shape, *operands, like=()) -> _Layout:
+def _layout(spec: Spec, platform, shape, *operands, like=()) -> _Layout:
     """Axes merge where every operand broadcasts both of them or neither; time stays alone."""
     shapes = [*(x.shape for x in operands), *like]
     groups, patterns = [], []
     for i in range(len(shape) - spec.product.state_axes):
         # Which operands broadcast over this axis; an axis of size 1 fits any neighbour.
         pattern = None if shape[i] == 1 else [s[i] == 1 for s in shapes]
-        alone = i == spec.axis or not groups or groups[-1][0] == spec.axis
+        alone = platform != "cpu" or not groups or spec.axis in (i, groups[-1][0])
         if not alone and (None in (pattern, patterns[-1]) or pattern == patterns[-1]):
             groups[-1] = (groups[-1][0], i + 1)
             patterns[-1] = patterns[-1] or pattern

@@ -9,7 +9,7 @@ from rnnscan.scan import arguments
 from rnnscan.scan.evaluate import case_of
 from rnnscan.scan.linear_methods import table
 from rnnscan.scan.recurrence import recurrence
-from rnnscan.scan.table import MethodRow
+from rnnscan.scan.table import MethodRow, checked_platform
 
 
 def linear_scan(
@@ -36,7 +36,8 @@ def linear_scan(
       reset: boolean. Where true, the state before that step in scan order (h0 included) is dropped:
         `h_t = b_t` and the gradient of a_t is 0, whatever a_t and the past were, inf and nan
         included. One axis: over time, of length T; otherwise it broadcasts to b. With `reverse`, a
-        packed batch marks the last element of each segment.
+        packed batch marks the last element of each segment. (The gradient of a *constant* decay
+        sums over all steps: a nan elsewhere in the past still makes that sum nan, as in any loop.)
       method: `"auto"`, or a name of `explain_linear_scan`: `"sequential"`, `"associative"`.
 
     Returns:
@@ -51,6 +52,9 @@ def linear_scan(
     T (`associative`: grows with log T). The backward pass is one reversed scan (equation 3 of
     `rnnscan/scan/recurrence.py`) and keeps a and h only. Complex gradients follow JAX: no
     conjugation.
+
+    Sharding: over batch axes by `jax.shard_map`, or automatically. A mesh with explicit axes needs
+    `jax.shard_map` or `jax.sharding.auto_axes` around the call.
 
     Exactness: within a few roundings of the state, propagated by the recurrence itself (Higham
     2002, section 3.1, for the inner products that it is made of). `associative` multiplies decays
@@ -70,9 +74,10 @@ def linear_scan(
     Array([1. , 1.5, 1. ], dtype=float32)
     """
     table.check(method)
+    reverse = arguments.direction(reverse)
     operands = _in_line(a, b, h0, reset, axis)
     axis %= operands[1].ndim
-    return recurrence(table, *operands, axis=axis, reverse=bool(reverse), method=method)
+    return recurrence(table, *operands, axis=axis, reverse=reverse, method=method)
 
 
 def explain_linear_scan(
@@ -99,7 +104,7 @@ def explain_linear_scan(
     axis %= len(b.shape)
     case = case_of(
         table,
-        platform or jax.default_backend(),
+        checked_platform(platform or jax.default_backend()),
         b.dtype,
         b.shape,
         axis,

@@ -11,7 +11,7 @@ from rnnscan.scan.evaluate import case_of
 from rnnscan.scan.linear_methods import associative, sequential
 from rnnscan.scan.product import matmul_precision, matrix
 from rnnscan.scan.recurrence import recurrence
-from rnnscan.scan.table import Case, MethodRow, MethodTable
+from rnnscan.scan.table import Case, MethodRow, MethodTable, checked_platform
 
 # Above this n, the n^3 of a composition outweighs the steps that a tree saves on an accelerator.
 # An estimate, not a measurement.
@@ -21,8 +21,8 @@ _LARGEST_TREE = 32
 def prefer(case: Case) -> tuple[str, str]:
     if case.platform == "cpu":
         return "sequential", "on a CPU n^2 work a step beats the n^3 of a tree"
-    if case.length < 8:
-        return "sequential", "too few steps for a tree"
+    if case.symbolic or case.length < 8:
+        return "sequential", "too few steps for a tree, or their number is not known yet"
     if case.size > _LARGEST_TREE:
         return "sequential", f"n = {case.size}: a tree would multiply n x n matrices, n^3 work each"
     return "associative", f"n = {case.size} is small, and a tree has 2 log2(T) dependent steps"
@@ -89,9 +89,10 @@ def matrix_scan(
     """
     table = _current_table()
     table.check(method)
+    reverse = arguments.direction(reverse)
     operands = _in_line(A, b, h0, reset, axis)
     axis %= operands[1].ndim
-    return recurrence(table, *operands, axis=axis, reverse=bool(reverse), method=method)
+    return recurrence(table, *operands, axis=axis, reverse=reverse, method=method)
 
 
 def explain_matrix_scan(
@@ -117,7 +118,7 @@ def explain_matrix_scan(
     axis %= len(b.shape)
     case = case_of(
         _current_table(),
-        platform or jax.default_backend(),
+        checked_platform(platform or jax.default_backend()),
         b.dtype,
         b.shape,
         axis,

@@ -32,6 +32,7 @@ from jax.interpreters import ad, batching, mlir
 
 from rnnscan.scan.evaluate import Spec, full_shape, run_scan, run_tangent, run_transpose
 from rnnscan.scan.product import sum_to
+from rnnscan.scan.table import PLATFORMS
 from rnnscan.scan.time_axis import TimeAxis, keep
 
 
@@ -266,18 +267,30 @@ def _transpose_batch(operands, dims, *, spec, with_decay, decay_shape, state_sha
     return outputs, [dim] * len(outputs)
 
 
+def _platform_of(operand) -> str:
+    """Where an operand lies when a primitive is evaluated outside of any program."""
+    devices = operand.devices() if isinstance(operand, jax.Array) else ()
+    platform = next(iter(devices)).platform if devices else jax.default_backend()
+    return "cuda" if platform == "gpu" else platform
+
+
 def _primitive(name, aval, run, jvp, transpose, batch, *, multiple_results=False):
     primitive = Primitive(f"rnnscan_{name}")
     primitive.multiple_results = multiple_results
     primitive.def_abstract_eval(aval)
 
-    @functools.partial(jax.jit, static_argnames=("params",))
-    def evaluate(*operands, params):
-        return primitive.bind(*operands, **dict(params))
+    # Not a jit of the primitive itself: with jit disabled, that would call itself for ever.
+    @functools.partial(jax.jit, static_argnames=("params", "platform"))
+    def evaluate(*operands, params, platform):
+        return run(*operands, platform=platform, **dict(params))
 
-    primitive.def_impl(lambda *xs, **params: evaluate(*xs, params=tuple(sorted(params.items()))))
-    for platform in ("cpu", "cuda", "rocm", "tpu"):
-        rule = functools.partial(run, platform=platform)
+    def impl(*operands, **params):
+        platform = _platform_of(operands[0])
+        return evaluate(*operands, params=tuple(sorted(params.items())), platform=platform)
+
+    primitive.def_impl(impl)
+    for platform in (*PLATFORMS, None):
+        rule = functools.partial(run, platform=platform or "other")
         lowering = mlir.lower_fun(rule, multiple_results=multiple_results)
         mlir.register_lowering(primitive, lowering, platform=platform)
     ad.primitive_jvps[primitive] = jvp

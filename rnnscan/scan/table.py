@@ -11,13 +11,24 @@ import numpy as np
 
 from rnnscan.scan.product import Product
 
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def checked_platform(name: str) -> str:
+    """One of `PLATFORMS`; JAX calls a CUDA device "gpu"."""
+    name = "cuda" if name == "gpu" else name
+    if name not in PLATFORMS:
+        known = ", ".join(map(repr, PLATFORMS))
+        raise ValueError(f"platform: got {name!r}, expected one of {known}")
+    return name
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """What is known of a call when a method is chosen: nothing but platform, shapes and dtype.
 
     Attributes:
-      platform: "cpu", "cuda", "rocm" or "tpu": what the code is lowered for.
+      platform: "cpu", "cuda", "rocm", "tpu" or "other": what the code is lowered for.
       dtype: of b and h.
       length: T.
       width: numbers in the states of one step, batch included.
@@ -31,6 +42,11 @@ class Case:
     width: int
     size: int
     constant: bool
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether the length is a symbol (`jax.export`), not yet a number."""
+        return not isinstance(self.length, int)
 
 
 @dataclasses.dataclass(frozen=True)

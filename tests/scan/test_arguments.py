@@ -1,11 +1,16 @@
 """What the front doors accept, refuse and say."""
 
+import functools
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rnnscan import explain_linear_scan, explain_matrix_scan, linear_scan, matrix_scan
+from rnnscan.scan.evaluate import Spec, run_scan
+from rnnscan.scan.linear_methods import table as linear_table
 from tests.scan.cases import METHODS, every_method
 
 b = np.ones((4, 3), np.float32)
@@ -21,6 +26,8 @@ A = np.eye(3, dtype=np.float32)
         ((1.0, b, np.ones((2,), np.float32)), ValueError, ["h0:", "(2,)", "(4, 3)"]),
         ((1.0, b, np.ones((4, 3), np.float32)), ValueError, ["h0:", "(4, 3)", "(3,)"]),
         ((1, b), TypeError, ["a:", "int"]),
+        ((None, b), TypeError, ["a:", "NoneType"]),
+        ((1.0, [1.0, 2.0]), TypeError, ["b:", "list"]),
         ((1.0, b.astype(int)), TypeError, ["b:", "int", "(4, 3)"]),
         ((1.0, b, np.ones(3, bool)), TypeError, ["h0:", "bool"]),
         ((1.0, np.float32(1)), ValueError, ["b:", "()", "time"]),
@@ -39,6 +46,8 @@ def test_operands_that_do_not_fit(arguments, error, words):
         ({"axis": 2}, ValueError, ["axis:", "2", "(4, 3)"]),
         ({"axis": -3}, ValueError, ["axis:", "-3", "(4, 3)"]),
         ({"axis": 0.5}, TypeError, ["axis:", "0.5"]),
+        ({"axis": True}, TypeError, ["axis:", "True"]),
+        ({"reverse": "no"}, TypeError, ["reverse:", "'no'"]),
         ({"method": "fast"}, ValueError, ["method:", "'fast'", "'sequential'", "'associative'"]),
         ({"reset": np.ones(3, bool)}, ValueError, ["reset:", "(3,)", "4"]),
         ({"reset": np.ones(1, bool)}, ValueError, ["reset:", "(1,)", "4"]),
@@ -161,6 +170,45 @@ def test_explanations_agree_with_the_methods():
         ("cuda", 4): "associative",
         ("cuda", 256): "sequential",
     }
+
+
+def test_explain_refuses_a_platform_that_is_none():
+    with pytest.raises(ValueError, match=r"platform: got 'CPU', expected one of 'cpu', 'cuda'"):
+        explain_linear_scan(0.5, b, platform="CPU")
+
+
+@every_method
+def test_without_jit_and_when_debugging_nans(method):
+    """JAX runs a program again, step by step, to find where a nan arose."""
+    with jax.disable_jit():
+        h, pull = jax.vjp(lambda b: linear_scan(0.5, b, method=method), jnp.ones(3))
+        np.testing.assert_allclose(h, [1, 1.5, 1.75])
+        np.testing.assert_allclose(pull(jnp.ones(3))[0], [1.75, 1.5, 1])
+    with jax.debug_infs(True), pytest.raises(FloatingPointError):
+        linear_scan(1e30, jnp.ones(5), method=method)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_a_symbolic_length_is_exported(platform):
+    (length,) = jax.export.symbolic_shape("T")
+    spec = jax.ShapeDtypeStruct((length, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda b: linear_scan(0.5, b)), platforms=[platform])(spec)
+    assert exported.out_avals[0].shape == (length, 3)
+
+
+def test_layouts_of_other_platforms_give_the_same_numbers():
+    """Where axes are not merged: the program that an accelerator would get, run on the CPU."""
+    rng = np.random.default_rng(0)
+    operands = [
+        jnp.asarray(rng.normal(size=s), "float32")
+        for s in [(2, 1, 5, 3), (2, 4, 5, 3), (1, 4, 1, 3)]
+    ]
+    spec = Spec(linear_table, "auto", 2, True)
+    here, there = (
+        jax.jit(functools.partial(run_scan, spec=spec, platform=platform))(*operands)
+        for platform in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-5)
 
 
 def test_precision_is_highest_unless_the_caller_says_otherwise():

@@ -8,8 +8,8 @@ from rnnscan.scan.table import Case, MethodTable
 def prefer(case: Case) -> tuple[str, str]:
     if case.platform == "cpu":
         return "sequential", "on a CPU one pass over memory beats the several passes of a tree"
-    if case.length < 8:
-        return "sequential", "too few steps for a tree"
+    if case.symbolic or case.length < 8:
+        return "sequential", "too few steps for a tree, or their number is not known yet"
     return "associative", "an accelerator pays for every sequential step, a tree has 2 log2(T)"
 
 

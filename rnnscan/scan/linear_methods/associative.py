@@ -87,10 +87,17 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
     return da, adjoint.astype(dtype), dh0
 
 
+def why_not(case):
+    if case.symbolic:
+        return "the length is a symbol, and a tree needs the number when the program is made"
+    return None
+
+
 method = Method(
     name="associative",
     summary="a tree over time: span 2 log2(T), several times the memory traffic",
     forward=forward,
     tangent=tangent,
     transpose=transpose,
+    why_not=why_not,
 )
