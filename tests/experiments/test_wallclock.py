@@ -230,7 +230,7 @@ def test_list_shows_claims_configs_and_times(capsys, monkeypatch):
     assert "Claim 5" in output
     assert "run wallclock " in output
     assert "run experiments/wallclock/configs/small.toml" in output
-    assert "about 8 minutes on two cores" in output
+    assert "about 5 minutes on two cores" in output
 
 
 def test_the_command_is_a_module():
