@@ -59,12 +59,18 @@ class Limits:
 def contenders(total_bytes: float, product_size: int) -> list[Contender]:
     """What measures the limits, to be timed among the others, so that a slow moment hits both.
 
-    Three plain elementwise kernels, each moving `total_bytes` in all (one alone can fall into an
-    odd case of threads or page faults), and a product of matrices of `product_size`.
+    The `streams` that move `total_bytes` in all, and a product of matrices of `product_size`.
     """
-    size = _stream_size(total_bytes)
+    return [*streams((_stream_size(total_bytes),)), _product(product_size)]
+
+
+def streams(shape: tuple[int, ...]) -> list[Contender]:
+    """Three plain elementwise kernels on float32 arrays of that shape.
+
+    Each moves three arrays; one kernel alone can fall into an odd case of threads or page faults.
+    """
     rng = np.random.default_rng(0)
-    a, b = (rng.uniform(0.5, 1.5, size).astype(np.float32) for _ in range(2))
+    a, b = (rng.uniform(0.5, 1.5, shape).astype(np.float32) for _ in range(2))
 
     def stream(name: str) -> Contender:
         function, expected = _STREAMS[name]
@@ -72,19 +78,30 @@ def contenders(total_bytes: float, product_size: int) -> list[Contender]:
         check = functools.partial(_check, expected=expected(a, b), tolerance=4 * 2.0**-24)
         return Contender(f"{_STREAM}{name}", function, (a, b), check)
 
-    return [*(stream(name) for name in _STREAMS), _product(product_size)]
+    return [stream(name) for name in _STREAMS]
 
 
 def measured(timings: Sequence[Timing], total_bytes: float, product_size: int) -> Limits:
     """The limits, from the medians of `contenders` among whatever else was timed."""
-    right = {timing.name: np.median(timing.samples) for timing in timings if timing.counts}
-    streams = [seconds for name, seconds in right.items() if name.startswith(_STREAM)]
-    if not streams or _PRODUCT not in right:
+    products = [timing for timing in timings if timing.counts and timing.name == _PRODUCT]
+    if not products:
         raise ArithmeticError(f"plain kernels computed wrong results here: {timings}")
     return Limits(
-        bandwidth=float(3 * 4 * _stream_size(total_bytes) / min(streams)),
-        flop_rate=float(2 * product_size**3 / right[_PRODUCT]),
+        bandwidth=float(3 * 4 * _stream_size(total_bytes) / stream_seconds(timings)),
+        flop_rate=float(2 * product_size**3 / np.median(products[0].samples)),
     )
+
+
+def stream_seconds(timings: Sequence[Timing]) -> float:
+    """The best median of `streams` among whatever else was timed: the time of three arrays."""
+    medians = [
+        float(np.median(timing.samples))
+        for timing in timings
+        if timing.counts and timing.name.startswith(_STREAM)
+    ]
+    if not medians:
+        raise ArithmeticError(f"plain kernels computed wrong results here: {timings}")
+    return min(medians)
 
 
 @functools.cache

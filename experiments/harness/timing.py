@@ -6,7 +6,9 @@
 - Contenders take turns, in a new order each round, so that a slow moment of the machine hits all.
 - Every sample is kept; medians and quartiles are for those who draw.
 - What is shorter than `sample_seconds` repeats inside one compiled loop, or the dispatch of a call
-  (some 20 to 100 µs) would drown it.
+  (some 20 to 100 µs) would drown it. In the loop memory is used again, where a call asks for new
+  pages, which can cost more than filling them: contenders on either side of that border do not
+  compare, so `in_loop` can put all of them on one.
 - A time counts only if the result of this very program was checked in this process.
 """
 
@@ -16,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -50,12 +53,15 @@ class Contender:
       function: of arrays, without side effects; it is compiled as it is.
       arguments: what it is called with.
       check: looks at the output (any pytree of arrays).
+      eager: the function is of another library: called as it is, with the arguments as they are,
+        and done when it returns.
     """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     check: Callable[[Any], Check]
+    eager: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Timing:
 
     `samples` are seconds for one evaluation each; `repeats` evaluations made one sample.
     `temporary_bytes` is what the compiled program needs at its peak beside arguments and results;
-    nan where the backend does not say.
+    nan where the backend does not say. An eager contender compiles nothing: nan.
     """
 
     name: str
@@ -109,6 +115,7 @@ def compare(
     rounds: int = 9,
     sample_seconds: float = 2e-3,
     budget_seconds: float = 2.0,
+    in_loop: bool | None = None,
     clock: Callable[[], float] = time.perf_counter,
     watch: Callable[[str], None] = lambda text: None,
 ) -> list[Timing]:
@@ -119,6 +126,8 @@ def compare(
       rounds: how many samples to take of each.
       sample_seconds: the least duration of a sample.
       budget_seconds: of a contender with longer samples, as many as fit, but three at least.
+      in_loop: True has every contender repeat in a compiled loop, even once, False has none; by
+        default those do that are shorter than `sample_seconds`. An eager one never does.
       clock: seconds; another one for tests.
       watch: is told what goes on.
 
@@ -129,7 +138,8 @@ def compare(
     ready = []
     for contender in contenders:
         watch(f"compiling {contender.name}")
-        ready.append(_prepare(contender, rounds, sample_seconds, budget_seconds, clock))
+        prepare = _prepare_eager if contender.eager else partial(_prepare, in_loop=in_loop)
+        ready.append(prepare(contender, rounds, sample_seconds, budget_seconds, clock))
     watch("timing")
     samples: list[list[float]] = [[] for _ in ready]
     for turn in range(rounds):
@@ -151,6 +161,7 @@ def _prepare(
     sample_seconds: float,
     budget_seconds: float,
     clock: Callable[[], float],
+    in_loop: bool | None,
 ) -> _Ready:
     arguments = jax.block_until_ready(jax.device_put(contender.arguments))
     start = clock()
@@ -158,27 +169,22 @@ def _prepare(
     middle = clock()
     compiled = lowered.compile()
     end = clock()
-    first = _time(lambda: compiled(*arguments), clock, keep := [])
-    check = contender.check(keep.pop())
 
     def once() -> Any:
         return compiled(*arguments)
 
+    check, seconds = _first_looks(contender, once, sample_seconds, budget_seconds, clock)
     sample, repeats = once, 1
-    # The first run also finds its pages, so it says how long the others take only if they are long.
-    seconds = first
-    if first < budget_seconds:
-        seconds = min(_time(once, clock) for _ in range(3 if first < 20 * sample_seconds else 1))
-    if seconds < sample_seconds:
+    if in_loop or (in_loop is None and seconds < sample_seconds):
         repeats = math.ceil(sample_seconds / max(seconds, 1e-6))
-        loop = jax.jit(repeated(contender.function)).lower(repeats, *arguments).compile()
+        loop = _loop_in_place(contender.function, arguments)
         # Inside the loop no dispatch is left, so that many more may be needed than it seemed.
-        seconds = min(_time(lambda: loop(repeats, *arguments), clock) for _ in range(2))
+        seconds = min(_time(lambda: loop(repeats), clock) for _ in range(2))
         repeats = math.ceil(repeats * max(1.0, sample_seconds / max(seconds, 1e-9)))
         seconds = max(seconds, sample_seconds)
 
         def sample() -> Any:
-            return loop(repeats, *arguments)
+            return loop(repeats)
 
     memory = compiled.memory_analysis()
     return _Ready(
@@ -192,17 +198,55 @@ def _prepare(
             samples=(),
         ),
         sample,
-        max(3, min(rounds, int(budget_seconds / max(seconds, 1e-9)))),
+        _rounds_within(budget_seconds, rounds, seconds),
     )
+
+
+def _prepare_eager(
+    contender: Contender,
+    rounds: int,
+    sample_seconds: float,
+    budget_seconds: float,
+    clock: Callable[[], float],
+) -> _Ready:
+    def once() -> Any:
+        return contender.function(*contender.arguments)
+
+    check, seconds = _first_looks(contender, once, sample_seconds, budget_seconds, clock)
+    repeats = max(1, math.ceil(sample_seconds / max(seconds, 1e-6)))
+
+    def sample() -> Any:
+        output = None
+        for _ in range(repeats):
+            output = once()
+        return output
+
+    timing = Timing(contender.name, check, math.nan, math.nan, math.nan, repeats, ())
+    return _Ready(timing, sample, _rounds_within(budget_seconds, rounds, seconds * repeats))
+
+
+def _first_looks(
+    contender: Contender,
+    once: Callable[[], Any],
+    sample_seconds: float,
+    budget_seconds: float,
+    clock: Callable[[], float],
+) -> tuple[Check, float]:
+    """Checks the first result; says about how long a call takes."""
+    first = _time(once, clock, keep := [])
+    check = contender.check(keep.pop())
+    # The first run also finds its pages, so it says how long the others take only if they are long.
+    if first >= budget_seconds:
+        return check, first
+    return check, min(_time(once, clock) for _ in range(3 if first < 20 * sample_seconds else 1))
+
+
+def _rounds_within(budget_seconds: float, rounds: int, seconds: float) -> int:
+    return max(3, min(rounds, int(budget_seconds / max(seconds, 1e-9))))
 
 
 def repeated(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as a compiled loop: `repeated(f)(count, *arguments)` is `f(*arguments)`.
-
-    Each evaluation starts from the arguments plus zero times the result before it. No compiler can
-    know that this is zero (0 * inf is nan), so none moves work out of the loop or drops a turn; an
-    `optimization_barrier` alone is taken away on CPU before loop-invariant code is moved, and a
-    thousand turns then take the time of one.
 
     >>> import jax, jax.numpy as jnp
     >>> float(repeated(lambda x: x + 1)(5, jnp.float32(2)))
@@ -210,20 +254,66 @@ def repeated(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def loop(count: Any, *arguments: Any) -> Any:
-        shapes = jax.eval_shape(function, *arguments)
-
-        def turn(_: Any, before: Any) -> Any:
-            zero = sum(map(_first_as_zero, jax.tree.leaves(before)), start=jnp.float32(0))
-            return function(*jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), arguments))
-
-        start = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        return lax.fori_loop(0, count, turn, start)
+        return carried(function)(count, (arguments, _zeros_like_output(function, arguments)))[1]
 
     return loop
 
 
+def carried(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The loop of `repeated` from state to state: `(count, (arguments, output))` gives the same.
+
+    After each evaluation one element of each argument has zero times the result added to it. No
+    compiler can know that this is zero (0 * inf is nan), so none moves work out of the loop or
+    drops a turn; an `optimization_barrier` alone is taken away on CPU before loop-invariant code is
+    moved, and a thousand turns then take the time of one. The element is changed in place, so that
+    a turn moves no memory but what the function itself moves, whether or not the compiler can fuse
+    an addition into it.
+    """
+
+    def loop(count: Any, state: Any) -> Any:
+        def turn(_: Any, state: Any) -> Any:
+            arguments, _ = state
+            # Without the barrier the change may be fused with what still reads the arguments, which
+            # takes a copy of them.
+            output = lax.optimization_barrier(function(*arguments))
+            leaves = [leaf for leaf in jax.tree.leaves(output) if leaf.size]
+            zero = sum(map(_first_as_zero, leaves), start=jnp.float32(0))
+            return jax.tree.map(lambda leaf: _add_to_first(leaf, zero), arguments), output
+
+        return lax.fori_loop(0, count, turn, state)
+
+    return loop
+
+
+def _loop_in_place(function: Callable[..., Any], arguments: Any) -> Callable[[int], Any]:
+    """`carried`, compiled: each call goes on in the memory of the one before (it is donated)."""
+    state = jax.tree.map(jnp.copy, (arguments, _zeros_like_output(function, arguments)))
+    compiled = jax.jit(carried(function), donate_argnums=1).lower(1, state).compile()
+
+    def run(count: int) -> Any:
+        nonlocal state
+        state = compiled(count, state)
+        return state[1]
+
+    return run
+
+
+def _zeros_like_output(function: Callable[..., Any], arguments: Any) -> Any:
+    shapes = jax.eval_shape(function, *arguments)
+    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+
 def _first_as_zero(leaf: jax.Array) -> jax.Array:
     return (jnp.real(leaf[(0,) * leaf.ndim]) * 0).astype(jnp.float32)
+
+
+def _add_to_first(leaf: jax.Array, zero: jax.Array) -> jax.Array:
+    if leaf.size == 0:
+        return leaf
+    origin = (0,) * leaf.ndim
+    first = lax.slice(leaf, origin, (1,) * leaf.ndim)
+    changed = first + lax.broadcast(zero.astype(leaf.dtype), first.shape)
+    return lax.dynamic_update_slice(leaf, changed, origin)
 
 
 def _time(call: Callable[[], Any], clock: Callable[[], float], keep: list | None = None) -> float:

@@ -1,6 +1,8 @@
 """Compiling and running apart, the whole output awaited, in turns, wrong results not counted."""
 
 import itertools
+import math
+import re
 import time
 
 import jax
@@ -8,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.harness.timing import Check, Contender, compare, repeated
+from experiments.harness.timing import Check, Contender, carried, compare, repeated
+from rnnscan import linear_scan
 
 
 def right(output):
@@ -147,6 +150,102 @@ def test_no_turn_is_moved_out_of_the_loop():
         return min(taken)
 
     assert seconds(256) > 8 * seconds(2)
+
+
+def opaque(a, b):
+    """What no compiler can fuse anything into, as a custom call is."""
+    return jax.pure_callback(lambda a, b: b, jax.ShapeDtypeStruct(b.shape, b.dtype), a, b)
+
+
+def scan_with_gradients(a, b, g):
+    h, pullback = jax.vjp(lambda a, b: linear_scan(a, b, axis=1, method="sequential"), a, b)
+    return h, *pullback(g)
+
+
+@pytest.mark.parametrize(
+    "function", [jnp.add, opaque, scan_with_gradients], ids=lambda function: function.__name__
+)
+def test_a_turn_copies_no_whole_array(function):
+    """Neither to change an argument nor to keep the output."""
+    shape = (2, 32, 64)
+    arguments = (jnp.ones(shape),) * (3 if function is scan_with_gradients else 2)
+    output = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, *arguments))
+    loop = jax.jit(carried(function), donate_argnums=1).lower(1, (arguments, output)).compile()
+    once = jax.jit(function).lower(*arguments).compile()
+
+    def whole_copies(program):
+        return len(re.findall(r"= f32\[2,32,64\]\S* copy\(", program.as_text()))
+
+    def temporary_bytes(program):
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert whole_copies(loop) <= whole_copies(once)
+    assert temporary_bytes(loop) < temporary_bytes(once) + arguments[0].nbytes
+
+
+def test_a_turn_passes_over_no_whole_argument():
+    """A function that reads four numbers of a large array stays as fast as that."""
+    a = jnp.ones((1024, 4096))
+    state = (jax.block_until_ready(a + 0), jnp.zeros(4))
+    loop = jax.jit(carried(lambda a: a[0, :4]), donate_argnums=1).lower(1, state).compile()
+    whole = jax.jit(lambda a: a + 1).lower(a).compile()
+
+    passes, turns = [], []
+    for _ in range(4):
+        start = time.perf_counter()
+        jax.block_until_ready(whole(a))
+        middle = time.perf_counter()
+        state = jax.block_until_ready(loop(100, state))
+        passes.append(middle - start)
+        turns.append(time.perf_counter() - middle)
+    assert min(turns) < 20 * min(passes)
+
+
+def test_empty_and_single_numbers_repeat_too():
+    def function(x, empty, number):
+        return x + number, empty, jnp.zeros((0, 3))
+
+    arguments = (jnp.arange(3.0), jnp.zeros((2, 0)), jnp.float32(2))
+    contender = Contender("odd", function, arguments, right)
+    (timing,) = compare([contender], rounds=3, in_loop=True)
+    assert timing.repeats > 1
+    x, *empty = jax.jit(repeated(function))(3, *arguments)
+    np.testing.assert_array_equal(x, [2.0, 3.0, 4.0])
+    assert [leaf.shape for leaf in empty] == [(2, 0), (0, 3)]
+
+
+@pytest.mark.parametrize(("in_loop", "looped"), [(None, True), (True, True), (False, False)])
+def test_a_loop_for_all_or_for_none(in_loop, looped):
+    contender = Contender("short", lambda x: x + 1, (jnp.ones(8),), right)
+    (timing,) = compare([contender], rounds=3, in_loop=in_loop)
+    assert (timing.repeats > 1) == looped
+
+
+def test_arguments_can_be_used_again_after_the_loop():
+    x = jnp.ones(8)
+    compare([Contender(name, jnp.sin, (x,), right) for name in "ab"], rounds=3, in_loop=True)
+    np.testing.assert_array_equal(x, np.ones(8))
+
+
+def test_another_library_is_called_as_it_is():
+    seen = []
+
+    def function(x):
+        assert type(x) is np.ndarray
+        return x + 1
+
+    def check(output):
+        seen.append(output)
+        return Check(0.0, 0.0, "nothing")
+
+    eager = Contender("eager", function, (np.arange(3.0),), check, eager=True)
+    jitted = Contender("jitted", lambda x: x + 1, (jnp.ones(3),), right)
+    timing, _ = compare([eager, jitted], rounds=3, in_loop=True)
+    np.testing.assert_array_equal(seen, [[1.0, 2.0, 3.0]])
+    assert len(timing.samples) == 3
+    assert timing.repeats > 10
+    assert 0 < min(timing.samples) < 2e-3  # of one call
+    assert math.isnan(timing.compile_seconds)
 
 
 def test_temporary_memory_is_that_of_the_compiled_program():
