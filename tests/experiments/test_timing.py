@@ -186,7 +186,7 @@ def test_a_turn_copies_no_whole_array(function):
 def test_a_turn_passes_over_no_whole_argument():
     """A function that reads four numbers of a large array stays as fast as that."""
     a = jnp.ones((1024, 4096))
-    state = (jax.block_until_ready(a + 0), jnp.zeros(4))
+    state = jax.block_until_ready(((a + 0,), jnp.zeros(4)))
     loop = jax.jit(carried(lambda a: a[0, :4]), donate_argnums=1).lower(1, state).compile()
     whole = jax.jit(lambda a: a + 1).lower(a).compile()
 
