@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 
 @dataclass(frozen=True)
@@ -268,17 +269,20 @@ def carried(function: Callable[..., Any]) -> Callable[..., Any]:
     moved, and a thousand turns then take the time of one. The element is changed in place, so that
     a turn moves no memory but what the function itself moves, whether or not the compiler can fuse
     an addition into it.
+
+    Arguments and output keep their layout in memory. Otherwise a transposition can become a layout
+    of what the loop carries, to be undone once, after the last turn; and the change may be fused
+    with what still reads an argument, which takes a copy of it.
     """
 
     def loop(count: Any, state: Any) -> Any:
         def turn(_: Any, state: Any) -> Any:
             arguments, _ = state
-            # Without the barrier the change may be fused with what still reads the arguments, which
-            # takes a copy of them.
-            output = lax.optimization_barrier(function(*arguments))
+            output = jax.tree.map(_in_order, function(*arguments))
             leaves = [leaf for leaf in jax.tree.leaves(output) if leaf.size]
             zero = sum(map(_first_as_zero, leaves), start=jnp.float32(0))
-            return jax.tree.map(lambda leaf: _add_to_first(leaf, zero), arguments), output
+            arguments = jax.tree.map(lambda leaf: _add_to_first(leaf, zero), arguments)
+            return jax.tree.map(_in_order, arguments), output
 
         return lax.fori_loop(0, count, turn, state)
 
@@ -301,6 +305,11 @@ def _loop_in_place(function: Callable[..., Any], arguments: Any) -> Callable[[in
 def _zeros_like_output(function: Callable[..., Any], arguments: Any) -> Any:
     shapes = jax.eval_shape(function, *arguments)
     return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+
+def _in_order(leaf: jax.Array) -> jax.Array:
+    """The same, laid out in memory with its last axis innermost, as a call has it."""
+    return with_layout_constraint(leaf, Layout(major_to_minor=tuple(range(leaf.ndim))))
 
 
 def _first_as_zero(leaf: jax.Array) -> jax.Array:

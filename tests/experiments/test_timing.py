@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from experiments.harness.timing import Check, Contender, carried, compare, repeated
 from rnnscan import linear_scan
@@ -162,8 +163,21 @@ def scan_with_gradients(a, b, g):
     return h, *pullback(g)
 
 
+def transposing(a, b):
+    """Transposes all that it reads and writes."""
+
+    def step(h, now):
+        h = now[0] * h + now[1]
+        return h, h
+
+    a, b = jnp.swapaxes(a, 0, 1), jnp.swapaxes(b, 0, 1)
+    return jnp.swapaxes(lax.scan(step, jnp.zeros_like(b[0]), (a, b))[1], 0, 1)
+
+
 @pytest.mark.parametrize(
-    "function", [jnp.add, opaque, scan_with_gradients], ids=lambda function: function.__name__
+    "function",
+    [jnp.add, opaque, scan_with_gradients, transposing],
+    ids=lambda function: function.__name__,
 )
 def test_a_turn_copies_no_whole_array(function):
     """Neither to change an argument nor to keep the output."""
@@ -179,7 +193,7 @@ def test_a_turn_copies_no_whole_array(function):
     def temporary_bytes(program):
         return program.memory_analysis().temp_size_in_bytes
 
-    assert whole_copies(loop) <= whole_copies(once)
+    assert whole_copies(loop) == whole_copies(once)
     assert temporary_bytes(loop) < temporary_bytes(once) + arguments[0].nbytes
 
 
