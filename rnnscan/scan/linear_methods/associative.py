@@ -23,14 +23,17 @@ from rnnscan.scan.table import Method
 from rnnscan.scan.time_axis import carry_dtype, keep, where
 
 
-def _scan(product, time, a, b, h0, reset, *, shape):
-    """h in the dtype of b, which is full-size; `h0=None`: no state comes in, not even a zero."""
+def enter(product, time, a, b, h0, reset):
+    """b, which is full-size, with a_0 h0 in its first step: from there on, no state comes in."""
+    first = time.at(b, 0)
+    entered = product.apply(time.at(a, 0), jnp.broadcast_to(h0, first.shape)) + first
+    flags = None if reset is None else time.at(reset, 0)
+    return time.put(b, where(flags, first, entered), 0)
+
+
+def prefixes(product, time, a, b, reset):
+    """h in the dtype and shape of b, where no state comes in, not even a zero."""
     a = jnp.broadcast_to(a, (*a.shape[: time.axis], time.length, *a.shape[time.axis + 1 :]))
-    if h0 is not None:
-        first = time.at(b, 0)
-        entered = product.apply(time.at(a, 0), jnp.broadcast_to(h0, time.one(shape))) + first
-        flags = None if reset is None else time.at(reset, 0)
-        b = time.put(b, where(flags, first, entered), 0)
     if reset is None:
 
         def compose(earlier, later):
@@ -51,18 +54,18 @@ def _scan(product, time, a, b, h0, reset, *, shape):
 
 def forward(product, time, a, b, h0, reset, *, shape, dtype):
     wide = carry_dtype(dtype)
-    b = jnp.broadcast_to(b.astype(wide), shape)
-    h = _scan(product, time, a.astype(wide), b, h0.astype(wide), reset, shape=shape)
-    return h.astype(dtype)
+    a, b = a.astype(wide), jnp.broadcast_to(b.astype(wide), shape)
+    b = enter(product, time, a, b, h0.astype(wide), reset)
+    return prefixes(product, time, a, b, reset).astype(dtype)
 
 
 def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
     wide = carry_dtype(dtype)
     before = time.before(jnp.broadcast_to(h, shape), h0).astype(wide)
     moved = keep(reset, product.apply(da.astype(wide), before))
-    drive = jnp.broadcast_to(db.astype(wide) + moved, shape)
-    dh = _scan(product, time, a.astype(wide), drive, dh0.astype(wide), reset, shape=shape)
-    return dh.astype(dtype)
+    a, drive = a.astype(wide), jnp.broadcast_to(db.astype(wide) + moved, shape)
+    drive = enter(product, time, a, drive, dh0.astype(wide), reset)
+    return prefixes(product, time, a, drive, reset).astype(dtype)
 
 
 def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, state_shape):
@@ -75,7 +78,7 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
     if reset is not None and reset.shape[time.axis] != 1:
         reset_after = back.before(reset, lax.full_like(reset, False, shape=time.one(reset.shape)))
     g = jnp.broadcast_to(g.astype(wide), shape)
-    adjoint = _scan(product, back, a_after, g, None, reset_after, shape=shape)
+    adjoint = prefixes(product, back, a_after, g, reset_after)
 
     first_reset = None if reset is None else time.at(reset, 0)
     into_h0 = keep(first_reset, product.apply(time.at(a, 0), time.at(adjoint, 0)))
