@@ -7,7 +7,7 @@ import pytest
 
 from rnnscan import RNN, linear_scan, matrix_scan
 from tests.layers.cases import assert_close
-from tests.scan.cases import Call
+from tests.scan.cases import Call, methods_of
 from tests.scan.reference import unit_roundoff
 from tests.scan.test_laws import assert_within
 
@@ -33,7 +33,9 @@ def on_the_gpu():
 
 # Compiling takes the time here: every call as `auto` would have it, two of them by each method.
 PAIRS = [("auto", call) for call in CALLS]
-PAIRS += [(method, call) for method in ("sequential", "associative") for call in CALLS[::5]]
+ARRAY_METHODS = {"sequential", "associative", "blocked"}
+PAIRS += [(m, call) for call in CALLS[::5] for m in methods_of(call) if m in ARRAY_METHODS]
+PAIRS += [("blocked", CALLS[2])]  # its length has a divisor near the chunk's, that of CALLS[0] none
 
 
 @pytest.mark.parametrize(("method", "call"), PAIRS, ids=str)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.scan.reference import Reference
 
-METHODS = ("sequential", "associative")
+METHODS = ("sequential", "associative", "blocked")  # of linear_scan
+MATRIX_METHODS = ("sequential", "associative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,29 @@ MATRIX = [
     Call(b=(1, 4), a=(1, 4, 4), h0=(4,), reset=(1,)),
 ]
 
-every_linear = pytest.mark.parametrize("call", LINEAR, ids=str)
-every_call = pytest.mark.parametrize("call", LINEAR + MATRIX, ids=str)
+
+def methods_of(call):
+    """The methods of its scan."""
+    return MATRIX_METHODS if call.matrix else METHODS
+
+
+def by_every_method(calls, **some):
+    """Each call by each method of its scan; `name=slice`: by that method only these of the calls.
+
+    For a method that takes long to compile.
+    """
+    pairs = [
+        (call, method)
+        for method in METHODS
+        for call in calls[some.get(method, slice(None))]
+        if method in methods_of(call)
+    ]
+    return pytest.mark.parametrize(("call", "method"), pairs, ids=str)
+
+
 every_method = pytest.mark.parametrize("method", METHODS)
+every_matrix_method = pytest.mark.parametrize("method", MATRIX_METHODS)
+every_method_of_both = pytest.mark.parametrize(
+    ("matrix", "method"),
+    [(False, method) for method in METHODS] + [(True, method) for method in MATRIX_METHODS],
+)

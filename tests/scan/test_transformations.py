@@ -13,7 +13,16 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
 from rnnscan import linear_scan, matrix_scan
-from tests.scan.cases import LINEAR, MATRIX, METHODS, Call, every_method
+from tests.scan.cases import (
+    LINEAR,
+    MATRIX,
+    METHODS,
+    Call,
+    by_every_method,
+    every_matrix_method,
+    every_method,
+    every_method_of_both,
+)
 from tests.scan.reference import unit_roundoff
 from tests.scan.test_laws import assert_within, differentiable, primals, vjp
 
@@ -41,8 +50,7 @@ def unrolled(call, reset):
     return f
 
 
-@every_method
-@pytest.mark.parametrize("call", [LINEAR[5], LINEAR[8], MATRIX[3]], ids=str)
+@by_every_method([LINEAR[5], LINEAR[8], MATRIX[3]], blocked=slice(1, 2))
 def test_mixed_second_order_equals_plain_jax(call, method):
     """Forward over reverse and reverse over forward, of everything at once."""
     with jax.enable_x64(True):
@@ -113,10 +121,11 @@ def test_hessians_agree_in_all_four_orders(method):
             jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), first, other)
 
 
-# Which of (a, b, h0, reset) are mapped, over which axis; every subset once, the tree at a few.
+# Which of (a, b, h0, reset) are mapped, over which axis; every subset once, the others at a few.
 _SUBSETS = [mask for mask in itertools.product([False, True], repeat=4) if any(mask)]
 _MAPS = [("sequential", mask, (0, 1, -1)[i % 3]) for i, mask in enumerate(_SUBSETS)]
-_MAPS += [("associative", mask, place) for _, mask, place in _MAPS[::3]]
+_FEW = {"associative": slice(0, None, 3), "blocked": slice(1, None, 7)}
+_MAPS += [(method, *case[1:]) for method, few in _FEW.items() for case in _MAPS[few]]
 
 
 @pytest.mark.parametrize(("method", "mask", "place"), _MAPS)
@@ -155,7 +164,7 @@ def test_vmap_over_any_subset(method, mask, place):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), got, want)
 
 
-@every_method
+@every_matrix_method
 def test_vmap_of_a_matrix_scan(method):
     rng = np.random.default_rng(6)
     A = rng.normal(size=(4, 3, 3)).astype(np.float32) / 3
@@ -233,8 +242,7 @@ def test_shard_map(method, shared):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), got, want)
 
 
-@every_method
-@pytest.mark.parametrize("matrix", [False, True])
+@every_method_of_both
 def test_the_backward_pass_keeps_a_and_h(method, matrix):
     """Law 7: residuals are a and h, whatever the method; nothing when a is not differentiated."""
     T, n = 64, 4
@@ -331,7 +339,11 @@ def calls(draw):
 
 
 @settings(max_examples=40)
-@given(call=calls(), method=st.sampled_from(METHODS), seed=st.integers(0, 2**16))
+@given(
+    call=calls().filter(lambda call: not call.matrix),
+    method=st.sampled_from(METHODS),
+    seed=st.integers(0, 2**16),
+)
 def test_any_call_equals_a_loop(call, method, seed):
     a, b, h0, reset, g = call.arrays(seed)
     reference, u = call.reference(a, b, h0, reset), unit_roundoff(call.dtype)
