@@ -1,0 +1,416 @@
+"""Figures, tables and verdicts of `scan_limits`, from its records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.harness import figures
+from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
+from experiments.harness.figures import short_count, short_seconds
+from experiments.scan_limits.contenders import ASSOCIATIVE, AUTO, SCAN
+from experiments.scan_limits.shapes import DIRECTIONS
+
+_SLOWER = 1.05  # how much slower than another auto may be
+_LARGE = 10**6  # numbers from which on auto should be well ahead of a tree
+_GAIN, _GAIN_OF_A_CHAIN = 4.0, 2.0
+_COMPILE_SECONDS = 0.5
+_MET = {True: ", met", False: ", not met"}
+
+_LOOKS: dict[str, dict[str, Any]] = {
+    AUTO: {"color": figures.BLUE, "marker": "o", "markersize": 10, "fillstyle": "none"},
+    "linear_scan native": {"color": figures.BLUE, "marker": "d"},
+    "linear_scan sequential": {"color": figures.ORANGE, "marker": "s"},
+    "linear_scan associative": {"color": figures.RED, "marker": "^"},
+    "linear_scan blocked": {"color": figures.PINK, "marker": "v"},
+    SCAN: {"color": figures.GREEN, "marker": "P", "markersize": 7},
+    ASSOCIATIVE: {"color": figures.RED, "marker": "X", "markersize": 7},
+}
+# Peers and methods that have no look of their own are grey, told apart by their markers.
+_OTHERS = ("<", ">", "*", "p", "h", "1", "2", "3")
+
+
+def plot(records: Sequence[Record]) -> dict[str, Figure]:
+    """Ratio to streaming of every contender on every shape, a figure a direction; compile time."""
+    good, looks = _timed(records), _looks(records)
+    drawn = {}
+    for direction in DIRECTIONS:
+        rows = _of(good, direction=direction)
+        if rows:
+            drawn[direction.replace("+", "_")] = _ratio_figure(rows, direction, looks)
+    compiled = _compiled(records)
+    if compiled:
+        drawn["compile"] = _compile_figure(compiled, looks)
+    return drawn
+
+
+def summary(records: Sequence[Record]) -> Summary:
+    good, compiled = _timed(records), _compiled(records)
+    tables = []
+    for direction in DIRECTIONS:
+        rows = _of(good, direction=direction)
+        if rows:
+            tables += [_brief_table(rows, direction), _ratio_table(rows, direction)]
+    if good:
+        tables.append(_accuracy_table(good))
+    if compiled:
+        tables.append(_compile_table(compiled))
+    wrong = [record for record in records if record.get("counts") is False]
+    if wrong:
+        tables.append(_wrong_table(wrong))
+    skipped = [record["skipped"] for record in records if "skipped" in record]
+    if skipped:
+        rows = tuple((text,) for text in skipped)
+        tables.append(Table("Not tried", ("contender, and what was predicted",), rows, brief=False))
+    verdicts = (
+        _asked_verdict(good),
+        _best_verdict(good),
+        _tree_verdict(good),
+        _compile_verdict(compiled),
+        _accuracy_verdict(records),
+    )
+    return Summary(verdicts, tuple(tables))
+
+
+# Which records.
+
+
+def _timed(records: Iterable[Record]) -> list[Record]:
+    """Contenders that were timed and whose result was right."""
+    return [record for record in records if record.get("counts") and "ratio" in record]
+
+
+def _compiled(records: Iterable[Record]) -> list[Record]:
+    return [
+        record
+        for record in records
+        if record["point"].get("measure") == "compile" and "compile_seconds" in record
+    ]
+
+
+def _of(records: Iterable[Record], **wanted: Any) -> list[Record]:
+    """Records whose fields, their own or their point's, have the wanted values."""
+    return [
+        record
+        for record in records
+        if all(record.get(key, record["point"].get(key)) == value for key, value in wanted.items())
+    ]
+
+
+def _values(records: Iterable[Record], key: str) -> list[Any]:
+    """The different values of a field of the points, in the order in which they came."""
+    return list(dict.fromkeys(record["point"][key] for record in records))
+
+
+def _contenders(records: Iterable[Record]) -> list[str]:
+    """auto first, then its methods, then the others as they came."""
+    names = list(dict.fromkeys(record["contender"] for record in records))
+    return sorted(names, key=lambda name: (name != AUTO, not name.startswith("linear_scan")))
+
+
+def _by_point(records: Iterable[Record]) -> list[dict[str, Record]]:
+    """The contenders of each point, by their names."""
+    points: dict[tuple[str, str], dict[str, Record]] = {}
+    for record in records:
+        key = (record["point"]["shape"], record["point"]["direction"])
+        points.setdefault(key, {})[record["contender"]] = record
+    return list(points.values())
+
+
+def _looks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """Keywords for `Axes.plot`, the same for a contender in every figure of a run."""
+    looks = dict(_LOOKS)
+    names = dict.fromkeys(record["contender"] for record in records)
+    others = [name for name in names if name not in looks and not name.startswith("limit:")]
+    for index, name in enumerate(sorted(others)):
+        looks[name] = {"color": figures.GREY, "marker": _OTHERS[index % len(_OTHERS)]}
+    return looks
+
+
+def _where(record: Record) -> str:
+    return "{shape} {direction}".format_map(record["point"])
+
+
+def _median(record: Record) -> float:
+    return float(np.median(record["seconds"]))
+
+
+def _title(direction: str) -> str:
+    return direction.replace("+", " + ")
+
+
+# Figures.
+
+
+def _ratio_figure(
+    rows: Sequence[Record], direction: str, looks: dict[str, dict[str, Any]]
+) -> Figure:
+    shapes = _values(rows, "shape")
+    height = {shape: len(shapes) - 1 - index for index, shape in enumerate(shapes)}
+    figure, panels = figures.new_figure(size=(9.2, 1.6 + 0.42 * len(shapes)))
+    axes = panels[0, 0]
+    axes.set_title(_title(direction))
+    axes.axvline(1, color=figures.GREY, linestyle=(0, (1, 1.5)), label="streaming the same bytes")
+    for name in reversed(_contenders(rows)):  # auto last, on top
+        series = _of(rows, contender=name)
+        axes.plot(
+            [record["ratio"] for record in series],
+            [height[record["point"]["shape"]] for record in series],
+            linestyle="none",
+            label=name,
+            zorder=4 if name == AUTO else 3,
+            **{"markeredgewidth": 2.0 if name == AUTO else 1.0, **looks[name]},
+        )
+    asked = _of(rows, contender=AUTO)
+    asked = [record for record in asked if record["asked"] is not None]
+    axes.plot(
+        [record["asked"] for record in asked],
+        [height[record["point"]["shape"]] for record in asked],
+        linestyle="none",
+        marker="|",
+        markersize=17,
+        markeredgewidth=2,
+        color="#222222",
+        label="asked of auto",
+    )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("time / time of streaming the same bytes")
+    axes.set_yticks(list(height.values()), list(height))
+    axes.set_ylim(-0.7, len(shapes) - 0.3)
+    axes.set_ylabel("outer x T x inner")
+    figures.legend_below(figure)
+    figure.set_label(
+        f"{_title(direction).capitalize()}: median time over that of streaming as many bytes as "
+        "the scan must move, the best of three elementwise kernels in the same run. Left is faster."
+    )
+    return figure
+
+
+def _compile_figure(records: Sequence[Record], looks: dict[str, dict[str, Any]]) -> Figure:
+    directions, dtypes = _values(records, "direction"), _values(records, "dtype")
+    figure, panels = figures.new_figure(len(directions), len(dtypes), sharey=True)
+    for row, direction in zip(panels, directions, strict=True):
+        for axes, dtype in zip(row, dtypes, strict=True):
+            here = _of(records, direction=direction, dtype=dtype)
+            axes.set_title(f"{_title(direction)}, {dtype}")
+            axes.axhline(
+                _COMPILE_SECONDS,
+                color=figures.GREY,
+                linestyle=(0, (1, 1.5)),
+                label=f"{short_seconds(_COMPILE_SECONDS)}, asked of auto",
+            )
+            for name in reversed(_contenders(here)):
+                series = _of(here, contender=name)
+                axes.plot(
+                    [record["point"]["length"] for record in series],
+                    [np.median(record["compile_seconds"]) for record in series],
+                    label=name,
+                    **looks[name],
+                )
+            figures.length_axis(axes, _values(here, "length"))
+            figures.seconds_axis(axes, "lowering and compiling" if axes is row[0] else "")
+    figures.legend_below(figure)
+    figure.set_label("Time to lower and compile against length, median; nothing is run.")
+    return figure
+
+
+# Tables.
+
+
+def _brief_table(rows: Sequence[Record], direction: str) -> Table:
+    """auto beside the best of the others, and what was asked."""
+    body = []
+    for point in _by_point(rows):
+        any_record = next(iter(point.values()))
+        auto = point.get(AUTO)
+        others = [record for name, record in point.items() if name != AUTO]
+        best = min(others, key=_median, default=None)
+        asked = any_record["asked"]
+        met = "" if asked is None or auto is None else _MET[auto["ratio"] <= asked]
+        body.append(
+            (
+                any_record["point"]["shape"],
+                f"{any_record['bytes'] / any_record['stream_seconds'] / 1e9:.3g}",
+                _ratio(auto) + (f" ({auto['auto_takes']})" if auto else ""),
+                "–" if asked is None else f"{asked:g}{met}",
+                f"{_ratio(best)} ({_short(best['contender'])})" if best else "–",
+                _ratio(point.get(SCAN)),
+                _ratio(point.get(ASSOCIATIVE)),
+            )
+        )
+    columns = ("shape", "GB/s", "auto", "asked", "best other", SCAN, "associative_scan")
+    title = f"Time over streaming the same bytes, {_title(direction)}"
+    note = "GB/s: of the streams. associative_scan: that of jax.lax. – : not asked, or not timed."
+    return Table(title, columns, tuple(body), note=note)
+
+
+def _ratio_table(rows: Sequence[Record], direction: str) -> Table:
+    names = _contenders(rows)
+    body = [
+        (
+            next(iter(point.values()))["point"]["shape"],
+            *(_ratio(point.get(name)) for name in names),
+        )
+        for point in _by_point(rows)
+    ]
+    title = f"Everyone's time over streaming the same bytes, {_title(direction)}"
+    return Table(title, ("shape", *map(_short, names)), tuple(body), brief=False)
+
+
+def _accuracy_table(rows: Sequence[Record]) -> Table:
+    names = _contenders(rows)
+    body = [
+        (
+            _where(next(iter(point.values()))),
+            *(f"{point[name]['error']:.2f}" if name in point else "–" for name in names),
+        )
+        for point in _by_point(rows)
+    ]
+    return Table(
+        "Largest error against float64, step by step, as a share of what rounding explains",
+        ("shape, direction", *map(_short, names)),
+        tuple(body),
+        note="h within 4 scan(|a|, u (|a h| + |h|)), u the unit roundoff; gradients likewise.",
+        brief=False,
+    )
+
+
+def _compile_table(records: Sequence[Record]) -> Table:
+    lengths = sorted(_values(records, "length"))
+    body = []
+    for direction in _values(records, "direction"):
+        for dtype in _values(records, "dtype"):
+            here = _of(records, direction=direction, dtype=dtype)
+            for name in _contenders(here):
+                found = {row["point"]["length"]: row for row in _of(here, contender=name)}
+                cells = [
+                    short_seconds(float(np.median(found[length]["compile_seconds"])))
+                    if length in found
+                    else "–"
+                    for length in lengths
+                ]
+                body.append((f"{_short(name)}, {_title(direction)}, {dtype}", *cells))
+    columns = ("", *(f"T = {short_count(length)}" for length in lengths))
+    return Table("Time to lower and compile", columns, tuple(body), brief=False)
+
+
+def _wrong_table(records: Sequence[Record]) -> Table:
+    rows = tuple(
+        (f"{record['contender']}, {_where(record)}", f"{record['error']:.3g}") for record in records
+    )
+    return Table(
+        "Not counted: the result was wrong",
+        ("contender", "error, as a share of what rounding explains"),
+        rows,
+        note="These times appear in no figure and no other table.",
+    )
+
+
+def _ratio(record: Record | None) -> str:
+    return f"{record['ratio']:.3g}" if record else "–"
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("linear_scan ")
+
+
+# Verdicts.
+
+
+def _asked_verdict(good: Sequence[Record]) -> Verdict:
+    claim = "auto is within the asked ratio to streaming at every shape"
+    asked = [r for r in _of(good, contender=AUTO) if r["asked"] is not None]
+    if not asked:
+        return Verdict(claim, "open", "No shape with a figure to reach was timed yet.")
+    met = sum(record["ratio"] <= record["asked"] for record in asked)
+    worst = max(asked, key=lambda record: record["ratio"] / record["asked"])
+    text = (
+        f"{met} of {len(asked)} are. The farthest, {_where(worst)}: {worst['ratio']:.3g}, "
+        f"asked {worst['asked']:g}."
+    )
+    outcome: Outcome = (
+        "confirmed" if met == len(asked) else "refined" if 2 * met >= len(asked) else "refuted"
+    )
+    return Verdict(claim, outcome, text)
+
+
+def _best_verdict(good: Sequence[Record]) -> Verdict:
+    claim = "auto is never more than 5 % slower than any contender"
+    behind = []
+    for point in _by_point(good):
+        auto = point.get(AUTO)
+        others = [record for name, record in point.items() if name != AUTO]
+        if auto and others:
+            best = min(others, key=_median)
+            clear = np.quantile(auto["seconds"], 0.25) > np.quantile(best["seconds"], 0.75)
+            behind.append((_median(auto) / _median(best), bool(clear), auto, best))
+    if not behind:
+        return Verdict(claim, "open", "auto was timed beside no other yet.")
+    slower = [it for it in behind if it[0] > _SLOWER]
+    factor, _, auto, best = max(behind, key=lambda it: it[0])
+    where = f"{_where(auto)}, where it takes {factor:.3g} times as long as {best['contender']}"
+    if not slower:
+        return Verdict(claim, "confirmed", f"At {len(behind)} points. The worst is {where}.")
+    clearly = [it for it in slower if it[1]]
+    text = (
+        f"It is at {len(behind) - len(slower)} of {len(behind)} points. The worst is {where}; "
+        f"beyond the noise (quartiles apart) at {len(clearly)}."
+    )
+    return Verdict(claim, "refuted" if clearly else "refined", text)
+
+
+def _tree_verdict(good: Sequence[Record]) -> Verdict:
+    claim = (
+        "auto is at least 4 times as fast as lax.associative_scan beyond a million numbers "
+        "(2 times for a single chain)"
+    )
+    gains = []
+    for point in _by_point(good):
+        auto, tree = point.get(AUTO), point.get(ASSOCIATIVE)
+        if auto and tree and auto["size"] > _LARGE:
+            asked = _GAIN_OF_A_CHAIN if auto["lanes"] == 1 else _GAIN
+            gains.append((_median(tree) / _median(auto), asked, auto))
+    if not gains:
+        return Verdict(claim, "open", "No shape that large was timed by both yet.")
+    gain, asked, auto = min(gains, key=lambda it: it[0] / it[1])
+    text = f"The least, {_where(auto)}: {gain:.3g} times, asked {asked:g}."
+    met = sum(gain >= asked for gain, asked, _ in gains)
+    if met == len(gains):
+        return Verdict(claim, "confirmed", text)
+    outcome: Outcome = "refined" if all(gain > 1 for gain, _, _ in gains) else "refuted"
+    return Verdict(claim, outcome, f"At {met} of {len(gains)} points. {text}")
+
+
+def _compile_verdict(compiled: Sequence[Record]) -> Verdict:
+    claim = "auto compiles in less than 0.5 s at any T, complex numbers and gradients included"
+    autos = _of(compiled, contender=AUTO)
+    if not autos:
+        return Verdict(claim, "open", "auto was not compiled yet.")
+    seconds = {id(record): float(np.median(record["compile_seconds"])) for record in autos}
+    worst = max(autos, key=lambda record: seconds[id(record)])
+    slow = sum(value >= _COMPILE_SECONDS for value in seconds.values())
+    point = worst["point"]
+    text = (
+        f"The longest: {short_seconds(seconds[id(worst)])}, {_title(point['direction'])}, "
+        f"{point['dtype']}, T = {short_count(point['length'])}."
+    )
+    if not slow:
+        return Verdict(claim, "confirmed", text)
+    return Verdict(claim, "refuted", f"{slow} of {len(autos)} take longer. {text}")
+
+
+def _accuracy_verdict(records: Sequence[Record]) -> Verdict:
+    claim = "auto is as exact as rounding allows: h and its gradients are within their bounds"
+    autos = [record for record in _of(records, contender=AUTO) if "counts" in record]
+    if not autos:
+        return Verdict(claim, "open", "auto was not timed yet.")
+    worst = max(autos, key=lambda record: (np.isnan(record["error"]), record["error"]))
+    text = f"The largest error is {worst['error']:.3g} of the bound, {_where(worst)}."
+    wrong = sum(not record["counts"] for record in autos)
+    if wrong:
+        return Verdict(claim, "refuted", f"Not at {wrong} of {len(autos)} points. {text}")
+    return Verdict(claim, "confirmed", text)
