@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.harness import figures
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
@@ -22,12 +23,12 @@ _MET = {True: ", met", False: ", not met"}
 
 _LOOKS: dict[str, dict[str, Any]] = {
     AUTO: {"color": figures.BLUE, "marker": "o", "markersize": 10, "fillstyle": "none"},
-    "linear_scan native": {"color": figures.BLUE, "marker": "d"},
+    "linear_scan native": {"color": figures.SKY, "marker": "d"},
     "linear_scan sequential": {"color": figures.ORANGE, "marker": "s"},
     "linear_scan associative": {"color": figures.RED, "marker": "^"},
     "linear_scan blocked": {"color": figures.PINK, "marker": "v"},
     SCAN: {"color": figures.GREEN, "marker": "P", "markersize": 7},
-    ASSOCIATIVE: {"color": figures.RED, "marker": "X", "markersize": 7},
+    ASSOCIATIVE: {"color": figures.RED, "marker": "X", "markersize": 7, "linestyle": (0, (5, 2))},
 }
 # Peers and methods that have no look of their own are grey, told apart by their markers.
 _OTHERS = ("<", ">", "*", "p", "h", "1", "2", "3")
@@ -159,10 +160,10 @@ def _ratio_figure(
         axes.plot(
             [record["ratio"] for record in series],
             [height[record["point"]["shape"]] for record in series],
-            linestyle="none",
             label=name,
             zorder=4 if name == AUTO else 3,
-            **{"markeredgewidth": 2.0 if name == AUTO else 1.0, **looks[name]},
+            markeredgewidth=2.0 if name == AUTO else 1.0,
+            **{**looks[name], "linestyle": "none"},
         )
     asked = _of(rows, contender=AUTO)
     asked = [record for record in asked if record["asked"] is not None]
@@ -177,6 +178,8 @@ def _ratio_figure(
         label="asked of auto",
     )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("time / time of streaming the same bytes")
     axes.set_yticks(list(height.values()), list(height))
