@@ -127,8 +127,9 @@ def compare(
       rounds: how many samples to take of each.
       sample_seconds: the least duration of a sample.
       budget_seconds: of a contender with longer samples, as many as fit, but three at least.
-      in_loop: True has every contender repeat in a compiled loop, even once, False has none; by
-        default those do that are shorter than `sample_seconds`. An eager one never does.
+      in_loop: True has every contender repeat in a compiled loop, even once (it is this program
+        then that is checked), False has none; by default those do that are shorter than
+        `sample_seconds`. An eager one never does.
       clock: seconds; another one for tests.
       watch: is told what goes on.
 
@@ -164,36 +165,32 @@ def _prepare(
     clock: Callable[[], float],
     in_loop: bool | None,
 ) -> _Ready:
+    function = contender.function
     arguments = jax.block_until_ready(jax.device_put(contender.arguments))
-    start = clock()
-    lowered = jax.jit(contender.function).lower(*arguments)
-    middle = clock()
-    compiled = lowered.compile()
-    end = clock()
-
-    def once() -> Any:
-        return compiled(*arguments)
-
+    if in_loop:
+        program, loop = _loop_in_place(function, arguments, clock)
+        once = partial(loop, 1)
+    else:
+        program, loop = _compile(function, arguments, clock), None
+        once = partial(program.call, *arguments)
     check, seconds = _first_looks(contender, once, sample_seconds, budget_seconds, clock)
+    if in_loop is None and seconds < sample_seconds:
+        _, loop = _loop_in_place(function, arguments, clock)
     sample, repeats = once, 1
-    if in_loop or (in_loop is None and seconds < sample_seconds):
+    if loop:
         repeats = math.ceil(sample_seconds / max(seconds, 1e-6))
-        loop = _loop_in_place(contender.function, arguments)
         # Inside the loop no dispatch is left, so that many more may be needed than it seemed.
-        seconds = min(_time(lambda: loop(repeats), clock) for _ in range(2))
+        seconds = min(_time(partial(loop, repeats), clock) for _ in range(2))
         repeats = math.ceil(repeats * max(1.0, sample_seconds / max(seconds, 1e-9)))
         seconds = max(seconds, sample_seconds)
-
-        def sample() -> Any:
-            return loop(repeats)
-
-    memory = compiled.memory_analysis()
+        sample = partial(loop, repeats)
+    memory = program.call.memory_analysis()
     return _Ready(
         Timing(
             name=contender.name,
             check=check,
-            lower_seconds=middle - start,
-            compile_seconds=end - middle,
+            lower_seconds=program.lower_seconds,
+            compile_seconds=program.compile_seconds,
             temporary_bytes=memory.temp_size_in_bytes if memory else math.nan,
             repeats=repeats,
             samples=(),
@@ -289,17 +286,41 @@ def carried(function: Callable[..., Any]) -> Callable[..., Any]:
     return loop
 
 
-def _loop_in_place(function: Callable[..., Any], arguments: Any) -> Callable[[int], Any]:
+@dataclass(frozen=True)
+class _Program:
+    """A compiled function, and how long it took to get there."""
+
+    call: Any
+    lower_seconds: float
+    compile_seconds: float
+
+
+def _compile(
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    clock: Callable[[], float],
+    **options: Any,
+) -> _Program:
+    start = clock()
+    lowered = jax.jit(function, **options).lower(*arguments)
+    middle = clock()
+    compiled = lowered.compile()
+    return _Program(compiled, middle - start, clock() - middle)
+
+
+def _loop_in_place(
+    function: Callable[..., Any], arguments: Any, clock: Callable[[], float]
+) -> tuple[_Program, Callable[[int], Any]]:
     """`carried`, compiled: each call goes on in the memory of the one before (it is donated)."""
     state = jax.tree.map(jnp.copy, (arguments, _zeros_like_output(function, arguments)))
-    compiled = jax.jit(carried(function), donate_argnums=1).lower(1, state).compile()
+    program = _compile(carried(function), (1, state), clock, donate_argnums=1)
 
     def run(count: int) -> Any:
         nonlocal state
-        state = compiled(count, state)
+        state = program.call(count, state)
         return state[1]
 
-    return run
+    return program, run
 
 
 def _zeros_like_output(function: Callable[..., Any], arguments: Any) -> Any:
