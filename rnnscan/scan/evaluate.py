@@ -36,49 +36,59 @@ def full_shape(spec: Spec, state, *others):
     return (*jnp.broadcast_shapes(*(x.shape[:lead] for x in (state, *others))), *state.shape[lead:])
 
 
-def case_of(table: MethodTable, platform, dtype, shape, axis, constant) -> Case:
+def case_of(
+    table: MethodTable, platform, dtype, shape, axis, constant, *, rank=None, exported=False
+) -> Case:
     """The case that a method table sees for a state of this shape."""
     lead = shape[: len(shape) - table.product.state_axes]
     size = math.prod(shape[len(lead) :])
     width = math.prod(lead[:axis]) * math.prod(lead[axis + 1 :]) * size
-    return Case(platform, dtype, shape[axis], width, size, constant)
+    rank = len(shape) if rank is None else rank
+    return Case(platform, dtype, shape[axis], width, size, constant, rank, exported)
 
 
-def run_scan(a, b, h0, *reset, spec, platform):
+class Target(NamedTuple):
+    """What a program is made for."""
+
+    platform: str
+    exported: bool = False
+
+
+def run_scan(a, b, h0, *reset, spec, target):
     shape = full_shape(spec, b, a, h0, *reset)
     if math.prod(shape) == 0:
         return lax.full_like(b, 0, shape=shape)
-    layout = _layout(spec, platform, shape, a, b, h0, *reset)
+    layout = _layout(spec, target.platform, shape, a, b, h0, *reset)
     a, b, h0, *reset = layout.merge(a, b, h0, *reset)
-    method = _method(spec, platform, shape, b.dtype, a, layout)
+    method = _method(spec, target, shape, b.dtype, a, layout)
     operands = (a, b, h0, reset[0] if reset else None)
     options = {"shape": layout.merged(shape), "dtype": b.dtype}
     h = method.forward(spec.product, layout.time, *operands, **options)
     return h.reshape(shape)
 
 
-def run_tangent(a, h, h0, da, db, dh0, *reset, spec, platform):
+def run_tangent(a, h, h0, da, db, dh0, *reset, spec, target):
     shape = full_shape(spec, db, a, h, h0, da, dh0, *reset)
     if math.prod(shape) == 0:
         return lax.full_like(db, 0, shape=shape)
-    layout = _layout(spec, platform, shape, a, h, h0, da, db, dh0, *reset)
+    layout = _layout(spec, target.platform, shape, a, h, h0, da, db, dh0, *reset)
     a, h, h0, da, db, dh0, *reset = layout.merge(a, h, h0, da, db, dh0, *reset)
-    method = _method(spec, platform, shape, db.dtype, a, layout)
+    method = _method(spec, target, shape, db.dtype, a, layout)
     operands = (a, h, h0, reset[0] if reset else None, da, db, dh0)
     options = {"shape": layout.merged(shape), "dtype": db.dtype}
     return method.tangent(spec.product, layout.time, *operands, **options).reshape(shape)
 
 
-def run_transpose(g, a, *rest, spec, platform, with_decay, decay_shape, state_shape):
+def run_transpose(g, a, *rest, spec, target, with_decay, decay_shape, state_shape):
     shape = full_shape(spec, g, a, *rest)
     shapes = (decay_shape, shape, state_shape) if with_decay else (shape, state_shape)
     if math.prod(shape) == 0:
         return [lax.full_like(g, 0, shape=s) for s in shapes]
     da_shape = decay_shape if with_decay else a.shape
-    layout = _layout(spec, platform, shape, g, a, *rest, like=(da_shape, state_shape))
+    layout = _layout(spec, target.platform, shape, g, a, *rest, like=(da_shape, state_shape))
     g, a, *rest = layout.merge(g, a, *rest)
     h, h0, *reset = rest if with_decay else (None, None, *rest)
-    method = _method(spec, platform, shape, g.dtype, a, layout)
+    method = _method(spec, target, shape, g.dtype, a, layout)
     outputs = method.transpose(
         spec.product,
         layout.time,
@@ -124,7 +134,16 @@ def _layout(spec: Spec, platform, shape, *operands, like=()) -> _Layout:
     return _Layout(tuple(groups), TimeAxis(axis, shape[spec.axis], spec.reverse))
 
 
-def _method(spec: Spec, platform, shape, dtype, a, layout):
+def _method(spec: Spec, target: Target, shape, dtype, a, layout):
     constant = a.shape[layout.time.axis] == 1
-    case = case_of(spec.table, platform, dtype, shape, spec.axis, constant)
+    case = case_of(
+        spec.table,
+        target.platform,
+        dtype,
+        shape,
+        spec.axis,
+        constant,
+        rank=len(layout.groups) + spec.product.state_axes,
+        exported=target.exported,
+    )
     return spec.table.resolve(spec.method, case)

@@ -30,7 +30,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from rnnscan.scan.evaluate import Spec, full_shape, run_scan, run_tangent, run_transpose
+from rnnscan.scan.evaluate import Spec, Target, full_shape, run_scan, run_tangent, run_transpose
 from rnnscan.scan.product import sum_to
 from rnnscan.scan.table import PLATFORMS
 from rnnscan.scan.time_axis import TimeAxis, keep
@@ -280,19 +280,23 @@ def _primitive(name, aval, run, jvp, transpose, batch, *, multiple_results=False
     primitive.def_abstract_eval(aval)
 
     # Not a jit of the primitive itself: with jit disabled, that would call itself for ever.
-    @functools.partial(jax.jit, static_argnames=("params", "platform"))
-    def evaluate(*operands, params, platform):
-        return run(*operands, platform=platform, **dict(params))
+    @functools.partial(jax.jit, static_argnames=("params", "target"))
+    def evaluate(*operands, params, target):
+        return run(*operands, target=target, **dict(params))
 
     def impl(*operands, **params):
-        platform = _platform_of(operands[0])
-        return evaluate(*operands, params=tuple(sorted(params.items())), platform=platform)
+        target = Target(_platform_of(operands[0]))
+        return evaluate(*operands, params=tuple(sorted(params.items())), target=target)
+
+    def lower(context, *operands, platform, **params):
+        exported = context.module_context.lowering_parameters.for_export
+        rule = functools.partial(run, target=Target(platform, exported))
+        return mlir.lower_fun(rule, multiple_results=multiple_results)(context, *operands, **params)
 
     primitive.def_impl(impl)
     for platform in (*PLATFORMS, None):
-        rule = functools.partial(run, platform=platform or "other")
-        lowering = mlir.lower_fun(rule, multiple_results=multiple_results)
-        mlir.register_lowering(primitive, lowering, platform=platform)
+        rule = functools.partial(lower, platform=platform or "other")
+        mlir.register_lowering(primitive, rule, platform=platform)
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
     batching.primitive_batchers[primitive] = batch

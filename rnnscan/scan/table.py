@@ -25,7 +25,7 @@ def checked_platform(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is known of a call when a method is chosen: nothing but platform, shapes and dtype.
+    """What is known of a call when a method is chosen: platform, shapes and dtype.
 
     Attributes:
       platform: "cpu", "cuda", "rocm", "tpu" or "other": what the code is lowered for.
@@ -34,6 +34,8 @@ class Case:
       width: numbers in the states of one step, batch included.
       size: the n of a matrix product; 1 for an elementwise one.
       constant: whether the decay is the same at every step.
+      rank: axes of a state and time.
+      exported: whether the program is lowered for `jax.export`, to run elsewhere.
     """
 
     platform: str
@@ -42,6 +44,8 @@ class Case:
     width: int
     size: int
     constant: bool
+    rank: int
+    exported: bool = False
 
     @property
     def symbolic(self) -> bool:

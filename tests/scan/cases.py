@@ -9,7 +9,7 @@ import pytest
 
 from tests.scan.reference import Reference
 
-METHODS = ("sequential", "associative", "blocked")  # of linear_scan
+METHODS = ("sequential", "associative", "blocked", "native")  # of linear_scan
 MATRIX_METHODS = ("sequential", "associative")
 
 

@@ -298,7 +298,7 @@ def test_no_recompilation():
 
 
 def test_lowers_for_other_platforms():
-    """What `auto` picks depends on the platform that the code is lowered for."""
+    """What `auto` picks depends on the platform that the code is lowered for, also for export."""
     spec = jax.ShapeDtypeStruct((64, 4), jnp.float32)
     lowered = {
         platform: jax.jit(linear_scan)

@@ -1,0 +1,130 @@
+"""Compiles the CPU kernel of `linear_scan` while rnnscan is installed, if there is a C++ compiler.
+
+Without one (or where anything else fails) the install succeeds all the same, as pure Python;
+`explain_linear_scan` then says what is missing, and how to get it. Nothing is compiled later.
+
+    CXX=...            which compiler to use (default: the first of c++, g++, clang++ that runs)
+    RNNSCAN_NATIVE=0   do not compile; =1: fail where it cannot be compiled
+
+The kernel is compiled once per level of x86-64 and chosen when it runs, so a wheel may move between
+machines. The XLA headers are those of the oldest jaxlib that rnnscan supports: a library made with
+newer ones would keep an older CPU backend from starting.
+"""
+
+import concurrent.futures
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+OLDEST_JAXLIB = "jaxlib==0.10.2"
+FOLDER = Path("rnnscan/scan/cpu_kernel")
+LIBRARY = "librnnscan_cpu.so"  # its name everywhere; loaded by path, with no Python ABI
+SOURCES = ("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc", "handlers.cc")
+FLAGS = ["-std=gnu++17", "-O2", "-ftree-vectorize", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"]
+FLAGS += ["-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-strict-aliasing", "-w"]
+SECONDS = 600
+
+
+def compiler() -> list[str]:
+    """The command that compiles C++, or nothing."""
+    chosen = os.environ.get("CXX")
+    for command in [chosen] if chosen else ["c++", "g++", "clang++"]:
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return words
+    return []
+
+
+def wanted() -> bool:
+    return os.environ.get("RNNSCAN_NATIVE", "") != "0" and sys.platform in ("linux", "darwin")
+
+
+def compile_library(root: Path) -> Path:
+    """The shared library, beside its sources."""
+    command = compiler()
+    if not command:
+        raise RuntimeError("no C++ compiler (c++, g++, clang++ or CXX) was found")
+    jaxlib = importlib.util.find_spec("jaxlib")
+    if jaxlib is None:
+        raise RuntimeError(f"the XLA headers of {OLDEST_JAXLIB} are not in the build environment")
+    folder = root / FOLDER
+    digest = hashlib.sha256()
+    for source in SOURCES:
+        digest.update((folder / source).read_bytes())
+    common = [*command, *FLAGS, f"-I{Path(jaxlib.origin).parent / 'include'}"]
+    levels = ["baseline"]
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        levels += ["x86_64_v3", "x86_64_v4"]
+        common += ["-DRNNSCAN_X86_LEVELS"]
+    with tempfile.TemporaryDirectory() as scratch:
+        jobs = {}
+        for level in levels:
+            flags = [f"-DKERNEL_NAMESPACE={level}"]
+            if level != "baseline":
+                flags += [f"-march={level.replace('_', '-')}"]
+            if level == "x86_64_v4":
+                flags += ["-mprefer-vector-width=512"]
+            jobs[f"{scratch}/{level}.o"] = [*flags, "-c", str(folder / "kernel.cc")]
+        hash_flag = f'-DRNNSCAN_SOURCE_HASH="{digest.hexdigest()}"'
+        jobs[f"{scratch}/handlers.o"] = [hash_flag, "-c", str(folder / "handlers.cc")]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda job: run([*common, *job[1], "-o", job[0]]), jobs.items()))
+        made = f"{scratch}/{LIBRARY}"
+        link = [*command, "-shared", "-o", made, *jobs]
+        try:  # independent of the C++ runtime that another package may have loaded
+            run([*link, "-static-libstdc++", "-static-libgcc"])
+        except RuntimeError:
+            run(link)
+        # Moved into place: a process that has the old file open keeps it.
+        target = folder / LIBRARY
+        partial = folder / f"{LIBRARY}.partial"
+        shutil.copyfile(made, partial)
+        os.replace(partial, target)
+    return target
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+class NativeKernel(BuildHookInterface):
+    PLUGIN_NAME = "custom"
+
+    def dependencies(self) -> list[str]:
+        if self.target_name != "wheel" or not wanted() or not compiler():
+            return []
+        return [OLDEST_JAXLIB]
+
+    def initialize(self, version: str, build_data: dict) -> None:
+        del version
+        if self.target_name != "wheel":
+            return
+        root = Path(self.root)
+        (root / FOLDER / LIBRARY).unlink(missing_ok=True)  # none is better than an old one
+        if not wanted():
+            return
+        try:
+            library = compile_library(root)
+        except (RuntimeError, OSError, subprocess.TimeoutExpired) as fault:
+            if os.environ.get("RNNSCAN_NATIVE") == "1":
+                raise
+            self.app.display_warning(f"rnnscan without its CPU kernel: {fault}")
+            return
+        path = library.relative_to(root).as_posix()
+        build_data["artifacts"].append(path)
+        build_data["force_include"][str(library)] = path
+        build_data["pure_python"] = False
+        tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["tag"] = f"py3-none-{tag}"

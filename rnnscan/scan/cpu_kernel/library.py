@@ -1,0 +1,76 @@
+"""Finds, checks and registers the shared library that was compiled when rnnscan was installed."""
+
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import re
+from pathlib import Path
+
+import jax
+
+FOLDER = Path(__file__).parent
+NAME = "librnnscan_cpu.so"
+SOURCES = ("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc", "handlers.cc")
+TARGETS = ("rnnscan_forward", "rnnscan_tangent", "rnnscan_transpose", "rnnscan_transpose_drive")
+REMEDY = "install a C++ compiler (g++ or clang++) and rnnscan again: pip install --force-reinstall"
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Registers the kernel with XLA, once; or the reason why there is none, and what to do."""
+    path = _find()
+    if path is None:
+        return f"the CPU kernel was not compiled when rnnscan was installed; {REMEDY}"
+    try:
+        library = ctypes.CDLL(str(path))
+        compiled = _text(library.rnnscan_source_hash)
+        version = int(library.rnnscan_ffi_version())
+    except (OSError, AttributeError) as fault:
+        return f"the CPU kernel does not load ({fault}); {REMEDY}"
+    if compiled != _source_hash():
+        return "the CPU kernel was compiled from other sources; install rnnscan again"
+    if version > _ffi_version():
+        # Registered all the same, it would keep the whole CPU backend from starting.
+        return "the CPU kernel was compiled for a newer jaxlib; install rnnscan again"
+    for target in TARGETS:
+        capsule = jax.ffi.pycapsule(getattr(library, target))
+        jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+    return None
+
+
+def instruction_set() -> str:
+    """What the kernel uses on this machine; `why_not()` must be `None`."""
+    return _text(ctypes.CDLL(str(_find())).rnnscan_instruction_set)
+
+
+def _find() -> Path | None:
+    """Beside this file, or, where a source tree hides an installed package, in that package."""
+    if (FOLDER / NAME).is_file():
+        return FOLDER / NAME
+    try:
+        files = importlib.metadata.files("rnnscan") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = (Path(str(file.locate())) for file in files if file.name == NAME)
+    return next((path for path in found if path.is_file()), None)
+
+
+def _text(function) -> str:
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for source in SOURCES:
+        digest.update((FOLDER / source).read_bytes())
+    return digest.hexdigest()
+
+
+def _ffi_version() -> int:
+    """Of the XLA in use, as `rnnscan_ffi_version` counts: 1000 major + minor."""
+    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    text = header.read_text(encoding="utf-8")
+    numbers = {name: int(n) for name, n in re.findall(r"#define XLA_FFI_API_(M\w+) (\d+)", text)}
+    return numbers["MAJOR"] * 1000 + numbers["MINOR"]
