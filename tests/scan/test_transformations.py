@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -307,9 +308,14 @@ def test_lowers_for_other_platforms():
         .as_text()
         for platform in ("cpu", "cuda", "tpu")
     }
-    assert "stablehlo.while" in lowered["cpu"]
-    assert "stablehlo.while" not in lowered["cuda"]
-    assert "stablehlo.while" not in lowered["tpu"]
+    kernel = "rnnscan_forward"
+    assert ("stablehlo.while" in lowered["cpu"]) != (kernel in lowered["cpu"])
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.while" not in lowered[platform]
+        assert kernel not in lowered[platform]
+    # An exported program must run where the kernel is not installed.
+    exported = jax.export.export(jax.jit(linear_scan), platforms=["cpu"])(spec, spec)
+    assert kernel not in exported.mlir_module()
 
 
 @st.composite

@@ -5,8 +5,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <memory>
-#include <thread>
+#include <mutex>
 
 #include "problem.h"
 #include "xla/ffi/api/ffi.h"
@@ -47,24 +48,7 @@ const Choice& chosen() {
   return choice;
 }
 
-// Items are claimed one by one, by the caller too: it never waits for a thread that has not begun,
-// so it may itself be a thread of the pool, and the only one.
-struct Claims {
-  int64_t items;
-  Pool::Task* task;
-  void* data;
-  std::atomic<int64_t> workers{0}, next{0}, done{0};
-
-  void work() {
-    const int64_t worker = workers++;
-    for (int64_t i = next++; i < items; i = next++) {
-      task(data, i, worker);
-      done.fetch_add(1, std::memory_order_release);
-    }
-  }
-};
-
-constexpr int kSpins = 20000;  // some 200 microseconds or more
+constexpr int kSpins = 1000;  // some ten microseconds
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -73,6 +57,41 @@ void pause_briefly() {
   asm volatile("yield");
 #endif
 }
+
+// Items are claimed one by one, by the caller too: it never waits for a thread that has not begun,
+// so it may itself be a thread of the pool, and the only one.
+struct Claims {
+  int64_t items;
+  Pool::Task* task;
+  void* data;
+  std::atomic<int64_t> workers{0}, next{0}, done{0};
+  std::mutex mutex;
+  std::condition_variable all_done;
+
+  void work() {
+    const int64_t worker = workers++;
+    for (int64_t i = next++; i < items; i = next++) {
+      task(data, i, worker);
+      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == items) {
+        std::lock_guard<std::mutex> lock(mutex);
+        all_done.notify_all();
+      }
+    }
+  }
+
+  bool complete() const { return done.load(std::memory_order_acquire) >= items; }
+
+  // What is left is in progress elsewhere and ends soon, so a moment's spinning is the fastest. But
+  // a thread that went on spinning would hold the core on which the other one may wait to run.
+  void wait() {
+    for (int spins = 0; spins < kSpins; ++spins) {
+      if (complete()) return;
+      pause_briefly();
+    }
+    std::unique_lock<std::mutex> lock(mutex);
+    all_done.wait(lock, [this] { return complete(); });
+  }
+};
 
 void run_on(void* self, int64_t threads, int64_t items, Pool::Task* task, void* data) {
   auto* pool = static_cast<ffi::ThreadPool*>(self);
@@ -83,11 +102,7 @@ void run_on(void* self, int64_t threads, int64_t items, Pool::Task* task, void* 
   const int64_t helpers = std::min(items, threads) - 1;
   for (int64_t i = 0; i < helpers; ++i) pool->Schedule([claims] { claims->work(); });
   claims->work();
-  // What is left is in progress elsewhere and ends soon: a thread that sleeps or yields is late.
-  for (int spins = 0; claims->done.load(std::memory_order_acquire) < items; ++spins) {
-    if (spins > kSpins) std::this_thread::yield();
-    pause_briefly();
-  }
+  claims->wait();
 }
 
 bool read_type(ffi::DataType from, Type& to) {

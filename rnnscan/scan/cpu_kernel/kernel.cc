@@ -22,7 +22,7 @@
 // "Processing order" is scan order forward and for the tangent, and its reverse for the transpose.
 // An "element" is a number of the dtype; complex ones are pairs.
 
-#include <sched.h>
+#include <time.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -38,9 +38,12 @@ Kernel run;
 
 namespace {
 
-// Waits a moment for another thread; longer ones let others run.
+// Waits a moment for another thread: first in place, then in a way that gives it the core.
 INLINE void pause(int64_t spins) {
-  if (spins > 20000) sched_yield();
+  if (spins > 1000) {
+    const timespec moment{0, 20000};
+    nanosleep(&moment, nullptr);
+  }
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -106,7 +109,7 @@ struct Run {
       blocks = ceil_div(plan.inner, group_width);
       groups = plan.outer * blocks;
       if (groups < threads) {
-        const int64_t bytes = plan.steps * min(plan.inner, group_width) * int64_t(sizeof(Wide));
+        const int64_t bytes = plan.steps * group_width * int64_t(sizeof(Wide));
         if (bytes >= 3 * kSegmentBytes) plan.segments = bytes / kSegmentBytes;
       }
     } else {

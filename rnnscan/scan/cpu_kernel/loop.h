@@ -119,7 +119,6 @@ template <class N, Kind kind, Decay decay, bool reduce, bool resets>
 void loop_over_time(Loop<N> loop, int64_t steps, int64_t reals, typename N::R* carry,
                     typename N::R* extra) {
   using V = typename N::V;
-  constexpr bool has_extra = reduce || decay == Decay::sum;
   if (reals == N::reals) {
     return in_registers<1, N, kind, decay, reduce, resets>(loop, steps, carry, extra);
   }
@@ -129,7 +128,8 @@ void loop_over_time(Loop<N> loop, int64_t steps, int64_t reals, typename N::R* c
   if (reals == 4 * N::reals) {
     return in_registers<4, N, kind, decay, reduce, resets>(loop, steps, carry, extra);
   }
-  for (int64_t s = 0; s < steps; ++s, loop.advance()) {
+  constexpr bool has_extra = reduce || decay == Decay::sum;
+  for (int64_t s = 0; s < steps; ++s, loop.advance()) {  // rows of more lanes than registers hold
     for (int64_t i = 0; i < reals; i += N::reals) {
       V c = load<V>(carry + i), e{};
       if constexpr (has_extra) e = load<V>(extra + i);
