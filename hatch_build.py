@@ -30,8 +30,10 @@ OLDEST_JAXLIB = "jaxlib==0.10.2"
 FOLDER = Path("rnnscan/scan/cpu_kernel")
 LIBRARY = "librnnscan_cpu.so"  # its name everywhere; loaded by path, with no Python ABI
 SOURCES = ("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc", "handlers.cc")
-FLAGS = ["-std=gnu++17", "-O2", "-ftree-vectorize", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"]
-FLAGS += ["-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-strict-aliasing", "-w"]
+FLAGS = shlex.split(
+    "-std=gnu++17 -fPIC -fvisibility=hidden -w -O2 -ftree-vectorize -fvect-cost-model=dynamic "
+    "-ffp-contract=fast -fno-math-errno -fno-strict-aliasing"
+)
 SECONDS = 600
 
 

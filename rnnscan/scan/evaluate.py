@@ -17,6 +17,13 @@ from rnnscan.scan.table import Case, MethodTable
 from rnnscan.scan.time_axis import TimeAxis
 
 
+class Target(NamedTuple):
+    """What a program is made for: a platform, and maybe to be stored (`jax.export`)."""
+
+    platform: str
+    exported: bool = False
+
+
 class Spec(NamedTuple):
     """What is static about a recurrence."""
 
@@ -36,22 +43,12 @@ def full_shape(spec: Spec, state, *others):
     return (*jnp.broadcast_shapes(*(x.shape[:lead] for x in (state, *others))), *state.shape[lead:])
 
 
-def case_of(
-    table: MethodTable, platform, dtype, shape, axis, constant, *, rank=None, exported=False
-) -> Case:
+def case_of(table: MethodTable, target, dtype, shape, axis, constant) -> Case:
     """The case that a method table sees for a state of this shape."""
     lead = shape[: len(shape) - table.product.state_axes]
     size = math.prod(shape[len(lead) :])
     width = math.prod(lead[:axis]) * math.prod(lead[axis + 1 :]) * size
-    rank = len(shape) if rank is None else rank
-    return Case(platform, dtype, shape[axis], width, size, constant, rank, exported)
-
-
-class Target(NamedTuple):
-    """What a program is made for."""
-
-    platform: str
-    exported: bool = False
+    return Case(target.platform, dtype, shape[axis], width, size, constant, target.exported)
 
 
 def run_scan(a, b, h0, *reset, spec, target):
@@ -136,14 +133,5 @@ def _layout(spec: Spec, platform, shape, *operands, like=()) -> _Layout:
 
 def _method(spec: Spec, target: Target, shape, dtype, a, layout):
     constant = a.shape[layout.time.axis] == 1
-    case = case_of(
-        spec.table,
-        target.platform,
-        dtype,
-        shape,
-        spec.axis,
-        constant,
-        rank=len(layout.groups) + spec.product.state_axes,
-        exported=target.exported,
-    )
+    case = case_of(spec.table, target, dtype, shape, spec.axis, constant)
     return spec.table.resolve(spec.method, case)

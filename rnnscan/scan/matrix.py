@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from rnnscan.scan import arguments
-from rnnscan.scan.evaluate import case_of
+from rnnscan.scan.evaluate import Target, case_of
 from rnnscan.scan.linear_methods import associative, sequential
 from rnnscan.scan.product import matmul_precision, matrix
 from rnnscan.scan.recurrence import recurrence
@@ -118,7 +118,7 @@ def explain_matrix_scan(
     axis %= len(b.shape)
     case = case_of(
         _current_table(),
-        checked_platform(platform or jax.default_backend()),
+        Target(checked_platform(platform or jax.default_backend())),
         b.dtype,
         b.shape,
         axis,

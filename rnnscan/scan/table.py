@@ -34,7 +34,6 @@ class Case:
       width: numbers in the states of one step, batch included.
       size: the n of a matrix product; 1 for an elementwise one.
       constant: whether the decay is the same at every step.
-      rank: axes of a state and time.
       exported: whether the program is lowered for `jax.export`, to run elsewhere.
     """
 
@@ -44,7 +43,6 @@ class Case:
     width: int
     size: int
     constant: bool
-    rank: int
     exported: bool = False
 
     @property

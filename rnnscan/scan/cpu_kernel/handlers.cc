@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "problem.h"
 #include "xla/ffi/api/ffi.h"
@@ -29,12 +31,16 @@ struct Choice {
   Kernel* run;
 };
 
+// The best that this machine has. RNNSCAN_CPU_LEVEL names a lower one, for tests.
 Choice choose() {
 #ifdef RNNSCAN_X86_LEVELS
+  const char* named = std::getenv("RNNSCAN_CPU_LEVEL");
+  const std::string most = named ? named : "";
+  if (most == "baseline") return {"baseline", baseline::run};
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                   __builtin_cpu_supports("bmi2");
-  if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  if (v3 && most != "x86-64-v3" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return {"x86-64-v4", x86_64_v4::run};
   }

@@ -61,7 +61,9 @@ struct Run {
   const Pool& pool;
   int64_t threads;
   int64_t group_width = vector, groups, blocks = 1;  // blocks: groups of one place before time
-  int64_t decay_count = 0, sets = 0;                 // of sums of da: so many, each so large
+  int64_t pieces;  // that work is divided into; each adds to sums of its own
+  int64_t decay_sets = 0, state_sets = 0;
+  Wide *decay_sums = nullptr, *state_sums = nullptr;
   Scratch<D>* scratches = nullptr;                   // one a thread
 
   Run(const Problem& problem, const Pool& p) : plan(problem), pool(p) {
@@ -69,18 +71,21 @@ struct Run {
     for (int k = 0; k < kState; ++k) words += plan.views[k].data && plan.views[k].step;
     const int64_t bytes = plan.steps * plan.chains * words * int64_t(sizeof(typename D::Stored));
     threads = bytes < kSerialBytes ? 1 : p.threads;
-    if (plan.shared_decay) {  // every thread has sums of its own: b's size at most in all
-      decay_count = problem.d_decay.size;
-      threads = min(threads, 1 + plan.steps * plan.chains / max(decay_count, 1));
+    const int64_t elements = plan.steps * plan.chains;
+    pieces = 8 * threads;  // some more than threads, lest one that is late delays all
+    if (plan.shared_decay) {  // all sums together have b's size at most
+      threads = min(threads, 1 + elements / problem.d_decay.size);
+      pieces = threads;
     }
+    if (plan.shared_state) pieces = max(threads, min(pieces, elements / problem.d_state.size));
   }
 
   bool run() {
     arrange();
     if (!allocate()) return release(false);
     if (plan.segments == 1 || !split()) over_all_groups();
-    if (plan.lasts && !write_state()) return release(false);
-    if (plan.sums) write_decay();
+    if (decay_sums) write_sums(plan.problem.d_decay, decay_sums, decay_sets);
+    if (state_sums) write_sums(plan.problem.d_state, state_sums, state_sets);
     return release(true);
   }
 
@@ -130,26 +135,34 @@ struct Run {
     void* memory = nullptr;
     if (posix_memalign(&memory, 64, threads * sizeof(Scratch<D>))) return false;
     scratches = static_cast<Scratch<D>*>(memory);
-    if (kind == Kind::transpose) {
-      plan.lasts = static_cast<Wide*>(std::malloc(plan.chains * sizeof(Wide)));
-      if (!plan.lasts) return false;
-    }
+    // Which set a piece of work adds to depends on the shapes alone, so that sums repeat exactly.
+    const bool chained = plan.wide && plan.segments > 1;
     if (plan.shared_decay) {
-      // Which set a piece of work adds to depends on the shapes alone, so that sums repeat exactly.
-      sets = threads;
-      if (plan.wide && plan.segments > 1) {
-        sets = plan.views[kDecay].step ? groups : groups * plan.segments;
-      }
-      plan.sums = static_cast<Wide*>(std::calloc(sets * decay_count, sizeof(Wide)));
-      if (!plan.sums) return false;
+      decay_sets = !chained ? pieces : plan.views[kDecay].step ? groups : groups * plan.segments;
+      decay_sums = new_sums(plan.problem.d_decay, decay_sets);
+      if (!decay_sums) return false;
+    }
+    if (plan.shared_state) {
+      state_sets = chained ? groups : pieces;
+      state_sums = new_sums(plan.problem.d_state, state_sets);
+      if (!state_sums) return false;
     }
     return true;
   }
 
+  static Wide* new_sums(const Array& array, int64_t sets) {
+    return static_cast<Wide*>(std::calloc(sets * array.size, sizeof(Wide)));
+  }
+
+  Sums<Wide> set(int64_t decay_set, int64_t state_set) const {
+    return {decay_sums ? decay_sums + decay_set * plan.problem.d_decay.size : nullptr,
+            state_sums ? state_sums + state_set * plan.problem.d_state.size : nullptr};
+  }
+
   bool release(bool good) {
     std::free(scratches);
-    std::free(plan.lasts);
-    std::free(plan.sums);
+    std::free(decay_sums);
+    std::free(state_sums);
     return good;
   }
 
@@ -176,11 +189,10 @@ struct Run {
   // each(index, scratch, sums) for each index below count, several to an item.
   template <class F>
   void over(int64_t count, F&& each) {
-    const int64_t items = min(count, plan.sums ? threads : threads * 8);
+    const int64_t items = min(count, pieces);
     parallel(items, [&](int64_t item, Scratch<D>& scratch) {
-      Wide* sums = plan.sums ? plan.sums + item * decay_count : nullptr;
       for (int64_t i = count * item / items; i < count * (item + 1) / items; ++i) {
-        each(i, scratch, sums);
+        each(i, scratch, set(item, item));
       }
     });
   }
@@ -209,7 +221,7 @@ struct Run {
 
   // Every chain from its first step to its last.
   void over_all_groups() {
-    over(groups, [&](int64_t group, Scratch<D>& scratch, Wide* sums) {
+    over(groups, [&](int64_t group, Scratch<D>& scratch, Sums<Wide> sums) {
       if (plan.wide) {
         each_wide(group, [&](const Lanes& lanes) {
           plan.whole(lanes, 0, plan.steps, plan.edge, scratch, sums);
@@ -252,7 +264,10 @@ struct Run {
       new (&plan) P(before);
       plan.segments = 1;
       plan.segment_steps = plan.steps;
-      if (plan.sums) std::memset(plan.sums, 0, sets * decay_count * sizeof(Wide));
+      std::free(decay_sums);
+      std::free(state_sums);
+      decay_sums = plan.shared_decay ? new_sums(plan.problem.d_decay, decay_sets) : nullptr;
+      state_sums = plan.shared_state ? new_sums(plan.problem.d_state, state_sets) : nullptr;
     }
     return done;
   }
@@ -278,7 +293,7 @@ struct Run {
     auto lanes_of = [&](Lanes& lanes, int64_t group) {
       plan.narrow_lanes(lanes, group * vector, chains * segments);
     };
-    over(ceil_div((segments - 1) * chains, vector), [&](int64_t group, Scratch<D>& scratch, Wide*) {
+    over(ceil_div((segments - 1) * chains, vector), [&](int64_t group, Scratch<D>& scratch, Sums<Wide>) {
       Lanes lanes;
       lanes_of(lanes, group);
       plan.reduced(lanes, 0, n, local_edge, scratch, products, drives);
@@ -286,20 +301,21 @@ struct Run {
     for (int64_t s = 0; s + 1 < segments; ++s) {
       if (!carry_on(s, 0, chains, carries, products, drives)) return false;
     }
-    Wide* lasts = plan.lasts;
     plan.carries = carries;
     plan.lasts = products;  // no longer needed
+    plan.ends = false;
     over(ceil_div(segments * chains, vector),
-         [&](int64_t group, Scratch<D>& scratch, Wide* sums) {
+         [&](int64_t group, Scratch<D>& scratch, Sums<Wide> sums) {
            Lanes lanes;
            lanes_of(lanes, group);
            plan.whole(lanes, 0, n, local_edge, scratch, sums);
          });
     plan.carries = products + (segments - 1) * chains;
-    plan.lasts = lasts;
+    plan.lasts = nullptr;
+    plan.ends = true;
     plan.segments = 1;
     plan.segment_steps = plan.steps;
-    over(groups, [&](int64_t group, Scratch<D>& scratch, Wide* sums) {
+    over(groups, [&](int64_t group, Scratch<D>& scratch, Sums<Wide> sums) {
       Lanes lanes;
       plan.narrow_lanes(lanes, group * vector, chains);
       plan.whole(lanes, segments * n, plan.steps, edge, scratch, sums);
@@ -323,7 +339,7 @@ struct Run {
       const bool is_last = s + 1 == segments;
       P part = plan;
       part.carries = carries + s * chains;
-      if (!is_last) part.lasts = nullptr;
+      part.ends = is_last;
       if (!is_last) {
         each_wide(group, [&](const Lanes& lanes) {
           part.reduced(lanes, first, last, plan.edge, scratch, products + s * chains,
@@ -344,8 +360,7 @@ struct Run {
         __atomic_store_n(&ready[index + groups], 1, __ATOMIC_RELEASE);
       }
       if (!__atomic_load_n(&finite, __ATOMIC_RELAXED)) return;
-      const int64_t set = plan.views[kDecay].step ? group : index;
-      Wide* sums = plan.sums ? plan.sums + set * decay_count : nullptr;
+      const Sums<Wide> sums = set(plan.views[kDecay].step ? group : index, group);
       each_wide(group, [&](const Lanes& lanes) {
         part.whole(lanes, first, last, plan.edge, scratch, sums);
       });
@@ -354,36 +369,14 @@ struct Run {
     return finite;
   }
 
-  // dh0: the carries after the last step, each summed into its element.
-  bool write_state() {
-    const Array& array = plan.problem.d_state;
-    auto* out = static_cast<typename D::Stored*>(array.data);
-    auto* sums = static_cast<Wide*>(std::calloc(array.size, sizeof(Wide)));
-    if (!sums) return false;
-    int64_t index[kMaxRank] = {}, offset = 0;
-    for (int64_t chain = 0; chain < plan.chains; ++chain) {
-      sums[offset] = D::add(sums[offset], plan.lasts[chain]);
-      for (int i = plan.problem.rank - 1; i >= 0; --i) {
-        if (i == plan.problem.axis) continue;
-        offset += array.strides[i];
-        if (++index[i] < plan.problem.shape[i]) break;
-        offset -= index[i] * array.strides[i];
-        index[i] = 0;
-      }
-    }
-    for (int64_t i = 0; i < array.size; ++i) out[i] = D::round(sums[i]);
-    std::free(sums);
-    return true;
-  }
-
-  // da: the sums of all sets.
-  void write_decay() {
+  // da or dh0: the sums of all sets.
+  void write_sums(const Array& array, const Wide* sums, int64_t sets) {
     constexpr int64_t piece = 4096;
-    auto* out = static_cast<typename D::Stored*>(plan.problem.d_decay.data);
-    parallel(ceil_div(decay_count, piece), [&](int64_t item, Scratch<D>&) {
-      for (int64_t i = item * piece; i < min(decay_count, (item + 1) * piece); ++i) {
-        Wide sum = plan.sums[i];
-        for (int64_t k = 1; k < sets; ++k) sum = D::add(sum, plan.sums[k * decay_count + i]);
+    auto* out = static_cast<typename D::Stored*>(array.data);
+    parallel(ceil_div(array.size, piece), [&](int64_t item, Scratch<D>&) {
+      for (int64_t i = item * piece; i < min(array.size, (item + 1) * piece); ++i) {
+        Wide sum = sums[i];
+        for (int64_t k = 1; k < sets; ++k) sum = D::add(sum, sums[k * array.size + i]);
         out[i] = D::round(sum);
       }
     });

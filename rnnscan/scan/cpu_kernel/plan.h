@@ -15,7 +15,7 @@ constexpr int64_t kDirectSteps = 1024;  // so often a sum over time starts anew,
 constexpr int64_t kDirectWidth = kTile;  // lanes of a wide group
 constexpr int64_t kPackedWidth = 256;
 constexpr int64_t kSegmentBytes = 1 << 16;  // of the drive, in a wide segment: it is read twice
-constexpr int64_t kSerialBytes = 1 << 17;  // below, waking a thread costs more than it brings
+constexpr int64_t kSerialBytes = 1 << 20;  // below, waking a thread costs more than it brings
 constexpr int64_t kShortest = 64;          // steps of a segment
 
 template <class D>
@@ -24,6 +24,12 @@ struct Scratch {
   alignas(64) Wide tiles[kOperands][kTile];
   alignas(64) Wide carry[kDirectWidth];
   alignas(64) Wide extra[kDirectWidth];
+};
+
+// What a piece of work adds to: the set of sums of da and of dh0 that is its own.
+template <class Wide>
+struct Sums {
+  Wide *decay, *state;
 };
 
 template <class D, Kind kind>
@@ -42,14 +48,16 @@ struct Plan {
   bool wide;
   bool resets;
   Decay decay = Decay::none;
-  bool shared_decay = false;  // da is summed over something
+  bool shared_decay = false, shared_state = false;  // da and dh0 are summed over something
   int64_t chains;             // outer * inner
 
   // Time in segments: narrow ones are lanes, and all as long as each other.
   int64_t segments = 1, segment_steps;
 
-  Wide *sums = nullptr;  // of da, one set an item
-  Wide *carries = nullptr, *products = nullptr, *lasts = nullptr;  // by lane id
+  Wide *carries = nullptr, *lasts = nullptr;  // before the first and after the last step, by lane id
+  bool ends = true;  // whether the last step is that of the recurrence, not of a segment
+
+  int active[kOperands], actives = 0;  // the operands that there are
 
   explicit Plan(const Problem& p) : problem(p) {
     steps = p.shape[p.axis];
@@ -61,11 +69,12 @@ struct Plan {
     wide = inner >= N::lanes;
     resets = p.reset.data != nullptr;
     const Array* arrays[kOperands] = {&p.a,   &p.drive,   &p.h,     &p.decay_tangent, &p.reset,
-                                      &p.out, &p.d_decay, &p.state, &p.h0};
+                                      &p.out, &p.d_decay, kind == Kind::transpose ? &p.d_state : &p.state, &p.h0};
     const bool backwards = p.reverse != (kind == Kind::transpose);
     for (int k = 0; k < kOperands; ++k) {
       const Array& array = *arrays[k];
       View& view = views[k];
+      if (array.data) active[actives++] = k;
       view.data = static_cast<char*>(array.data);
       for (int i = 0; i < p.rank; ++i) strides[k][i] = array.strides[i];
       view.stride = p.shape[p.rank - 1] == 1 ? 1 : strides[k][p.rank - 1];
@@ -91,6 +100,7 @@ struct Plan {
       decay = over_time ? Decay::sum : Decay::store;
       shared_decay = over_time || summed_elsewhere;
     }
+    if (kind == Kind::transpose) shared_state = p.d_state.size < chains;
   }
 
   static int64_t element_size(int operand) {
@@ -104,7 +114,7 @@ struct Plan {
       const int64_t at = index % size;
       index /= size;
       if (!at) continue;
-      for (int k = 0; k < kOperands; ++k) offset[k] += at * strides[k][i];
+      for (int n = 0; n < actives; ++n) offset[active[n]] += at * strides[active[n]][i];
     }
   }
 
@@ -124,10 +134,11 @@ struct Plan {
     int64_t at = 0;
     while (at < width && lanes.runs < kMaxRuns) {
       int64_t offset[kOperands];
-      for (int k = 0; k < kOperands; ++k) offset[k] = outside[k];
+      for (int n = 0; n < actives; ++n) offset[active[n]] = outside[active[n]];
       add_offsets((low + at) / size, problem.axis + 1, last, offset);
       const int64_t within = (low + at) % size;
-      for (int k = 0; k < kOperands; ++k) {
+      for (int n = 0; n < actives; ++n) {
+        const int k = active[n];
         lanes.base[k][lanes.runs] = offset[k] + within * strides[k][last];
       }
       lanes.start[lanes.runs++] = at;
@@ -154,10 +165,11 @@ struct Plan {
       const int64_t size = i == problem.axis ? 1 : problem.shape[i];
       index[i] = rest % size;
       rest /= size;
-      for (int k = 0; k < kOperands; ++k) offset[k] += index[i] * strides[k][i];
+      for (int n = 0; n < actives; ++n) offset[active[n]] += index[i] * strides[active[n]][i];
     }
     for (int i = 0; i < N::lanes; ++i) {
-      for (int k = 0; k < kOperands; ++k) {
+      for (int n = 0; n < actives; ++n) {
+        const int k = active[n];
         lanes.base[k][i] = offset[k] + segment * segment_steps * views[k].step;
       }
       lanes.start[i] = i;
@@ -169,7 +181,9 @@ struct Plan {
       for (int d = problem.rank - 1; d >= 0; --d) {  // the next chain
         if (d == problem.axis) continue;
         const int64_t back = ++index[d] < problem.shape[d] ? 0 : index[d];
-        for (int k = 0; k < kOperands; ++k) offset[k] += (1 - back) * strides[k][d];
+        for (int n = 0; n < actives; ++n) {
+          offset[active[n]] += (1 - back) * strides[active[n]][d];
+        }
         if (!back) break;
         index[d] = 0;
       }
@@ -353,7 +367,7 @@ struct Plan {
 
   // A group from the state that it starts with to its last step, or to its map.
   void whole(const Lanes& lanes, int64_t first, int64_t last, int64_t local_edge,
-             Scratch<D>& scratch, Wide* item_sums) const {
+             Scratch<D>& scratch, Sums<Wide> sums) const {
     if (carries) {
       load_carry(lanes, carries, scratch);
     } else if (kind == Kind::transpose) {
@@ -361,8 +375,15 @@ struct Plan {
     } else {
       pack<D>(scratch.carry, lanes, kState, views[kState], 0, 1);
     }
-    dispatch<false>(lanes, first, last, local_edge, scratch, item_sums);
+    dispatch<false>(lanes, first, last, local_edge, scratch, sums.decay);
     if (lasts) std::memcpy(lasts + lanes.id, scratch.carry, lanes.count * sizeof(Wide));
+    if (kind == Kind::transpose && ends) {
+      if (shared_state) {
+        accumulate<D>(scratch.carry, lanes, kState, views[kState], 0, 1, sums.state);
+      } else {
+        unpack<D>(scratch.carry, lanes, kState, views[kState], 0, 1);
+      }
+    }
   }
 
   void load_carry(const Lanes& lanes, const Wide* from, Scratch<D>& scratch) const {

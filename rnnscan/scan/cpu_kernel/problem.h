@@ -8,7 +8,7 @@
 
 namespace rnnscan {
 
-constexpr int kMaxRank = 12;
+constexpr int kMaxRank = 32;
 
 enum class Kind { forward, tangent, transpose };
 enum class Type { f16, bf16, f32, f64, c64, c128 };

@@ -1,9 +1,9 @@
 """`native`: a C++ loop over time, vectorised over everything else, on XLA's own threads.
 
-The equations are those of `recurrence.py`; `../cpu_kernel/kernel.cc` says how they are computed. Each
-of the forward, tangent and backward pass is one sweep over memory: 3, 5 and 5 words an element, less
-what broadcasts. No operand is transposed or spelled out. Work T (2 T where time is split between
-threads or into the lanes of a vector), span T over the number of lanes and threads.
+The equations are those of `recurrence.py`; `../cpu_kernel/kernel.cc` says how they are computed.
+The forward, tangent and backward pass are one sweep over memory each: 3, 5 and 5 words an element,
+less what broadcasts. No operand is transposed or spelled out. Work T, or 2 T where time is split
+between threads or into the lanes of a vector; span T over what it is split into.
 
 Exactness: where time is split, products of decays are formed, but anything that overflows makes the
 kernel begin again step by step; so it is right wherever `sequential` is.
@@ -18,8 +18,6 @@ import numpy as np
 
 from rnnscan.scan.cpu_kernel import library
 from rnnscan.scan.table import Method
-
-_MAX_RANK = 12
 
 
 def _call(target, results, *operands, time):
@@ -56,8 +54,6 @@ def why_not(case):
         return "an exported program must run where rnnscan is not installed"
     if not isinstance(case.length * case.width, int):
         return "a size is a symbol (`jax.export`), and the kernel wants numbers"
-    if case.rank > _MAX_RANK:
-        return f"it takes at most {_MAX_RANK} axes, not {case.rank}"
     return library.why_not()
 
 
