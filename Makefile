@@ -4,6 +4,7 @@ VENV ?= .venv
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
+KERNEL := $(wildcard rnnscan/scan/cpu_kernel/*.h rnnscan/scan/cpu_kernel/*.cc)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
@@ -31,11 +32,13 @@ notebooks: $(VENV)/.with-test ## run every notebook from its .py source and stor
 
 clean: ## remove the environment and every cache; runs/ stays
 	rm -rf .venv .venv-newest $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -f rnnscan/scan/cpu_kernel/*.so
 	find rnnscan experiments tests scripts notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp per extra; a change of pyproject.toml installs again.
-$(VENV)/.with-%: pyproject.toml | $(BIN)/python
-	@echo "Installing rnnscan[$*] into $(VENV) (from nothing, a download of about 200 MB) ..."
+# One stamp per extra; a change of what is installed or compiled installs again.
+$(VENV)/.with-%: pyproject.toml hatch_build.py $(KERNEL) | $(BIN)/python
+	@echo "Installing rnnscan[$*] into $(VENV): from nothing, a download of about 350 MB and a minute"
+	@echo "to compile the CPU kernel ..."
 	@$(PIP) --editable ".[$*]"
 	@touch $@
 

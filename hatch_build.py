@@ -51,18 +51,29 @@ def wanted() -> bool:
     return os.environ.get("RNNSCAN_NATIVE", "") != "0" and sys.platform in ("linux", "darwin")
 
 
-def compile_library(root: Path) -> Path:
-    """The shared library, beside its sources."""
+def source_hash(folder: Path) -> str:
+    """What a library is compiled from, and for; `library.py` compares it."""
+    digest = hashlib.sha256(platform.machine().encode())
+    for source in SOURCES:
+        digest.update((folder / source).read_bytes())
+    return digest.hexdigest()
+
+
+def is_current(root: Path) -> bool:
+    """Whether the library is there already, of these very sources: for a second environment."""
+    library = root / FOLDER / LIBRARY
+    if os.environ.get("CXX") or not library.is_file():
+        return False
+    return source_hash(root / FOLDER).encode() in library.read_bytes()
+
+
+def compile_library(root: Path) -> None:
+    """Makes the shared library, beside its sources."""
     command = compiler()
-    if not command:
-        raise RuntimeError("no C++ compiler (c++, g++, clang++ or CXX) was found")
     jaxlib = importlib.util.find_spec("jaxlib")
     if jaxlib is None:
         raise RuntimeError(f"the XLA headers of {OLDEST_JAXLIB} are not in the build environment")
     folder = root / FOLDER
-    digest = hashlib.sha256()
-    for source in SOURCES:
-        digest.update((folder / source).read_bytes())
     common = [*command, *FLAGS, f"-I{Path(jaxlib.origin).parent / 'include'}"]
     levels = ["baseline"]
     if platform.machine().lower() in ("x86_64", "amd64"):
@@ -77,7 +88,7 @@ def compile_library(root: Path) -> Path:
             if level == "x86_64_v4":
                 flags += ["-mprefer-vector-width=512"]
             jobs[f"{scratch}/{level}.o"] = [*flags, "-c", str(folder / "kernel.cc")]
-        hash_flag = f'-DRNNSCAN_SOURCE_HASH="{digest.hexdigest()}"'
+        hash_flag = f'-DRNNSCAN_SOURCE_HASH="{source_hash(folder)}"'
         jobs[f"{scratch}/handlers.o"] = [hash_flag, "-c", str(folder / "handlers.cc")]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda job: run([*common, *job[1], "-o", job[0]]), jobs.items()))
@@ -88,11 +99,9 @@ def compile_library(root: Path) -> Path:
         except RuntimeError:
             run(link)
         # Moved into place: a process that has the old file open keeps it.
-        target = folder / LIBRARY
         partial = folder / f"{LIBRARY}.partial"
         shutil.copyfile(made, partial)
-        os.replace(partial, target)
-    return target
+        os.replace(partial, folder / LIBRARY)
 
 
 def run(command: list[str]) -> None:
@@ -107,26 +116,27 @@ class NativeKernel(BuildHookInterface):
     def dependencies(self) -> list[str]:
         if self.target_name != "wheel" or not wanted() or not compiler():
             return []
-        return [OLDEST_JAXLIB]
+        return [] if is_current(Path(self.root)) else [OLDEST_JAXLIB]
 
     def initialize(self, version: str, build_data: dict) -> None:
         del version
         if self.target_name != "wheel":
             return
         root = Path(self.root)
-        (root / FOLDER / LIBRARY).unlink(missing_ok=True)  # none is better than an old one
-        if not wanted():
-            return
         try:
-            library = compile_library(root)
+            if not wanted() or not compiler():
+                raise RuntimeError("no C++ compiler (CXX, c++, g++ or clang++), or none is wanted")
+            if not is_current(root):
+                compile_library(root)
         except (RuntimeError, OSError, subprocess.TimeoutExpired) as fault:
+            (root / FOLDER / LIBRARY).unlink(missing_ok=True)  # none is better than an old one
             if os.environ.get("RNNSCAN_NATIVE") == "1":
                 raise
             self.app.display_warning(f"rnnscan without its CPU kernel: {fault}")
             return
-        path = library.relative_to(root).as_posix()
+        path = (FOLDER / LIBRARY).as_posix()
         build_data["artifacts"].append(path)
-        build_data["force_include"][str(library)] = path
+        build_data["force_include"][str(root / path)] = path
         build_data["pure_python"] = False
         tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{tag}"

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import platform
 import re
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _text(function) -> str:
 
 
 def _source_hash() -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(platform.machine().encode())
     for source in SOURCES:
         digest.update((FOLDER / source).read_bytes())
     return digest.hexdigest()
