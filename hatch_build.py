@@ -31,8 +31,8 @@ FOLDER = Path("rnnscan/scan/cpu_kernel")
 LIBRARY = "librnnscan_cpu.so"  # its name everywhere; loaded by path, with no Python ABI
 SOURCES = ("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc", "handlers.cc")
 FLAGS = shlex.split(
-    "-std=gnu++17 -fPIC -fvisibility=hidden -w -O2 -ftree-vectorize -fvect-cost-model=dynamic "
-    "-ffp-contract=fast -fno-math-errno -fno-strict-aliasing"
+    "-std=gnu++17 -fPIC -fvisibility=hidden -w -O3 -ffp-contract=fast -fno-math-errno "
+    "-fno-strict-aliasing"
 )
 SECONDS = 600
 
