@@ -70,7 +70,7 @@ struct Run {
     int64_t words = 0;  // that move for each step of each chain, about
     for (int k = 0; k < kState; ++k) words += plan.views[k].data && plan.views[k].step;
     const int64_t bytes = plan.steps * plan.chains * words * int64_t(sizeof(typename D::Stored));
-    threads = bytes < kSerialBytes ? 1 : p.threads;
+    threads = bytes < kSerialBytes ? 1 : min(p.threads, bytes / kThreadBytes);
     const int64_t elements = plan.steps * plan.chains;
     pieces = 8 * threads;  // some more than threads, lest one that is late delays all
     if (plan.shared_decay) {  // all sums together have b's size at most
@@ -152,6 +152,10 @@ struct Run {
 
   static Wide* new_sums(const Array& array, int64_t sets) {
     return static_cast<Wide*>(std::calloc(sets * array.size, sizeof(Wide)));
+  }
+
+  static void clear(const Array& array, Wide* sums, int64_t sets) {
+    if (sums) std::memset(sums, 0, sets * array.size * sizeof(Wide));
   }
 
   Sums<Wide> set(int64_t decay_set, int64_t state_set) const {
@@ -264,10 +268,8 @@ struct Run {
       new (&plan) P(before);
       plan.segments = 1;
       plan.segment_steps = plan.steps;
-      std::free(decay_sums);
-      std::free(state_sums);
-      decay_sums = plan.shared_decay ? new_sums(plan.problem.d_decay, decay_sets) : nullptr;
-      state_sums = plan.shared_state ? new_sums(plan.problem.d_state, state_sets) : nullptr;
+      clear(plan.problem.d_decay, decay_sums, decay_sets);
+      clear(plan.problem.d_state, state_sums, state_sets);
     }
     return done;
   }
