@@ -59,6 +59,7 @@ struct Run {
 
   P plan;
   const Pool& pool;
+  int64_t bytes;  // that move, about
   int64_t threads;
   int64_t group_width = vector, groups, blocks = 1;  // blocks: groups of one place before time
   int64_t pieces;  // that work is divided into; each adds to sums of its own
@@ -67,9 +68,9 @@ struct Run {
   Scratch<D>* scratches = nullptr;                   // one a thread
 
   Run(const Problem& problem, const Pool& p) : plan(problem), pool(p) {
-    int64_t words = 0;  // that move for each step of each chain, about
+    int64_t words = 0;  // for each step of each chain
     for (int k = 0; k < kState; ++k) words += plan.views[k].data && plan.views[k].step;
-    const int64_t bytes = plan.steps * plan.chains * words * int64_t(sizeof(typename D::Stored));
+    bytes = plan.steps * plan.chains * words * int64_t(sizeof(typename D::Stored));
     threads = bytes < kSerialBytes ? 1 : min(p.threads, bytes / kThreadBytes);
     const int64_t elements = plan.steps * plan.chains;
     pieces = 8 * threads;  // some more than threads, lest one that is late delays all
@@ -113,9 +114,8 @@ struct Run {
       group_width = ceil_div(ceil_div(plan.inner, blocks), vector) * vector;
       blocks = ceil_div(plan.inner, group_width);
       groups = plan.outer * blocks;
-      if (groups < threads) {
-        const int64_t bytes = plan.steps * group_width * int64_t(sizeof(Wide));
-        if (bytes >= 3 * kSegmentBytes) plan.segments = bytes / kSegmentBytes;
+      if (groups < threads && bytes >= kChainedBytes) {
+        plan.segments = max(1, plan.steps * group_width * int64_t(sizeof(Wide)) / kSegmentBytes);
       }
     } else {
       groups = ceil_div(plan.chains, vector);

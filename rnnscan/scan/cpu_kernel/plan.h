@@ -15,7 +15,8 @@ constexpr int64_t kDirectSteps = 1024;  // so often a sum over time starts anew,
 constexpr int64_t kDirectWidth = kTile;  // lanes of a wide group
 constexpr int64_t kPackedWidth = 256;
 constexpr int64_t kSegmentBytes = 1 << 16;  // of the drive, in a wide segment: it is read twice
-constexpr int64_t kSerialBytes = 1 << 20;  // below, waking a thread costs more than it brings
+constexpr int64_t kSerialBytes = 1 << 22;   // below, waking a thread costs more than it brings
+constexpr int64_t kChainedBytes = 1 << 23;  // the same where threads share a chain, and read twice
 constexpr int64_t kThreadBytes = 1 << 18;  // for each thread, at least
 constexpr int64_t kShortest = 64;          // steps of a segment
 
