@@ -41,15 +41,6 @@ INLINE bool contiguous(const Lanes& lanes, Operand which, int64_t stride) {
   return stride == 1 || lanes.ones;
 }
 
-// All lanes of an operand are the same element.
-INLINE bool uniform(const Lanes& lanes, Operand which, int64_t stride) {
-  const int64_t* base = lanes.base[which];
-  for (int r = 1; r < lanes.runs; ++r) {
-    if (base[r] != base[0]) return false;
-  }
-  return stride == 0 || lanes.ones;
-}
-
 // Square of elements, rows to columns, in registers.
 template <class Element>
 struct Square {
@@ -78,6 +69,54 @@ struct Square {
   }
 };
 
+// A row of a square in memory, as it is stored.
+template <class D>
+INLINE typename Square<typename D::Wide>::R read_row(const typename D::Stored* from) {
+  using Q = Square<typename D::Wide>;
+  if constexpr (!D::converts) {
+    return load<typename Q::R>(from);
+  } else {
+    typename D::Wide wide[Q::n];
+    D::widen_row(wide, from, Q::n);
+    return load<typename Q::R>(wide);
+  }
+}
+template <class D>
+INLINE void write_row(typename D::Stored* to, typename Square<typename D::Wide>::R row) {
+  using Q = Square<typename D::Wide>;
+  if constexpr (!D::converts) {
+    store(to, row);
+  } else {
+    typename D::Wide wide[Q::n];
+    store(wide, row);
+    D::round_row(to, wide, Q::n);
+  }
+}
+
+// Rows of a length that is known here: a copy takes an instruction, not a call.
+template <int length, class Element>
+INLINE void copy_rows(Element* to, int64_t to_step, const Element* from, int64_t from_step,
+                      int64_t steps) {
+  for (int64_t s = 0; s < steps; ++s) {
+    __builtin_memcpy(to + s * to_step, from + s * from_step, length * sizeof(Element));
+  }
+}
+template <class Element>
+INLINE bool copy_short_rows(int64_t length, Element* to, int64_t to_step, const Element* from,
+                            int64_t from_step, int64_t steps) {
+  switch (length) {
+    case 1: copy_rows<1>(to, to_step, from, from_step, steps); return true;
+    case 2: copy_rows<2>(to, to_step, from, from_step, steps); return true;
+    case 3: copy_rows<3>(to, to_step, from, from_step, steps); return true;
+    case 4: copy_rows<4>(to, to_step, from, from_step, steps); return true;
+    case 5: copy_rows<5>(to, to_step, from, from_step, steps); return true;
+    case 6: copy_rows<6>(to, to_step, from, from_step, steps); return true;
+    case 7: copy_rows<7>(to, to_step, from, from_step, steps); return true;
+    case 8: copy_rows<8>(to, to_step, from, from_step, steps); return true;
+    default: return false;
+  }
+}
+
 // tile[s][lane] = element at step first + s, widened.
 template <class D>
 void pack(typename D::Wide* tile, const Lanes& lanes, Operand which, const View& view, int64_t first,
@@ -87,8 +126,8 @@ void pack(typename D::Wide* tile, const Lanes& lanes, Operand which, const View&
   const auto* data = reinterpret_cast<const Stored*>(view.data) + first * view.step;
   const int64_t* base = lanes.base[which];
   const int64_t width = lanes.width;
-  if constexpr (!D::converts && sizeof(Stored) <= 8) {
-    using Q = Square<Stored>;
+  if constexpr (sizeof(Wide) <= 8) {
+    using Q = Square<Wide>;
     if (lanes.ones && lanes.runs == Q::n && (view.step == 1 || view.step == -1)) {
       int64_t s = 0;
       for (; s + Q::n <= steps; s += Q::n) {
@@ -97,7 +136,7 @@ void pack(typename D::Wide* tile, const Lanes& lanes, Operand which, const View&
         #pragma GCC unroll 16
         for (int i = 0; i < Q::n; ++i) {
           if (lanes.far) __builtin_prefetch(data + base[i] + from + kAhead * Q::n * view.step);
-          rows[i] = load<typename Q::R>(data + base[i] + from);
+          rows[i] = read_row<D>(data + base[i] + from);
         }
         Q::transpose(rows);
         for (int i = 0; i < Q::n; ++i) {
@@ -105,7 +144,9 @@ void pack(typename D::Wide* tile, const Lanes& lanes, Operand which, const View&
         }
       }
       for (int i = 0; i < Q::n; ++i) {
-        for (int64_t u = s; u < steps; ++u) tile[u * width + i] = data[base[i] + u * view.step];
+        for (int64_t u = s; u < steps; ++u) {
+          tile[u * width + i] = D::widen(data[base[i] + u * view.step]);
+        }
       }
       return;
     }
@@ -114,6 +155,10 @@ void pack(typename D::Wide* tile, const Lanes& lanes, Operand which, const View&
     const int64_t length = lanes.start[r + 1] - lanes.start[r];
     const Stored* from = data + base[r];
     Wide* to = tile + lanes.start[r];
+    if constexpr (!D::converts) {
+      const bool short_row = view.stride == 1 || length == 1;
+      if (short_row && copy_short_rows(length, to, width, from, view.step, steps)) continue;
+    }
     if (length == 1) {
       for (int64_t s = 0; s < steps; ++s) to[s * width] = D::widen(from[s * view.step]);
     } else if (view.stride == 1) {
@@ -138,8 +183,8 @@ void unpack(const typename D::Wide* tile, const Lanes& lanes, Operand which, con
   auto* data = reinterpret_cast<Stored*>(view.data) + first * view.step;
   const int64_t* base = lanes.base[which];
   const int64_t width = lanes.width;
-  if constexpr (!D::converts && sizeof(Stored) <= 8) {
-    using Q = Square<Stored>;
+  if constexpr (sizeof(Wide) <= 8) {
+    using Q = Square<Wide>;
     if (lanes.ones && lanes.runs == Q::n && (view.step == 1 || view.step == -1)) {
       int64_t s = 0;
       for (; s + Q::n <= steps; s += Q::n) {
@@ -152,11 +197,13 @@ void unpack(const typename D::Wide* tile, const Lanes& lanes, Operand which, con
         const int64_t to = view.step == 1 ? s : -(s + Q::n - 1);
         for (int64_t i = 0; i < lanes.count; ++i) {
           if (lanes.far) __builtin_prefetch(data + base[i] + to + kAhead * Q::n * view.step, 1);
-          store(data + base[i] + to, rows[i]);
+          write_row<D>(data + base[i] + to, rows[i]);
         }
       }
       for (int64_t i = 0; i < lanes.count; ++i) {
-        for (int64_t u = s; u < steps; ++u) data[base[i] + u * view.step] = tile[u * width + i];
+        for (int64_t u = s; u < steps; ++u) {
+          data[base[i] + u * view.step] = D::round(tile[u * width + i]);
+        }
       }
       return;
     }
@@ -165,6 +212,9 @@ void unpack(const typename D::Wide* tile, const Lanes& lanes, Operand which, con
     const int64_t length = lanes.start[r + 1] - lanes.start[r];
     Stored* to = data + base[r];
     const Wide* from = tile + lanes.start[r];
+    if constexpr (!D::converts) {
+      if (copy_short_rows(length, to, view.step, from, width, steps)) continue;
+    }
     if (length == 1) {
       for (int64_t s = 0; s < steps; ++s) to[s * view.step] = D::round(from[s * width]);
     } else {

@@ -152,12 +152,15 @@ struct Plan {
 
   // One vector of lanes, of consecutive ids: a segment's chains, then the next segment's.
   void narrow_lanes(Lanes& lanes, int64_t id, int64_t total) const {
-    lanes.width = lanes.runs = N::lanes;
+    lanes.width = N::lanes;
     lanes.id = id;
     lanes.skip = 0;
     lanes.count = min(N::lanes, total - id);
-    lanes.ones = true;
+    const int last = problem.rank - 1;
+    lanes.ones = last == problem.axis || problem.shape[last] == 1;
     lanes.far = segments > 1;
+    lanes.runs = 0;
+    bool begins = true;  // a run: neighbours on the last axis, if that is not time
     lanes.edge_low = N::lanes;
     lanes.edge_high = 0;
     const int64_t edge_segment = edge > 0 ? edge / segment_steps : 0;
@@ -170,16 +173,20 @@ struct Plan {
       for (int n = 0; n < actives; ++n) offset[active[n]] += index[i] * strides[active[n]][i];
     }
     for (int i = 0; i < N::lanes; ++i) {
-      for (int n = 0; n < actives; ++n) {
-        const int k = active[n];
-        lanes.base[k][i] = offset[k] + segment * segment_steps * views[k].step;
+      if (begins || lanes.ones) {
+        for (int n = 0; n < actives; ++n) {
+          const int k = active[n];
+          lanes.base[k][lanes.runs] = offset[k] + segment * segment_steps * views[k].step;
+        }
+        lanes.start[lanes.runs++] = i;
       }
-      lanes.start[i] = i;
       if (segment == edge_segment) {
         lanes.edge_low = min(lanes.edge_low, i);
         lanes.edge_high = i + 1;
       }
+      begins = true;  // behind the last chain, it is repeated
       if (i + 1 >= lanes.count) continue;
+      begins = index[last] + 1 == problem.shape[last];
       for (int d = problem.rank - 1; d >= 0; --d) {  // the next chain
         if (d == problem.axis) continue;
         const int64_t back = ++index[d] < problem.shape[d] ? 0 : index[d];
@@ -194,7 +201,7 @@ struct Plan {
         ++segment;
       }
     }
-    lanes.start[N::lanes] = N::lanes;
+    lanes.start[lanes.runs] = N::lanes;
   }
 
   // Steps [first, last) of a group. `local_edge`: the step, counted like these, that h0 precedes in
