@@ -34,6 +34,70 @@ struct Sums {
   Wide *decay, *state;
 };
 
+// Maps c -> p c + b of stretches of time that follow each other in memory, one a lane.
+template <class N>
+struct Maps {
+  typename N::V p, b;
+};
+
+// Neighbours joined: 2 n maps to n, in the same order. In processing order the first of two
+// neighbours is the earlier one, or the later where time runs down (Blelloch 1990, section 1.4.1).
+template <class N, bool down>
+INLINE Maps<N> join(const Maps<N>& x, const Maps<N>& y) {
+  typename N::M even, odd;
+  for (int i = 0; i < N::reals; ++i) {
+    even[i] = 2 * i;
+    odd[i] = 2 * i + 1;
+  }
+  const Maps<N> low{shuffle(x.p, y.p, even), shuffle(x.b, y.b, even)};
+  const Maps<N> high{shuffle(x.p, y.p, odd), shuffle(x.b, y.b, odd)};
+  const Maps<N>&earlier = down ? high : low, &later = down ? low : high;
+  return {later.p * earlier.p, later.p * earlier.b + later.b};
+}
+
+// The maps of 2^levels vectors of steps, joined to one vector.
+template <class N, Kind kind, bool down, int levels>
+INLINE Maps<N> joined(const typename N::R* a, const typename N::R* drive) {
+  using V = typename N::V;
+  if constexpr (levels == 0) {
+    const V p = load<V>(a), b = load<V>(drive);
+    if constexpr (kind == Kind::transpose) return {p, p * b};
+    return {p, b};
+  } else {
+    constexpr int half = N::reals << (levels - 1);
+    const auto low = joined<N, kind, down, levels - 1>(a, drive);
+    return join<N, down>(low, joined<N, kind, down, levels - 1>(a + half, drive + half));
+  }
+}
+
+// The map of steps [0, steps) of one lane, contiguous in memory: a tree inside of vectors, which
+// takes half as long as turning the lane by tiles.
+template <class N, Kind kind, bool down>
+void reduce_lane(const typename N::R* a, const typename N::R* drive, int64_t steps,
+                 typename N::R& product, typename N::R& carry) {
+  using R = typename N::R;
+  constexpr int levels = 4;
+  constexpr int64_t block = N::reals << levels;
+  R p = 1, b = 0;
+  int64_t s = 0;
+  for (; s + block <= steps; s += block) {
+    const int64_t from = down ? -(s + block - 1) : s;
+    const auto maps = joined<N, kind, down, levels>(a + from, drive + from);
+    for (int i = 0; i < N::reals; ++i) {
+      const int at = down ? N::reals - 1 - i : i;
+      p *= maps.p[at];
+      b = maps.p[at] * b + maps.b[at];
+    }
+  }
+  for (; s < steps; ++s) {
+    const R decay = a[down ? -s : s], x = drive[down ? -s : s];
+    p *= decay;
+    b = kind == Kind::transpose ? decay * (b + x) : decay * b + x;
+  }
+  product = p;
+  carry = b;
+}
+
 template <class D, Kind kind>
 struct Plan {
   using N = typename D::N;
@@ -405,6 +469,19 @@ struct Plan {
   // P and B of a segment, from the carry 0 and the product 1.
   void reduced(const Lanes& lanes, int64_t first, int64_t last, int64_t local_edge,
                Scratch<D>& scratch, Wide* product, Wide* carry) const {
+    if constexpr (N::parts == 1 && !D::converts && kind != Kind::tangent) {
+      const int64_t step = views[kA].step;
+      if (lanes.ones && !resets && step == views[kDrive].step && (step == 1 || step == -1)) {
+        const auto* a = reinterpret_cast<const R*>(views[kA].data) + first * step;
+        const auto* drive = reinterpret_cast<const R*>(views[kDrive].data) + first * step;
+        const auto reduce = step == 1 ? reduce_lane<N, kind, false> : reduce_lane<N, kind, true>;
+        for (int64_t i = 0; i < lanes.count; ++i) {
+          reduce(a + lanes.base[kA][i], drive + lanes.base[kDrive][i], last - first,
+                 product[lanes.id + i], carry[lanes.id + i]);
+        }
+        return;
+      }
+    }
     std::memset(scratch.carry, 0, lanes.width * sizeof(Wide));
     auto* ones = reinterpret_cast<R*>(scratch.extra);
     for (int64_t i = 0; i < lanes.width * N::parts; ++i) ones[i] = i % N::parts ? R(0) : R(1);
