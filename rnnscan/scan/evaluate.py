@@ -47,8 +47,9 @@ def case_of(table: MethodTable, target, dtype, shape, axis, constant) -> Case:
     """The case that a method table sees for a state of this shape."""
     lead = shape[: len(shape) - table.product.state_axes]
     size = math.prod(shape[len(lead) :])
-    width = math.prod(lead[:axis]) * math.prod(lead[axis + 1 :]) * size
-    return Case(target.platform, dtype, shape[axis], width, size, constant, target.exported)
+    inner = math.prod(lead[axis + 1 :]) * size
+    width = math.prod(lead[:axis]) * inner
+    return Case(target.platform, dtype, shape[axis], width, inner, size, constant, target.exported)
 
 
 def run_scan(a, b, h0, *reset, spec, target):

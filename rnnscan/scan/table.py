@@ -32,6 +32,7 @@ class Case:
       dtype: of b and h.
       length: T.
       width: numbers in the states of one step, batch included.
+      inner: those of them behind time, which lie together in memory.
       size: the n of a matrix product; 1 for an elementwise one.
       constant: whether the decay is the same at every step.
       exported: whether the program is lowered for `jax.export`, to run elsewhere.
@@ -41,6 +42,7 @@ class Case:
     dtype: np.dtype
     length: int
     width: int
+    inner: int
     size: int
     constant: bool
     exported: bool = False

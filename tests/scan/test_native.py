@@ -14,7 +14,6 @@ import pytest
 from experiments.scan_limits.shapes import SHAPES
 from rnnscan import explain_linear_scan, linear_scan
 from rnnscan.scan.cpu_kernel import library
-from rnnscan.scan.table import Case
 from tests.scan.cases import Call
 from tests.scan.reference import unit_roundoff
 from tests.scan.test_laws import assert_within, differentiable, primals, vjp
@@ -210,7 +209,24 @@ def test_every_instruction_set(level):
     assert f"{len(LAYOUTS) + 2} passed" in done.stdout
 
 
-CASE = Case("cpu", np.dtype("float32"), length=1000, width=16, size=1, constant=False)
+@needs_kernel
+@pytest.mark.parametrize(
+    ("shape", "axis", "method"),
+    [
+        ((300_000, 3), 1, "associative"),
+        ((1, 100_000), 0, "associative"),
+        ((20_000, 8), 1, "sequential"),
+        ((8, 100_000), 0, "native"),
+        ((1000,), 0, "sequential"),
+        ((2000,), 0, "native"),
+        ((4, 64), 0, "sequential"),
+        ((64, 128, 1), 1, "native"),
+    ],
+)
+def test_auto_takes_the_kernel_where_it_pays(shape, axis, method):
+    spec = jax.ShapeDtypeStruct(shape, jnp.float32)
+    rows = explain_linear_scan(spec, spec, axis=axis, platform="cpu")
+    assert [row.method for row in rows if row.chosen] == [method]
 
 
 @pytest.fixture

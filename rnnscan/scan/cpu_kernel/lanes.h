@@ -101,20 +101,17 @@ INLINE void copy_rows(Element* to, int64_t to_step, const Element* from, int64_t
     __builtin_memcpy(to + s * to_step, from + s * from_step, length * sizeof(Element));
   }
 }
-template <class Element>
+template <int most = 15, class Element>
 INLINE bool copy_short_rows(int64_t length, Element* to, int64_t to_step, const Element* from,
                             int64_t from_step, int64_t steps) {
-  switch (length) {
-    case 1: copy_rows<1>(to, to_step, from, from_step, steps); return true;
-    case 2: copy_rows<2>(to, to_step, from, from_step, steps); return true;
-    case 3: copy_rows<3>(to, to_step, from, from_step, steps); return true;
-    case 4: copy_rows<4>(to, to_step, from, from_step, steps); return true;
-    case 5: copy_rows<5>(to, to_step, from, from_step, steps); return true;
-    case 6: copy_rows<6>(to, to_step, from, from_step, steps); return true;
-    case 7: copy_rows<7>(to, to_step, from, from_step, steps); return true;
-    case 8: copy_rows<8>(to, to_step, from, from_step, steps); return true;
-    default: return false;
+  if (length == most) {
+    copy_rows<most>(to, to_step, from, from_step, steps);
+    return true;
   }
+  if constexpr (most > 1) {
+    return copy_short_rows<most - 1>(length, to, to_step, from, from_step, steps);
+  }
+  return false;
 }
 
 // tile[s][lane] = element at step first + s, widened.

@@ -5,22 +5,28 @@ from rnnscan.scan.product import elementwise
 from rnnscan.scan.table import Case, MethodTable
 
 
-def _is_tiny(case: Case) -> bool:
-    """Where XLA's own loop, fused with its neighbours, beats a call of the kernel (0.5 us)."""
-    shortest = 1024 if case.width == 1 else 256
-    return case.length == 1 or case.length * case.width <= shortest
-
-
 def prefer(case: Case) -> tuple[str, str]:
+    if case.symbolic:
+        return "sequential", "the number of steps is not known yet"
     if case.platform == "cpu":
-        if native.method.why_not(case) is None:
-            if _is_tiny(case):
-                return "sequential", "so little work that a call of the kernel costs more"
-            return "native", "one sweep over memory, on all threads"
-        return "sequential", "on a CPU one pass over memory beats the several passes of a tree"
-    if case.symbolic or case.length < 8:
-        return "sequential", "too few steps for a tree, or their number is not known yet"
+        return _prefer_on_cpu(case)
+    if case.length < 8:
+        return "sequential", "too few steps for a tree"
     return "associative", "an accelerator pays for every sequential step, a tree has 2 log2(T)"
+
+
+def _prefer_on_cpu(case: Case) -> tuple[str, str]:
+    """Measured on two cores (docs/log.md)."""
+    if case.length <= 3:  # so short that a tree multiplies no decays, exact as a loop
+        return "associative", "so few steps that XLA fuses all of them into one pass"
+    if native.method.why_not(case) is not None:
+        return "sequential", "on a CPU one pass over memory beats the several passes of a tree"
+    # Where XLA's own loop beats a call of the kernel (0.5 us) or the turning of its tiles.
+    if case.length * case.width <= (1024 if case.width == 1 else 256):
+        return "sequential", "so little work that a call of the kernel costs more"
+    if case.length < 16 and case.inner < 16:
+        return "sequential", "time is too short to be turned into lanes"
+    return "native", "one sweep over memory, on all threads"
 
 
 table = MethodTable(
