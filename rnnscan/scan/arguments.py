@@ -51,6 +51,8 @@ def time_axis(axis, b_shape, *, trailing: int) -> int:
     """`axis` as a non-negative position among the axes of b that may be time."""
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise TypeError(f"axis: got {axis!r}, expected an integer")
+    if isinstance(axis, jax.core.Tracer):
+        raise TypeError("axis: got a traced value, expected an integer known when tracing")
     axis = operator.index(axis)
     rank = len(b_shape)
     position = axis + rank if axis < 0 else axis
@@ -94,9 +96,9 @@ def reset_flags(reset, b: jax.Array, axis: int, *, trailing: int):
     if reset is None:
         return None
     if not isinstance(reset, jax.Array):
-        reset = np.asarray(reset)
+        reset = np.asarray(reset, bool if isinstance(reset, (list, tuple)) and not reset else None)
     if reset.dtype != np.bool_:
-        raise TypeError(f"reset: got dtype {reset.dtype}, expected bool")
+        raise TypeError(f"reset: got dtype {reset.dtype} and shape {reset.shape}, expected bool")
     reset = jnp.asarray(reset)
     if reset.ndim == 1:
         if reset.shape[0] != b.shape[axis]:

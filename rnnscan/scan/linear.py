@@ -1,8 +1,10 @@
 """`linear_scan`: h_t = a_t * h_{t-1} + b_t, elementwise."""
 
+import operator
 from functools import partial
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 from rnnscan.scan import arguments
@@ -61,8 +63,9 @@ def linear_scan(
 
     Exactness: within a few roundings of the state, propagated by the recurrence itself (Higham
     2002, section 3.1, for the inner products that it is made of). `associative` and `blocked`
-    multiply decays with each other; where such products of |a| > 1 overflow they may give nan where
-    `sequential` and `native` do not. `auto` is right for |a| <= 1.
+    multiply decays with each other, `native` those of long stretches. Where such products of
+    |a| > 1 overflow, the trees may give nan where `sequential` and `native` do not; where they
+    underflow and grow again, all three may lose the past. `auto` is right for |a| <= 1.
 
     Source: Blelloch 1990, "Prefix sums and their applications", section 1.4.1; Martin & Cundy
     2018, "Parallelizing linear recurrent neural nets over sequence length", equations 5-8.
@@ -79,7 +82,7 @@ def linear_scan(
     table.check(method)
     reverse = arguments.direction(reverse)
     operands = _in_line(a, b, h0, reset, axis)
-    axis %= operands[1].ndim
+    axis = operator.index(axis) % operands[1].ndim
     return recurrence(table, *operands, axis=axis, reverse=reverse, method=method)
 
 
@@ -102,9 +105,11 @@ def explain_linear_scan(
     >>> [row.method for row in rows if row.chosen]
     ['associative']
     """
-    del reverse  # no method depends on the direction
+    arguments.direction(reverse)  # checked, though no method depends on it
+    if isinstance(reset, (list, tuple)):
+        reset = np.asarray(reset, None if reset else bool)
     a, b, *_ = jax.eval_shape(partial(_in_line, axis=axis), a, b, h0, reset)
-    axis %= len(b.shape)
+    axis = operator.index(axis) % len(b.shape)
     case = case_of(
         table,
         Target(checked_platform(platform or jax.default_backend())),

@@ -1,9 +1,11 @@
 """`matrix_scan`: h_t = A_t @ h_{t-1} + b_t, dense."""
 
+import operator
 from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from rnnscan.scan import arguments
@@ -91,7 +93,7 @@ def matrix_scan(
     table.check(method)
     reverse = arguments.direction(reverse)
     operands = _in_line(A, b, h0, reset, axis)
-    axis %= operands[1].ndim
+    axis = operator.index(axis) % operands[1].ndim
     return recurrence(table, *operands, axis=axis, reverse=reverse, method=method)
 
 
@@ -113,9 +115,11 @@ def explain_matrix_scan(
     >>> [row.method for row in rows if row.chosen]
     ['sequential']
     """
-    del reverse  # no method depends on the direction
+    arguments.direction(reverse)  # checked, though no method depends on it
+    if isinstance(reset, (list, tuple)):
+        reset = np.asarray(reset, None if reset else bool)
     A, b, *_ = jax.eval_shape(partial(_in_line, axis=axis), A, b, h0, reset)
-    axis %= len(b.shape)
+    axis = operator.index(axis) % len(b.shape)
     case = case_of(
         _current_table(),
         Target(checked_platform(platform or jax.default_backend())),

@@ -192,6 +192,39 @@ def test_without_jit_and_when_debugging_nans(method):
         linear_scan(1e30, jnp.ones(5), method=method)
 
 
+def test_an_axis_is_any_integer_known_when_tracing():
+    np.testing.assert_array_equal(
+        linear_scan(0.5, b, axis=jnp.int32(-1)), linear_scan(0.5, b, axis=1)
+    )
+    assert matrix_scan(A, b, axis=np.int32(0)).shape == b.shape
+    with pytest.raises(TypeError, match="axis: got a traced value"):
+        jax.jit(lambda axis: linear_scan(0.5, b, axis=axis))(1)
+
+
+def test_explanations_take_what_the_scan_takes():
+    rows = explain_linear_scan(0.5, b, reset=[True, False, True, False])
+    assert sum(row.chosen for row in rows) == 1
+    with pytest.raises(TypeError, match="reverse: got 1"):
+        explain_linear_scan(0.5, b, reverse=1)
+
+
+@every_method
+def test_a_reset_step_is_its_drive_whatever_its_sign(method):
+    if method == "associative":
+        pytest.skip("its first step adds the drive to a product of zeros")
+    drive = np.full((40, 32), -0.0, np.float32)
+    h = linear_scan(0.5, drive, reset=np.ones((40, 32), bool), method=method)
+    assert np.signbit(np.asarray(h)).all()
+
+
+def test_the_gradient_with_a_symbolic_length_is_exported():
+    (length,) = jax.export.symbolic_shape("T")
+    gradient = jax.jit(jax.grad(lambda a, b: jnp.sum(linear_scan(a, b)), (0, 1)))
+    specs = (jax.ShapeDtypeStruct((3,), "float32"), jax.ShapeDtypeStruct((length, 3), "float32"))
+    exported = jax.export.export(gradient)(*specs)
+    assert [aval.shape for aval in exported.out_avals] == [(3,), (length, 3)]
+
+
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
 def test_a_symbolic_length_is_exported(platform):
     (length,) = jax.export.symbolic_shape("T")

@@ -132,6 +132,16 @@ def test_products_that_overflow_do_not_matter(shape):
 
 
 @needs_kernel
+@pytest.mark.parametrize("shape", [(16_384,), (131_072, 16)], ids=["narrow", "wide"])
+def test_a_large_state_outlives_products_that_underflow(shape):
+    """0.9^1024 is 0 in float32, and 0.9^1024 1e30 is not."""
+    b, h0 = jnp.zeros(shape), jnp.float32(1e30)
+    h = np.asarray(linear_scan(0.9, b, h0, method="native")).reshape(len(b), -1)[:, 0]
+    want = 1e30 * 0.9 ** np.arange(1.0, 1301)
+    np.testing.assert_allclose(h[:1300], want, rtol=1e-3)
+
+
+@needs_kernel
 def test_nan_stays_in_its_lane_and_its_segments():
     b = jnp.ones((20_000, 40)).at[100, 7].set(jnp.nan)
     h = np.asarray(linear_scan(0.5, b, method="native"))

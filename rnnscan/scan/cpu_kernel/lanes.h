@@ -240,6 +240,12 @@ void accumulate(const typename D::Wide* tile, const Lanes& lanes, Operand which,
         for (int64_t i = low; i < high; ++i) at[i - low] = D::add(at[i - low], row[i]);
       } else {
         constexpr int several = 16;  // chains of additions, for speed and for accuracy
+        if (high - low < several) {
+          Wide sum = row[low];
+          for (int64_t i = low + 1; i < high; ++i) sum = D::add(sum, row[i]);
+          *at = D::add(*at, sum);
+          continue;
+        }
         Wide part[several] = {};
         int64_t i = low;
         for (; i + several <= high; i += several) {

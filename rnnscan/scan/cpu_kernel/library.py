@@ -27,11 +27,12 @@ def why_not() -> str | None:
         library = ctypes.CDLL(str(path))
         compiled = _text(library.rnnscan_source_hash)
         version = int(library.rnnscan_ffi_version())
-    except (OSError, AttributeError) as fault:
+        sources, supported = _source_hash(), _ffi_version()
+    except (OSError, AttributeError, KeyError) as fault:
         return f"the CPU kernel does not load ({fault}); {REMEDY}"
-    if compiled != _source_hash():
+    if compiled != sources:
         return "the CPU kernel was compiled from other sources; install rnnscan again"
-    if version > _ffi_version():
+    if version > supported:
         # Registered all the same, it would keep the whole CPU backend from starting.
         return "the CPU kernel was compiled for a newer jaxlib; install rnnscan again"
     for target in TARGETS:

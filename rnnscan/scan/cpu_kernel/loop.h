@@ -46,6 +46,12 @@ struct Loop {
     if constexpr (decay == Decay::store) __builtin_prefetch(d_decay + d_decay_step + i, 1);
   }
 
+  // x where the step resets, else y.
+  template <bool resets>
+  INLINE V replaced(int64_t i, V x, V y) const {
+    if constexpr (resets) return N::choose(load<M>(drop + i), x, y);
+    return y;
+  }
   template <bool resets>
   INLINE V kept(int64_t i, V x) const {
     if constexpr (resets) return N::keep(load<M>(drop + i), x);
@@ -80,17 +86,11 @@ INLINE void step(const Loop<N>& loop, int64_t i, typename N::V& carry, typename 
     V moved;
     if constexpr (kind == Kind::tangent) {
       const V before = load<V>(loop.before + i), tangent = load<V>(loop.tangent + i);
-      if constexpr (resets) {
-        moved = N::multiply_add(a, carry, N::multiply(tangent, before));
-        carry = loop.template kept<resets>(i, moved) + drive;
-      } else {
-        carry = N::multiply_add(a, carry, N::multiply_add(tangent, before, drive));
-      }
-    } else if constexpr (resets) {
-      carry = loop.template kept<resets>(i, N::multiply(a, carry)) + drive;
+      moved = N::multiply_add(a, carry, N::multiply_add(tangent, before, drive));
     } else {
-      carry = N::multiply_add(a, carry, drive);
+      moved = N::multiply_add(a, carry, drive);
     }
+    carry = loop.template replaced<resets>(i, drive, moved);
     if constexpr (!reduce) store(loop.out + i, carry);
   }
 }

@@ -25,6 +25,8 @@ using std::size_t;
 
 INLINE int64_t min(int64_t x, int64_t y) { return x < y ? x : y; }
 INLINE int64_t max(int64_t x, int64_t y) { return x > y ? x : y; }
+INLINE float max(float x, float y) { return x > y ? x : y; }
+INLINE double max(double x, double y) { return x > y ? x : y; }
 INLINE int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 template <class R>
@@ -80,6 +82,18 @@ struct Number {
     M bits;
     __builtin_memcpy(&bits, &x, sizeof(V));
     bits &= ~drop;
+    __builtin_memcpy(&x, &bits, sizeof(V));
+    return x;
+  }
+
+  static INLINE V choose(M drop, V x, V y) {  // x where dropped, else y
+    M bits;
+    __builtin_memcpy(&bits, &x, sizeof(V));
+    bits &= drop;
+    y = keep(drop, y);
+    M others;
+    __builtin_memcpy(&others, &y, sizeof(V));
+    bits |= others;
     __builtin_memcpy(&x, &bits, sizeof(V));
     return x;
   }

@@ -491,7 +491,8 @@ struct Plan {
   }
 };
 
-// P c + B of one chain, and whether all of it is finite.
+// P c + B of one chain, and whether that is what the recurrence gives: all of it is finite, and where
+// P has underflowed, P c is too small to count beside B.
 template <class D>
 bool apply_map(typename D::Wide product, typename D::Wide carry, typename D::Wide& state) {
   using N = typename D::N;
@@ -500,7 +501,11 @@ bool apply_map(typename D::Wide product, typename D::Wide carry, typename D::Wid
   std::memcpy(p, &product, sizeof product);
   std::memcpy(b, &carry, sizeof carry);
   std::memcpy(c, &state, sizeof state);
-  const bool good = D::finite(product) && D::finite(carry) && D::finite(state);
+  bool good = D::finite(product) && D::finite(carry) && D::finite(state);
+  constexpr R tiny = sizeof(R) == 4 ? R(0x1p-126) : R(0x1p-1022);
+  constexpr R unit = sizeof(R) == 4 ? R(0x1p-24) : R(0x1p-53);
+  const auto size = [](const R(&x)[2]) { return max(x[0] < 0 ? -x[0] : x[0], x[1] < 0 ? -x[1] : x[1]); };
+  if (size(p) < tiny && size(c) > 1 && tiny * size(c) > unit * size(b)) good = false;
   R next[2] = {p[0] * c[0] - p[1] * c[1] + b[0], p[0] * c[1] + p[1] * c[0] + b[1]};
   std::memcpy(&state, next, sizeof state);
   return good && D::finite(state);

@@ -5,8 +5,10 @@ The forward, tangent and backward pass are one sweep over memory each: 3, 5 and 
 less what broadcasts. No operand is transposed or spelled out. Work T, or 2 T where time is split
 between threads or into the lanes of a vector; span T over what it is split into.
 
-Exactness: where time is split, products of decays are formed, but anything that overflows makes the
-kernel begin again step by step; so it is right wherever `sequential` is.
+Exactness: where time is split, products of decays are formed. One that overflows, or underflows and
+would have counted, makes the kernel begin again step by step, so it is right wherever `sequential`
+is, with one exception: decays whose product underflows within a segment and grows again, by
+|a| > 1, lose what came before the segment.
 
 Shortcoming: XLA sees one opaque operation. It is not fused with its neighbours, an exported program
 cannot hold it (`auto` then takes `sequential`), and an array that is sharded automatically is
@@ -18,6 +20,8 @@ import numpy as np
 
 from rnnscan.scan.cpu_kernel import library
 from rnnscan.scan.table import Method
+
+library.why_not()  # registers the kernel: a stored executable needs it before any scan is traced
 
 
 def _call(target, results, *operands, time):

@@ -67,7 +67,7 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
     wide = carry_dtype(dtype)
     last = time.length - 1
     one_decay = time.one(decay_shape)
-    constant = decay_shape[time.axis] == 1 and time.length > 1
+    constant = decay_shape[time.axis] == 1 and time.length != 1  # or a symbol
     in_loop = h is not None and (product.outer_per_step or not constant)
 
     def one(t, later, db, da, h_before):
