@@ -51,9 +51,11 @@ def time_axis(axis, b_shape, *, trailing: int) -> int:
     """`axis` as a non-negative position among the axes of b that may be time."""
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise TypeError(f"axis: got {axis!r}, expected an integer")
-    if isinstance(axis, jax.core.Tracer):
-        raise TypeError("axis: got a traced value, expected an integer known when tracing")
-    axis = operator.index(axis)
+    try:
+        axis = operator.index(axis)
+    except jax.errors.TracerIntegerConversionError as fault:
+        message = "axis: got a traced value, expected an integer known when tracing"
+        raise TypeError(message) from fault
     rank = len(b_shape)
     position = axis + rank if axis < 0 else axis
     if not 0 <= position < rank - trailing:
