@@ -24,7 +24,7 @@ def _prefer_on_cpu(case: Case) -> tuple[str, str]:
     # Where XLA's own loop beats a call of the kernel (0.5 us) or the turning of its tiles.
     if case.length * case.width <= (1024 if case.width == 1 else 256):
         return "sequential", "so little work that a call of the kernel costs more"
-    if case.length < 16 and case.inner < 16:
+    if case.length <= 8 and case.inner < 16:
         return "sequential", "time is too short to be turned into lanes"
     return "native", "one sweep over memory, on all threads"
 
