@@ -1,4 +1,4 @@
-"""Compiles the CPU kernel of `linear_scan` while rnnscan is installed, if there is a C++ compiler.
+"""Compiles the CPU kernels of rnnscan while it is installed, if there is a C++ compiler.
 
 Without one (or where anything else fails) the install succeeds all the same, as pure Python;
 `explain_linear_scan` then says what is missing, and how to get it. Nothing is compiled later.
@@ -29,7 +29,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 OLDEST_JAXLIB = "jaxlib==0.10.2"
 FOLDER = Path("rnnscan/scan/cpu_kernel")
 LIBRARY = "librnnscan_cpu.so"  # its name everywhere; loaded by path, with no Python ABI
-SOURCES = ("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc", "handlers.cc")
+SOURCES = (
+    *("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc"),
+    *("cells.h", "activations.h", "cells.cc", "runtime.h", "handlers.cc", "cell_handlers.cc"),
+)
+KERNELS = ("kernel.cc", "cells.cc")  # compiled once per instruction set
+ENTRIES = ("handlers.cc", "cell_handlers.cc")
 FLAGS = shlex.split(
     "-std=gnu++17 -fPIC -fvisibility=hidden -w -O3 -ffp-contract=fast -fno-math-errno "
     "-fno-strict-aliasing"
@@ -87,9 +92,11 @@ def compile_library(root: Path) -> None:
                 flags += [f"-march={level.replace('_', '-')}"]
             if level == "x86_64_v4":
                 flags += ["-mprefer-vector-width=512"]
-            jobs[f"{scratch}/{level}.o"] = [*flags, "-c", str(folder / "kernel.cc")]
+            for source in KERNELS:
+                jobs[f"{scratch}/{level}_{source}.o"] = [*flags, "-c", str(folder / source)]
         hash_flag = f'-DRNNSCAN_SOURCE_HASH="{source_hash(folder)}"'
-        jobs[f"{scratch}/handlers.o"] = [hash_flag, "-c", str(folder / "handlers.cc")]
+        for source in ENTRIES:
+            jobs[f"{scratch}/{source}.o"] = [hash_flag, "-c", str(folder / source)]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda job: run([*common, *job[1], "-o", job[0]]), jobs.items()))
         made = f"{scratch}/{LIBRARY}"

@@ -12,8 +12,14 @@ import jax
 
 FOLDER = Path(__file__).parent
 NAME = "librnnscan_cpu.so"
-SOURCES = ("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc", "handlers.cc")
-TARGETS = ("rnnscan_forward", "rnnscan_tangent", "rnnscan_transpose", "rnnscan_transpose_drive")
+SOURCES = (
+    *("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc"),
+    *("cells.h", "activations.h", "cells.cc", "runtime.h", "handlers.cc", "cell_handlers.cc"),
+)
+TARGETS = (
+    *("rnnscan_forward", "rnnscan_tangent", "rnnscan_transpose", "rnnscan_transpose_drive"),
+    *("rnnscan_cell_forward", "rnnscan_cell_backward"),
+)
 REMEDY = "install a C++ compiler (g++ or clang++) and rnnscan again: pip install --force-reinstall"
 
 

@@ -1,0 +1,125 @@
+// XLA FFI entry points of the recurrent cells: buffers to a `CellProblem`.
+
+#include <initializer_list>
+
+#include "runtime.h"
+
+namespace rnnscan {
+namespace {
+
+// The operands of one call, in the order in which Python passes them. All are float32, but flags.
+struct CellReader {
+  ffi::RemainingArgs& arguments;
+  ffi::RemainingRets& results;
+  size_t next_argument = 0, next_result = 0;
+  bool good = true;
+
+  using Dims = std::initializer_list<int64_t>;
+
+  bool fits(ffi::AnyBuffer buffer, ffi::DataType type, Dims expected) const {
+    const auto dims = buffer.dimensions();
+    return buffer.element_type() == type && dims.size() == expected.size() &&
+           std::equal(dims.begin(), dims.end(), expected.begin());
+  }
+
+  ffi::AnyBuffer::Dimensions shape(size_t i) {
+    auto buffer = arguments.get<ffi::AnyBuffer>(i);
+    if (!buffer) good = false;
+    return buffer ? (*buffer).dimensions() : ffi::AnyBuffer::Dimensions{};
+  }
+
+  const void* argument(ffi::DataType type, Dims expected) {
+    auto buffer = arguments.get<ffi::AnyBuffer>(next_argument++);
+    good = good && buffer && fits(*buffer, type, expected);
+    return good ? (*buffer).untyped_data() : nullptr;
+  }
+  const float* take(Dims expected) {
+    return static_cast<const float*>(argument(ffi::F32, expected));
+  }
+
+  float* give(Dims expected) {
+    auto buffer = results.get<ffi::AnyBuffer>(next_result++);
+    good = good && buffer && fits(**buffer, ffi::F32, expected);
+    if (!good) return nullptr;
+    expect_writes((**buffer).untyped_data(), (**buffer).size_bytes());
+    return static_cast<float*>((**buffer).untyped_data());
+  }
+};
+
+// forward:  x, w_ih, bias, w_hh, [bias_hn], state, [cell], [valid] -> h, [c], [kept]
+// backward: w_hh, state, [cell], h, [c], [kept], g, g_state, [g_cell], [valid]
+//           -> d_drive, [d_q], d_state, [d_cell]
+ffi::Error call_cell(bool backward, ffi::ThreadPool pool, int64_t kind, bool reverse, bool keep,
+                     bool padded, ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  CellProblem p{static_cast<Cell>(kind), backward, reverse, keep};
+  CellReader read{arguments, results};
+  const bool lstm = p.kind == Cell::lstm, gru = p.kind == Cell::gru;
+  const auto w_hh = read.shape(backward ? 0 : 3);
+  const auto sequence = read.shape(backward ? (lstm ? 3 : 2) : 0);
+  const auto error = ffi::Error::InvalidArgument("rnnscan: operands of a cell that do not line up");
+  if (!read.good || kind < 0 || kind > 3 || w_hh.size() != 2 || sequence.size() != 3) return error;
+  const int64_t B = p.batch = sequence[0], T = p.steps = sequence[1];
+  const int64_t H = p.hidden = w_hh[1], G = gates_of(p.kind), K = kept_of(p.kind);
+  if (!backward) {
+    const int64_t I = p.inputs = sequence[2];
+    p.x = read.take({B, T, I});
+    p.w_ih = read.take({G * H, I});
+    p.bias = read.take({G * H});
+    p.w_hh = read.take({G * H, H});
+    if (gru) p.bias_hn = read.take({H});
+    p.state = read.take({B, H});
+    if (lstm) p.cell = read.take({B, H});
+    p.h = read.give({B, T, H});
+    if (lstm) p.c = keep ? read.give({B, T, H}) : read.give({B, H});
+    if (K && keep) p.kept = read.give({B, T, K * H});
+  } else {
+    p.w_hh = read.take({G * H, H});
+    p.state = read.take({B, H});
+    if (lstm) p.cell = read.take({B, H});
+    p.h = const_cast<float*>(read.take({B, T, H}));
+    if (lstm) p.c = const_cast<float*>(read.take({B, T, H}));
+    if (K) p.kept = const_cast<float*>(read.take({B, T, K * H}));
+    p.g = read.take({B, T, H});
+    p.g_state = read.take({B, H});
+    if (lstm) p.g_cell = read.take({B, H});
+    p.d_drive = read.give({B, T, G * H});
+    if (gru) p.d_q = read.give({B, T, H});
+    p.d_state = read.give({B, H});
+    if (lstm) p.d_cell = read.give({B, H});
+  }
+  if (padded) p.valid = static_cast<const uint8_t*>(read.argument(ffi::PRED, {B, T}));
+  if (!read.good || read.next_argument != arguments.size()) return error;
+  if (!chosen().run_cells(p, workers_of(pool))) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnscan: out of memory");
+  }
+  return ffi::Error::Success();
+}
+
+template <bool backward>
+ffi::Error entry(ffi::ThreadPool pool, int64_t kind, bool reverse, bool keep, bool padded,
+                 ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  return call_cell(backward, pool, kind, reverse, keep, padded, arguments, results);
+}
+
+auto binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<int64_t>("kind")
+      .Attr<bool>("reverse")
+      .Attr<bool>("keep")
+      .Attr<bool>("padded")
+      .RemainingArgs()
+      .RemainingRets();
+}
+
+}  // namespace
+}  // namespace rnnscan
+
+RNNSCAN_EXPORT XLA_FFI_Error* rnnscan_cell_forward(XLA_FFI_CallFrame* frame) {
+  static auto* handler = rnnscan::binding().To(rnnscan::entry<false>).release();
+  return handler->Call(frame);
+}
+RNNSCAN_EXPORT XLA_FFI_Error* rnnscan_cell_backward(XLA_FFI_CallFrame* frame) {
+  static auto* handler = rnnscan::binding().To(rnnscan::entry<true>).release();
+  return handler->Call(frame);
+}
