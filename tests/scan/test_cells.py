@@ -1,0 +1,237 @@
+"""Recurrent cells: the plain scan against a NumPy loop, the kernel and every rule against the plain
+scan in float64."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from rnnscan.scan.cells import GATES, KINDS, Weights, cell_scan
+from rnnscan.scan.cpu_kernel import library
+
+needs_kernel = pytest.mark.skipif(
+    library.why_not() is not None, reason=f"no kernel: {library.why_not()}"
+)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+# (batch, steps, inputs, hidden): less than a vector, more than a panel, no whole number of either;
+# few rows (the drive is computed ahead) and many; more rows than threads times a block of rows.
+SIZES = [(1, 30, 5, 7), (2, 3, 1, 16), (3, 1, 4, 33), (9, 6, 17, 70), (31, 4, 3, 8)]
+
+
+def draw(kind, size, *, padded=False, seed=0):
+    """Weights, x, state and flags in float64, of numbers that float32 holds exactly."""
+    batch, steps, inputs, hidden = size
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape, std=1.0):
+        return np.float64(np.float32(std * rng.standard_normal(shape)))
+
+    gates = GATES[kind] * hidden
+    weights = Weights(
+        normal(gates, inputs, std=inputs**-0.5),
+        normal(gates, std=0.3),
+        normal(gates, hidden, std=0.7 * hidden**-0.5),
+        normal(hidden) if kind == "gru" else None,
+    )
+    state = tuple(normal(batch, hidden) for _ in range(2 if kind == "lstm" else 1))
+    valid = rng.random((batch, steps)) < 0.7 if padded else None
+    return weights, normal(batch, steps, inputs), state, valid
+
+
+def loop(kind, weights, x, state, valid, reverse):
+    """The equations at the top of cells.py, one step after another."""
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    steps, hidden = x.shape[1], weights.w_hh.shape[1]
+    h, c = state[0], state[-1]
+    out = np.zeros((*x.shape[:2], hidden))
+    for t in reversed(range(steps)) if reverse else range(steps):
+        u, y = x[:, t] @ weights.w_ih.T + weights.bias, h @ weights.w_hh.T
+        new_c = c
+        if kind == "lstm":
+            i, f, g, o = np.split(u + y, 4, -1)
+            new_c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            new = sigmoid(o) * np.tanh(new_c)
+        elif kind == "gru":
+            r, z = np.split(sigmoid((u + y)[:, : 2 * hidden]), 2, -1)
+            n = np.tanh(u[:, 2 * hidden :] + r * (y[:, 2 * hidden :] + weights.bias_hn))
+            new = (1 - z) * n + z * h
+        else:
+            new = np.tanh(u + y) if kind == "tanh" else np.maximum(u + y, 0)
+        keep = np.ones(len(x), bool) if valid is None else valid[:, t]
+        h, c = np.where(keep[:, None], new, h), np.where(keep[:, None], new_c, c)
+        out[:, t] = h
+    return out, (h, c)[: len(state)]
+
+
+def of_dtype(tree, dtype):
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def values_and_gradients(kind, weights, x, state, valid, reverse):
+    """h, the last state, and gradients of a nonlinear function of both, in one program."""
+
+    def loss(weights, x, state):
+        h, last = cell_scan(kind, weights, x, state, valid, reverse=reverse)
+        total = sum(jnp.sum(jnp.cos(s)) for s in last)
+        slopes = 1 + jnp.arange(h.size, dtype=h.dtype).reshape(h.shape) / h.size
+        return jnp.sum(jnp.sin(h * slopes)) + total, (h, last)
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+    (_, out), gradients = run(weights, x, state)
+    return out, gradients
+
+
+def assert_alike(got, want, tolerance):
+    for (path, a), b in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
+        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e} > {tolerance:.1e}"
+
+
+@every_kind
+@pytest.mark.parametrize("reverse", [False, True], ids=["onward", "reverse"])
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+def test_the_plain_scan_equals_a_loop(kind, reverse, padded):
+    with jax.enable_x64(True):
+        weights, x, state, valid = draw(kind, (3, 5, 2, 4), padded=padded)
+        given = of_dtype((weights, x, state), jnp.float64)
+        got = jax.jit(lambda *a: cell_scan(kind, *a, valid, reverse=reverse))(*given)
+    assert_alike(got, loop(kind, weights, x, state, valid, reverse), 1e-14)
+
+
+@needs_kernel
+@every_kind
+@pytest.mark.parametrize("case", range(len(SIZES)))
+def test_the_kernel_equals_the_plain_scan_in_double_precision(kind, case):
+    reverse, padded = case % 2 == 1, case % 3 != 0
+    weights, x, state, valid = draw(kind, SIZES[case], padded=padded, seed=case)
+    with jax.enable_x64(True):
+        wide = of_dtype((weights, x, state), jnp.float64)
+        want = values_and_gradients(kind, *wide, valid, reverse)
+    got = values_and_gradients(kind, *of_dtype((weights, x, state), jnp.float32), valid, reverse)
+    # Roundings of sums of `terms` products, carried over some ten steps before they fade.
+    batch, steps, inputs, hidden = SIZES[case]
+    terms = inputs + GATES[kind] * hidden
+    assert_alike(got, want, 10 * 2.0**-24 * (terms + batch * steps) ** 0.5)
+
+
+@every_kind
+def test_derivatives_of_both_modes_and_orders(kind):
+    with jax.enable_x64(True):
+        weights, x, state, valid = draw(kind, (2, 3, 2, 3), padded=True)
+        if kind == "relu":  # away from the kink
+            weights = weights._replace(bias=weights.bias + 4 * np.sign(weights.bias))
+        given = of_dtype((weights, x, state), jnp.float64)
+        check_grads(
+            jax.jit(lambda *a: cell_scan(kind, *a, valid)), given, order=2, atol=1e-6, rtol=1e-6, eps=1e-5
+        )
+
+
+@every_kind
+@pytest.mark.parametrize("mapped", ["x", "weights", "both"])
+def test_vmap_equals_one_call_each(kind, mapped):
+    given = of_dtype(draw(kind, (2, 3, 2, 5), padded=True)[:3], jnp.float32)
+    valid = draw(kind, (2, 3, 2, 5), padded=True)[3]
+
+    def gradient(weights, x, state):
+        def loss(*operands):
+            h, last = cell_scan(kind, *operands, valid)
+            return jnp.sum(h**2) + sum(map(jnp.sum, last))
+
+        return jax.grad(loss, (0, 1, 2))(weights, x, state)
+
+    axes = {"x": (None, 0, 0), "weights": (0, None, None), "both": (0, 0, None)}[mapped]
+    pairs = [
+        part if axis is None else jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), part)
+        for part, axis in zip(given, axes, strict=True)
+    ]
+    got = jax.jit(jax.vmap(gradient, axes))(*pairs)
+    one = jax.jit(gradient)
+    for i in range(2):
+        each = [
+            part if axis is None else jax.tree.map(lambda leaf, i=i: leaf[i], part)
+            for part, axis in zip(pairs, axes, strict=True)
+        ]
+        assert_alike(jax.tree.map(lambda leaf, i=i: leaf[i], got), one(*each), 1e-5)
+
+
+@needs_kernel
+def test_where_the_kernel_is_called():
+    def values(*operands):
+        return cell_scan("lstm", *operands)
+
+    gradient = jax.grad(lambda *operands: jnp.sum(values(*operands)[0]))
+
+    def text(function, dtype, platform):
+        given = of_dtype(draw("lstm", (2, 3, 2, 5))[:3], dtype)
+        return jax.jit(function).trace(*given).lower(lowering_platforms=(platform,)).as_text()
+
+    forward, backward = "@rnnscan_cell_forward", "@rnnscan_cell_backward"
+    assert forward in text(values, jnp.float32, "cpu")
+    assert forward not in text(values, jnp.float32, "cuda")
+    both = text(gradient, jnp.float32, "cpu")
+    assert forward in both
+    assert backward in both
+    assert "while" not in both
+    with jax.enable_x64(True):
+        assert forward not in text(values, jnp.float64, "cpu")
+    # An exported program must run where rnnscan is not installed.
+    given = of_dtype(draw("lstm", (2, 3, 2, 5))[:3], jnp.float32)
+    assert forward not in jax.export.export(jax.jit(values))(*given).mlir_module()
+
+
+@every_kind
+def test_no_steps_return_the_state_and_without_jit_all_is_the_same(kind):
+    weights, x, state, valid = draw(kind, (2, 3, 2, 5), padded=True)
+    weights, x, state = of_dtype((weights, x, state), jnp.float32)
+    h, last = cell_scan(kind, weights, x[:, :0], state, valid[:, :0])
+    assert h.shape == (2, 0, 5)
+    assert_alike(last, state, 0)
+    with jax.disable_jit():
+        eager = cell_scan(kind, weights, x, state, valid)
+    compiled = jax.jit(lambda *a: cell_scan(kind, *a))(weights, x, state, valid)
+    assert_alike(eager, compiled, 1e-6)
+
+
+@every_kind
+def test_large_and_nan_inputs(kind):
+    """Activations at their ends, and a nan that stays in its own sequence and its own future."""
+    weights, x, state, _ = of_dtype(draw(kind, (3, 4, 2, 20)), jnp.float32)
+    x = x.at[0].multiply(1e4).at[1, 2].set(jnp.nan)
+    h, _ = jax.jit(lambda *a: cell_scan(kind, *a))(weights, x, state)
+    with jax.enable_x64(True):
+        wide = of_dtype((weights, x, state), jnp.float64)
+        want, _ = jax.jit(lambda *a: cell_scan(kind, *a))(*wide)
+    assert np.isfinite(h[0]).all()
+    assert np.isnan(h[1, 2:]).all()
+    assert np.isfinite(h[1, :2]).all()
+    assert_alike((h[0], h[2]), (want[0], want[2]), 1e-6)
+
+
+@needs_kernel
+@pytest.mark.parametrize("level", ["baseline", "x86-64-v3"])
+def test_other_instruction_sets(level):
+    done = subprocess.run(
+        [
+            sys.executable,
+            *("-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", __file__),
+            *("-k", "test_the_kernel_equals and (lstm or gru) or test_large"),
+        ],
+        env={**os.environ, "RNNSCAN_CPU_LEVEL": level},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert " passed" in done.stdout
