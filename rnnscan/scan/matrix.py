@@ -1,7 +1,7 @@
 """`matrix_scan`: h_t = A_t @ h_{t-1} + b_t, dense."""
 
 import operator
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,33 +10,9 @@ from jax.typing import ArrayLike
 
 from rnnscan.scan import arguments
 from rnnscan.scan.evaluate import Target, case_of
-from rnnscan.scan.linear_methods import associative, sequential
-from rnnscan.scan.product import matmul_precision, matrix
+from rnnscan.scan.matrix_methods import current_table, diagonal
 from rnnscan.scan.recurrence import recurrence
-from rnnscan.scan.table import Case, MethodRow, MethodTable, checked_platform
-
-# Above this n, the n^3 of a composition outweighs the steps that a tree saves on an accelerator.
-# An estimate, not a measurement.
-_LARGEST_TREE = 32
-
-
-def prefer(case: Case) -> tuple[str, str]:
-    if case.platform == "cpu":
-        return "sequential", "on a CPU n^2 work a step beats the n^3 of a tree"
-    if case.symbolic or case.length < 8:
-        return "sequential", "too few steps for a tree, or their number is not known yet"
-    if case.size > _LARGEST_TREE:
-        return "sequential", f"n = {case.size}: a tree would multiply n x n matrices, n^3 work each"
-    return "associative", f"n = {case.size} is small, and a tree has 2 log2(T) dependent steps"
-
-
-@cache
-def _table(precision: str) -> MethodTable:
-    return MethodTable(matrix(precision), (sequential.method, associative.method), prefer)
-
-
-def _current_table() -> MethodTable:
-    return _table(matmul_precision())
+from rnnscan.scan.table import MethodRow, checked_platform
 
 
 def matrix_scan(
@@ -89,11 +65,15 @@ def matrix_scan(
     >>> matrix_scan(quarter, b).tolist()
     [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
     """
-    table = _current_table()
+    table = current_table()
     table.check(method)
     reverse = arguments.direction(reverse)
     operands = _in_line(A, b, h0, reset, axis)
     axis = operator.index(axis) % operands[1].ndim
+    if method == "diagonal" and operands[0].shape[axis] == 1 and diagonal.is_concrete(A):
+        reason = diagonal.why_not_this(diagonal.condition_number(A), operands[1].dtype)
+        if reason is not None:
+            raise ValueError(f"method='diagonal' cannot serve this call: {reason}")
     return recurrence(table, *operands, axis=axis, reverse=reverse, method=method)
 
 
@@ -118,17 +98,34 @@ def explain_matrix_scan(
     arguments.direction(reverse)  # checked, though no method depends on it
     if isinstance(reset, (list, tuple)):
         reset = np.asarray(reset, None if reset else bool)
+    given = A
     A, b, *_ = jax.eval_shape(partial(_in_line, axis=axis), A, b, h0, reset)
     axis = operator.index(axis) % len(b.shape)
     case = case_of(
-        _current_table(),
+        current_table(),
         Target(checked_platform(platform or jax.default_backend())),
         b.dtype,
         b.shape,
         axis,
         constant=A.shape[axis] == 1,
     )
-    return _current_table().explain(case)
+    rows = current_table().explain(case)
+    return tuple(_with_condition(row, given, b.dtype) for row in rows)
+
+
+def _with_condition(row: MethodRow, A, dtype) -> MethodRow:
+    """The row of `diagonal` with what the numbers of A say, where they are known."""
+    if row.method != "diagonal" or not row.available:
+        return row
+    if not diagonal.is_concrete(A):
+        return row._replace(reason=f"{row.reason}, not known here")
+    condition = diagonal.condition_number(A)
+    reason = diagonal.why_not_this(condition, dtype)
+    return row._replace(
+        available=reason is None,
+        reason=reason or f"{row.reason}, {condition:.3g}",
+        condition=condition,
+    )
 
 
 def _in_line(A, b, h0, reset, axis):

@@ -76,12 +76,16 @@ class Method:
 
 
 class MethodRow(NamedTuple):
-    """One row of an explanation: would this method serve, would `auto` choose it, and why."""
+    """One row of an explanation: would this method serve, would `auto` choose it, and why.
+
+    `condition`: of the eigenvectors of A, where the method needs them and A is concrete.
+    """
 
     method: str
     available: bool
     reason: str
     chosen: bool
+    condition: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

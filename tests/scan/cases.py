@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from rnnscan.scan.cpu_kernel import library
-from tests.scan.reference import Reference
+from tests.scan.reference import DiagonalReference, Reference
 
 # Of linear_scan; without a compiler at the install there is no kernel, and test_native.py says so.
 METHODS = ("sequential", "associative", "blocked", *(["native"] if not library.why_not() else []))
-MATRIX_METHODS = ("sequential", "associative")
+MATRIX_METHODS = ("sequential", "associative", "blocked", "diagonal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,13 @@ class Call:
     def options(self):
         return {"axis": self.axis, "reverse": self.reverse}
 
+    @property
+    def constant(self):
+        """Whether the decay is the same at every step."""
+        lead = self.a[:-2] if self.matrix else self.a
+        spelled = (1,) * (len(self.b) - self.matrix - len(lead)) + lead
+        return spelled[self.axis % len(self.b)] == 1
+
     def arrays(self, seed=0):
         """(a, b, h0, reset, g) as NumPy arrays of the call's dtype."""
         rng = np.random.default_rng(seed)
@@ -63,8 +70,10 @@ class Call:
         h0 = None if h0 is None else np.asarray(h0).astype(dtype)
         return a, b, h0, reset, g
 
-    def reference(self, a, b, h0, reset):
-        return Reference(a, b, h0, reset=reset, matrix=self.matrix, **self.options)
+    def reference(self, a, b, h0, reset, method=None):
+        """What the call should give, and how far this method may be from it."""
+        kind = DiagonalReference if method == "diagonal" else Reference
+        return kind(a, b, h0, reset=reset, matrix=self.matrix, **self.options)
 
     def wide(self):
         """The context in which the call's dtype exists."""
@@ -100,12 +109,17 @@ MATRIX = [
     Call(b=(5, 2), a=(2, 2), h0=(1,), dtype="bfloat16"),
     Call(b=(0, 2), a=(2, 2), h0=(2,)),
     Call(b=(1, 4), a=(1, 4, 4), h0=(4,), reset=(1,)),
+    Call(b=(83, 2), a=(2, 2), h0=(2,), reset=(83,), reverse=True),
+    Call(b=(2, 19, 2, 3), a=(2, 1, 1, 3, 3), axis=1, h0=(2, 1), reset=(2, 1, 2, 1)),
+    Call(b=(2, 9, 3), a=(3, 3), axis=1, reverse=True, reset=(2, 9, 1), dtype="complex64"),
 ]
 
 
 def methods_of(call):
-    """The methods of its scan."""
-    return MATRIX_METHODS if call.matrix else METHODS
+    """The methods of its scan that can serve."""
+    if not call.matrix:
+        return METHODS
+    return [name for name in MATRIX_METHODS if call.constant or name != "diagonal"]
 
 
 def by_every_method(calls, **some):
@@ -115,7 +129,7 @@ def by_every_method(calls, **some):
     """
     pairs = [
         (call, method)
-        for method in METHODS
+        for method in dict.fromkeys(METHODS + MATRIX_METHODS)
         for call in calls[some.get(method, slice(None))]
         if method in methods_of(call)
     ]
@@ -124,7 +138,9 @@ def by_every_method(calls, **some):
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_matrix_method = pytest.mark.parametrize("method", MATRIX_METHODS)
-every_method_of_both = pytest.mark.parametrize(
+# Where the decay varies in time; with a constant one see test_matrix_methods.py.
+every_varying_method_of_both = pytest.mark.parametrize(
     ("matrix", "method"),
-    [(False, method) for method in METHODS] + [(True, method) for method in MATRIX_METHODS],
+    [(False, method) for method in METHODS]
+    + [(True, method) for method in MATRIX_METHODS if method != "diagonal"],
 )

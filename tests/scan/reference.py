@@ -111,7 +111,7 @@ class Reference:
     def states(self):
         return self.given_order(self.loop.states())
 
-    def _bound(self, h, u):
+    def _states_error(self, h, u):
         """Law 1: 4 * scan(|a|, u (|a_t h_{t-1}| + |h_t|)); for a matrix, n products a sum."""
         loop = self.loop
         drive = loop._apply(np.abs(loop.a), np.abs(loop.before(h)))
@@ -121,7 +121,7 @@ class Reference:
         return 4 * errors.states(b=drive)
 
     def states_bound(self, u):
-        return self.given_order(self._bound(self.loop.states(), u))
+        return self.given_order(self._states_error(self.loop.states(), u))
 
     def gradients(self, g):
         """Gradients of <g, h> (no conjugation) for a, b, h0, each in its own shape."""
@@ -141,8 +141,7 @@ class Reference:
         errors = dataclasses.replace(sizes, h0=np.zeros_like(sizes.h0))
         terms = 1 + (self.b_shape[-1] if self.matrix else 1)
         h, (adjoint, into_h0) = sizes.states(), sizes.adjoint(np.abs(self.scan_order(_wide(g))))
-        h_error = errors.states(b=4 * u * terms * h)
-        adjoint_error, into_error = errors.adjoint(4 * u * terms * adjoint)
+        h_error, adjoint_error, into_error = self._carried_errors(h, adjoint, errors, g, u * terms)
         da = self.given_order(loop.outer(adjoint, sizes.before(h)))
         da_error = self.given_order(
             loop.outer(adjoint, errors.before(h_error)) + loop.outer(adjoint_error, sizes.before(h))
@@ -157,3 +156,56 @@ class Reference:
             self.given_order(adjoint_error),
             summed(into_h0, into_error + u * terms * into_h0, self.h0_shape),
         )
+
+    def _carried_errors(self, h, adjoint, errors, g, u):
+        """Errors of the states, of their adjoint, and of what reaches h0, from bounds of both."""
+        return errors.states(b=4 * u * h), *errors.adjoint(4 * u * adjoint)
+
+
+class DiagonalReference(Reference):
+    """The same where a constant A was replaced by V diag(l) V^-1, with k = cond(V) = |V| |V^-1|.
+
+    The l and V found belong to A + E with |E| <= c n u k |A| (the residual of an eigenpair is c n u
+    |A| |v|, and V^-1 enlarges it by k / |V|). V^-1 b_t is off by c n u k |V^-1| |b_t|, its inverse
+    having been computed, and m_t = V^-1 h_t by u |V^-1| |h_t| a step. Each error reaches h_t by way
+    of V l^k V^-1, at most k r^k with r the spectral radius. In the 2-norm, with c = 4 as in law 1:
+
+        |error of h_t| <= scan(r, 4 n u k^2 (|A| |h_{t-1}| + |b_t| + |h_t|))
+    """
+
+    def _moduli(self):
+        """n k^2, |A| and r for every batch entry, with an axis of size 1 for the state."""
+        if not len(self.loop.a):
+            return 1.0, 1.0, 1.0
+        A = self.loop.a[0]
+        values, vectors = np.linalg.eig(A)
+        factors = A.shape[-1] * np.linalg.cond(vectors) ** 2
+        norms, radii = np.linalg.norm(A, 2, axis=(-2, -1)), np.abs(values).max(-1)
+        return factors[..., None], norms[..., None], radii[..., None]
+
+    def _carried(self):
+        """The recurrence of an error: one number a state, by the spectral radius."""
+        loop, shape = self.loop, (*self.loop.b.shape[:-1], 1)
+        radii = np.broadcast_to(self._moduli()[2], shape)
+        reset = loop.reset[..., :1]
+        return Loop(radii, np.zeros(shape), np.zeros(shape[1:]), reset, matrix=False)
+
+    def _states_error(self, h, u):
+        loop, (factor, norm, _) = self.loop, self._moduli()
+        size = norm * _norm(loop.before(h)) + _norm(loop.b) + _norm(h)
+        return np.broadcast_to(self._carried().states(b=4 * u * factor * size), h.shape)
+
+    def _carried_errors(self, h, adjoint, errors, g, u):
+        loop, (factor, norm, _) = self.loop, self._moduli()
+        g = self.scan_order(_wide(g))
+        adjoint, _ = loop.adjoint(g)
+        later = np.concatenate([adjoint[1:], np.zeros_like(adjoint[:1])])
+        size = norm * _norm(later) + _norm(g) + _norm(adjoint)
+        errors = self._carried().adjoint(4 * u * factor * size)
+        sizes = (h.shape, adjoint.shape, adjoint.shape[1:])
+        errors = (self._states_error(loop.states(), u), *errors)
+        return [np.broadcast_to(x, s) for x, s in zip(errors, sizes, strict=True)]
+
+
+def _norm(x):
+    return np.linalg.norm(x, axis=-1, keepdims=True)

@@ -171,8 +171,8 @@ def test_explanations_agree_with_the_methods():
     assert chosen == {
         ("cpu", 4): "sequential",
         ("cpu", 256): "sequential",
-        ("cuda", 4): "associative",
-        ("cuda", 256): "sequential",
+        ("cuda", 4): "blocked",
+        ("cuda", 256): "blocked",
     }
 
 

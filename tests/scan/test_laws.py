@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from rnnscan import linear_scan, matrix_scan
-from tests.scan.cases import LINEAR, MATRIX, by_every_method, every_method, every_method_of_both
+from tests.scan.cases import (
+    LINEAR,
+    MATRIX,
+    by_every_method,
+    every_method,
+    every_varying_method_of_both,
+)
 from tests.scan.reference import Reference, unit_roundoff
 
 
@@ -57,7 +63,7 @@ def primals(a, b, h0):
 def test_values_and_gradients_equal_a_loop(call, method):
     """Law 1, for h and for the gradients of a, b and h0."""
     a, b, h0, reset, g = call.arrays()
-    reference, u = call.reference(a, b, h0, reset), unit_roundoff(call.dtype)
+    reference, u = call.reference(a, b, h0, reset, method), unit_roundoff(call.dtype)
     with call.wide():
         f = differentiable(call, method, reset)
         h, gradients = vjp(f, primals(a, b, h0), jnp.asarray(g))
@@ -128,7 +134,8 @@ def test_split(call, method):
                 if piece.shape[axis]:
                     state = jnp.take(piece, 0 if call.reverse else -1, axis=axis)
             joined = jnp.concatenate(pieces[::-1] if call.reverse else pieces, axis=axis)
-            bound = call.reference(a, b, h0, reset).states_bound(unit_roundoff(call.dtype))
+            reference = call.reference(a, b, h0, reset, method)
+            bound = reference.states_bound(unit_roundoff(call.dtype))
             assert_within(joined, np.asarray(whole), 2 * bound, f"cut at {cut}")
 
 
@@ -152,7 +159,7 @@ def test_reverse_is_flip_scan_flip(call, method):
         np.testing.assert_array_equal(np.asarray(h), np.flip(np.asarray(same), axis))
 
 
-@every_method_of_both
+@every_varying_method_of_both
 @pytest.mark.parametrize("reverse", [False, True])
 def test_packed_segments_equal_separate_calls(method, reverse, matrix):
     """Law 4, values and gradients."""
@@ -181,7 +188,7 @@ def test_packed_segments_equal_separate_calls(method, reverse, matrix):
             np.testing.assert_allclose(got, want, rtol=1e-13, atol=1e-13)
 
 
-@every_method_of_both
+@every_varying_method_of_both
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_leaks_across_a_reset(method, bad, reverse, matrix):

@@ -22,7 +22,7 @@ from tests.scan.cases import (
     by_every_method,
     every_matrix_method,
     every_method,
-    every_method_of_both,
+    every_varying_method_of_both,
 )
 from tests.scan.reference import unit_roundoff
 from tests.scan.test_laws import assert_within, differentiable, primals, vjp
@@ -243,7 +243,7 @@ def test_shard_map(method, shared):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), got, want)
 
 
-@every_method_of_both
+@every_varying_method_of_both
 def test_the_backward_pass_keeps_a_and_h(method, matrix):
     """Law 7: residuals are a and h, whatever the method; nothing when a is not differentiated."""
     T, n = 64, 4

@@ -18,9 +18,9 @@ Any product; `matrix_scan` uses this file too, at n^3 work a composition.
 import jax.numpy as jnp
 from jax import lax
 
-from rnnscan.scan.product import sum_to
+from rnnscan.scan.by_drives import maps
 from rnnscan.scan.table import Method
-from rnnscan.scan.time_axis import carry_dtype, keep, where
+from rnnscan.scan.time_axis import where
 
 
 def enter(product, time, a, b, h0, reset):
@@ -52,42 +52,14 @@ def prefixes(product, time, a, b, reset):
     return lax.associative_scan(compose_flagged, elements, reverse=time.reverse, axis=time.axis)[2]
 
 
-def forward(product, time, a, b, h0, reset, *, shape, dtype):
-    wide = carry_dtype(dtype)
-    a, b = a.astype(wide), jnp.broadcast_to(b.astype(wide), shape)
-    b = enter(product, time, a, b, h0.astype(wide), reset)
-    return prefixes(product, time, a, b, reset).astype(dtype)
+def evaluate(product, time, a, b, h0, reset):
+    """h for a full-size b; see `by_drives.maps`."""
+    if h0 is not None:
+        b = enter(product, time, a, b, h0, reset)
+    return prefixes(product, time, a, b, reset)
 
 
-def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
-    wide = carry_dtype(dtype)
-    before = time.before(jnp.broadcast_to(h, shape), h0).astype(wide)
-    moved = keep(reset, product.apply(da.astype(wide), before))
-    a, drive = a.astype(wide), jnp.broadcast_to(db.astype(wide) + moved, shape)
-    drive = enter(product, time, a, drive, dh0.astype(wide), reset)
-    return prefixes(product, time, a, drive, reset).astype(dtype)
-
-
-def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, state_shape):
-    wide = carry_dtype(dtype)
-    back = time.backwards
-    a = product.transpose(a.astype(wide))
-    # l_t = g_t + a_{t+1}' l_{t+1}: the same recurrence backwards, decays and flags one step late.
-    a_after = a if a.shape[time.axis] == 1 else back.before(a, time.at(a, 0))
-    reset_after = reset
-    if reset is not None and reset.shape[time.axis] != 1:
-        reset_after = back.before(reset, lax.full_like(reset, False, shape=time.one(reset.shape)))
-    g = jnp.broadcast_to(g.astype(wide), shape)
-    adjoint = prefixes(product, back, a_after, g, reset_after)
-
-    first_reset = None if reset is None else time.at(reset, 0)
-    into_h0 = keep(first_reset, product.apply(time.at(a, 0), time.at(adjoint, 0)))
-    dh0 = sum_to(into_h0, state_shape).astype(dtype)
-    da = None
-    if h is not None:
-        before = keep(reset, time.before(jnp.broadcast_to(h, shape), h0).astype(wide))
-        da = product.outer(keep(reset, adjoint), before, decay_shape).astype(dtype)
-    return da, adjoint.astype(dtype), dh0
+forward, tangent, transpose = maps(evaluate)
 
 
 def why_not(case):

@@ -69,6 +69,9 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
     one_decay = time.one(decay_shape)
     constant = decay_shape[time.axis] == 1 and time.length != 1  # or a symbol
     in_loop = h is not None and (product.outer_per_step or not constant)
+    # A matrix turned within the loop would be read across its rows at every step.
+    same = a.shape[time.axis] == 1
+    turned = product.transpose(a.astype(wide)) if same else None
 
     def one(t, later, db, da, h_before):
         # `later` is a_{t+1}' * l_{t+1}, what the later steps send back to this one.
@@ -78,7 +81,8 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
             through = keep(flags, jnp.broadcast_to(adjoint, time.one(shape)))
             part = product.outer(through, keep(flags, h_before.astype(wide)), one_decay)
             da = da + part if constant else time.put(da, part, t)
-        later = product.apply(product.transpose(time.at(a, t).astype(wide)), adjoint)
+        back = turned if same else product.transpose(time.at(a, t).astype(wide))
+        later = product.apply(back, adjoint)
         return keep(flags, later), time.put(db, adjoint, t), da
 
     def body(i, carry):

@@ -1,0 +1,44 @@
+"""The ways to compute a linear recurrence of matrices, and which one `auto` takes."""
+
+from functools import cache
+
+from rnnscan.scan.linear_methods import associative, sequential
+from rnnscan.scan.matrix_methods import blocked, diagonal
+from rnnscan.scan.product import matmul_precision, matrix
+from rnnscan.scan.table import Case, MethodTable
+
+# Estimates for accelerators, not measurements. Above this n, the n^3 of a composition outweighs the
+# steps that a tree saves.
+_LARGEST_TREE = 32
+# Multiplications of a step from which it takes longer than to launch it, some 8 us: twice the work
+# is then no bargain.
+_LARGEST_BLOCKED_STEP = 2**26
+
+
+def prefer(case: Case) -> tuple[str, str]:
+    if case.symbolic or case.length < 8:
+        return "sequential", "too few steps for a tree, or their number is not known yet"
+    if case.platform == "cpu":
+        return _prefer_on_cpu(case)
+    if case.constant:
+        if case.width * case.size > _LARGEST_BLOCKED_STEP:
+            return "sequential", "a step is work enough, and blocks have twice as much of it"
+        return "blocked", "A is constant: some 4 log2(T) dependent steps, for twice the work"
+    if case.size > _LARGEST_TREE:
+        return "sequential", f"n = {case.size}: a tree would multiply n x n matrices, n^3 work each"
+    return "associative", f"n = {case.size} is small, and a tree has 2 log2(T) dependent steps"
+
+
+def _prefer_on_cpu(case: Case) -> tuple[str, str]:
+    return "sequential", "on a CPU n^2 work a step beats the n^3 of a tree"
+
+
+@cache
+def _table(precision: str) -> MethodTable:
+    methods = (sequential.method, associative.method, blocked.method, diagonal.method)
+    return MethodTable(matrix(precision), methods, prefer)
+
+
+def current_table() -> MethodTable:
+    """The table of products in the caller's precision."""
+    return _table(matmul_precision())

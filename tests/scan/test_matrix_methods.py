@@ -1,0 +1,282 @@
+"""`matrix_scan` with a constant A, beyond the laws: blocks of powers, and eigenvectors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnscan import explain_matrix_scan, matrix_scan
+from rnnscan.scan.matrix_methods import diagonal
+from tests.scan.cases import Call, every_matrix_method
+from tests.scan.reference import DiagonalReference, Reference, unit_roundoff
+from tests.scan.test_laws import assert_within, differentiable, primals, vjp
+
+JORDAN = np.array([[0.5, 1.0], [0.0, 0.5]], np.float32)
+
+
+def contraction(n, seed=0):
+    """A random matrix whose |A| has row sums of 1: errors are carried on, and do not grow."""
+    A = np.random.default_rng(seed).normal(size=(n, n))
+    return (A / np.abs(A).sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["blocked", "diagonal"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_around_whole_blocks(method, reverse):
+    lengths = (1, 2, 7, 8, 9, 16, 17, 64, 65, 71, 73)
+    A, b = contraction(3), np.random.default_rng(1).normal(size=(80, 3)).astype(np.float32)
+    h0 = np.ones(3, np.float32)
+    options = {"reverse": reverse}
+
+    @jax.jit
+    def every(A, b, h0):
+        return [matrix_scan(A, b[:T], h0, method=method, **options) for T in lengths]
+
+    kind = DiagonalReference if method == "diagonal" else Reference
+    for T, h in zip(lengths, every(A, b, h0), strict=True):
+        reference = kind(A, b[:T], h0, matrix=True, **options)
+        assert_within(h, reference.states(), reference.states_bound(2.0**-24))
+
+
+@every_matrix_method
+def test_long_scans_stay_within_the_bound(method):
+    """Law 1 at T = 20,001, where errors have time to grow."""
+    A, rng = contraction(3), np.random.default_rng(1)
+    b = rng.normal(size=(20_001, 3)).astype(np.float32)
+    kind = DiagonalReference if method == "diagonal" else Reference
+    reference = kind(A, b, matrix=True)
+    h = jax.jit(lambda A, b: matrix_scan(A, b, method=method))(A, b)
+    assert_within(h, reference.states(), reference.states_bound(2.0**-24))
+
+
+@every_matrix_method
+def test_packed_segments_of_a_constant_matrix_equal_separate_calls(method):
+    """Law 4, values and gradients, where every segment adds to the gradient of one A."""
+    ends = [9, 10, 29]
+    marks = np.isin(np.arange(29), [0, 9, 10])
+    with jax.enable_x64(True):
+        b = jnp.asarray(np.random.default_rng(3).normal(size=(29, 3)))
+        A = jnp.asarray(contraction(3), "float64")
+
+        def packed(A, b):
+            return matrix_scan(A, b, reset=marks, method=method)
+
+        def separate(A, b):
+            pieces = jnp.split(b, ends[:-1])
+            return jnp.concatenate([matrix_scan(A, x, method=method) for x in pieces])
+
+        results = []
+        for f in (packed, separate):
+            h, gradients = vjp(f, (A, b), jnp.cos(b))
+            results.append((h, *gradients))
+        for got, want in zip(*results, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+@every_matrix_method
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nothing_leaks_across_a_reset_of_a_constant_matrix(method, bad, reverse):
+    """Law 4 with inf and nan behind the reset, forward, backward and in the tangent."""
+    T, t = 21, 12
+    rng = np.random.default_rng(4)
+    A = contraction(2)
+    b, h0 = (rng.normal(size=shape).astype(np.float32) for shape in ((T, 2), 2))
+    marks = np.arange(T) == t
+    past = np.arange(T) > t if reverse else np.arange(T) < t
+    b[past], h0[:] = bad, bad
+    future = ~past
+
+    def f(A, b, h0):
+        return matrix_scan(A, b, h0, reset=marks, reverse=reverse, method=method)
+
+    @jax.jit
+    def everything(A, b, h0, inner, outer):
+        h, pull = jax.vjp(f, A, b, h0)
+        _, dh = jax.jvp(f, (A, b, h0), (jnp.ones_like(A), jnp.ones_like(b), h0))
+        part = matrix_scan(A, b[future], reset=marks[future], reverse=reverse, method="sequential")
+        return h, part, dh, pull(inner)[1], pull(outer)[1]
+
+    # Cotangents: of the clean part alone; nan where the past is.
+    inner = np.where(future[:, None], np.ones((T, 2)), 0.0).astype(np.float32)
+    outer = np.where(future[:, None], np.zeros((T, 2)), bad).astype(np.float32)
+    h, want, dh, db, db_outer = map(np.asarray, everything(A, b, h0, inner, outer))
+    np.testing.assert_allclose(h[future], want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(h[marks], b[marks])
+    assert np.isfinite(dh[future]).all()
+    assert np.isfinite(db[future]).all()
+    np.testing.assert_array_equal(db[t + 1 if reverse else t - 1], 0)
+    np.testing.assert_array_equal(db_outer[future], 0)
+
+
+@every_matrix_method
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_reset_step_is_its_drive_whatever_the_matrix(method, bad):
+    A = jnp.full((2, 2), bad)
+    b = np.random.default_rng(5).normal(size=(19, 2)).astype(np.float32)
+    marks = np.arange(19) % 3 == 0
+
+    def f(A, b):
+        return matrix_scan(A, b, reset=marks, method=method)
+
+    h, (_, db) = vjp(f, (A, jnp.asarray(b)), jnp.ones((19, 2)))
+    np.testing.assert_array_equal(np.asarray(h)[marks], b[marks])
+    assert not np.isfinite(np.asarray(h)[~marks]).any()
+    np.testing.assert_array_equal(np.asarray(db)[2::3], 1)  # the last step before each reset
+
+
+@pytest.mark.parametrize("method", ["sequential", "associative", "blocked"])
+def test_no_step_sees_a_later_one(method):
+    """Law 9, to nan and inf: in a product that sums over steps, zeros would let them pass."""
+    A, b = contraction(3), np.random.default_rng(6).normal(size=(26, 3)).astype(np.float32)
+    late = b.copy()
+    late[13:] = [[np.nan, 1.0, np.inf]]
+    f = jax.jit(lambda b: matrix_scan(A, b, method=method))
+    np.testing.assert_array_equal(f(late)[:13], f(b)[:13])
+    # Where a step is its drive and a product, only the components of the drive are inf.
+    assert np.isfinite(np.asarray(f(late))[13, 1])
+
+
+@pytest.mark.parametrize("method", ["sequential", "blocked", "diagonal"])
+def test_a_constant_matrix_is_never_spelled_out(method):
+    """Forward and backward: temporaries are some arrays of b's size, where A over T has 32."""
+    A, b = jnp.eye(32), jnp.ones((4096, 32))
+
+    def both(A, b):
+        h, pull = jax.vjp(lambda A, b: matrix_scan(A, b, method=method), A, b)
+        return h, pull(b)
+
+    memory = jax.jit(both).lower(A, b).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 12 * b.nbytes  # complex modes are two of them
+
+
+def test_programs_hardly_grow_with_the_length():
+    def size(T, method):
+        gradient = jax.grad(lambda A, b: jnp.sum(matrix_scan(A, b, method=method)), (0, 1))
+        A, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 2), (T, 2)))
+        return jax.jit(gradient).lower(A, b).as_text().count("\n")
+
+    assert size(4096, "diagonal") == size(2**20, "diagonal")
+    small, middle, large = (size(8**k, "blocked") for k in (3, 5, 7))
+    assert large - middle == middle - small  # by the levels alone, log8 T
+    assert large < size(8**7, "associative")
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 1, 2, 2)], ids=["one", "each"])
+def test_derivatives_of_diagonal_need_none_of_the_eigenvectors(shape):
+    """Up to second order, for one A and one for each batch entry, against `sequential`."""
+    rng = np.random.default_rng(7)
+    with jax.enable_x64(True):
+        A, b, h0 = (jnp.asarray(rng.normal(size=s)) for s in (shape, (2, 5, 2), (2, 2)))
+
+        def every(method):
+            def f(A, b, h0):
+                return jnp.sum(jnp.sin(matrix_scan(A / 3, b, h0, axis=1, method=method)))
+
+            return jax.hessian(f, (0, 1, 2))(A, b, h0), jax.grad(f, (0, 1, 2))(A, b, h0)
+
+        got, want = jax.jit(lambda: (every("diagonal"), every("sequential")))()
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-11), got, want)
+
+
+def test_diagonal_of_a_real_matrix_is_real():
+    rotation = np.array([[0.0, -1.0], [1.0, 0.0]], np.float32)  # eigenvalues i and -i
+    b = np.zeros((5, 2), np.float32)
+    b[0, 0] = 1
+    h = matrix_scan(rotation, b, method="diagonal")
+    assert h.dtype == jnp.float32
+    np.testing.assert_allclose(h[-1], [1, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("c", [0.0, 1.0, 30.0])
+def test_the_condition_number_is_that_of_the_eigenvectors(c):
+    """Of [[1, c], [0, 2]]: (1, 0) and (c, 1) / sqrt(c^2 + 1), with a cosine of s between them."""
+    A = np.array([[1.0, c], [0.0, 2.0]])
+    s = c / np.hypot(c, 1.0)
+    want = np.sqrt((1 + s) / (1 - s))
+    for A_like in (A, jnp.asarray(A, jnp.float32), np.stack([np.eye(2), A])):
+        np.testing.assert_allclose(diagonal.condition_number(A_like), want, rtol=1e-6)
+    row = explain_matrix_scan(A.astype(np.float32), np.ones((9, 2), np.float32))[-1]
+    assert (row.method, row.available, row.chosen) == ("diagonal", True, False)
+    np.testing.assert_allclose(row.condition, want, rtol=1e-6)
+    assert f"{want:.3g}" in row.reason
+
+
+def test_explanations_of_a_matrix_that_is_not_known():
+    b = np.ones((9, 2), np.float32)
+    row = explain_matrix_scan(jax.ShapeDtypeStruct((2, 2), jnp.float32), b)[-1]
+    assert row.available
+    assert row.condition is None
+    assert "not known" in row.reason
+    for shape, platform, word in (((9, 2, 2), "cpu", "varies"), ((2, 2), "tpu", "CPUs and GPUs")):
+        row = explain_matrix_scan(np.ones(shape, np.float32), b, platform=platform)[-1]
+        assert not row.available
+        assert word in row.reason
+
+
+@pytest.mark.parametrize("A", [JORDAN, np.full((2, 2), np.nan, np.float32)], ids=["jordan", "nan"])
+def test_diagonal_refuses_a_concrete_matrix_without_eigenvectors(A):
+    b = np.ones((9, 2), np.float32)
+    condition = diagonal.condition_number(A)
+
+    def call(b):
+        return matrix_scan(A, b, method="diagonal")
+
+    for f in (call, jax.jit(call)):  # A is concrete in both
+        with pytest.raises(ValueError, match="cannot serve this call") as raised:
+            f(b)
+        assert f"{condition:.3g}" in str(raised.value)
+    row = explain_matrix_scan(A, b)[-1]
+    assert not row.available
+    assert f"{condition:.3g}" in row.reason
+    # Traced, it cannot be looked at.
+    jax.jit(lambda A: matrix_scan(A, b, method="diagonal"))(A)
+
+
+def test_diagonal_is_refused_by_the_precision_it_is_computed_in():
+    A = np.array([[1.0, 1e5], [0.0, 2.0]])  # condition number 2e5, over 2^14 and below 2^43
+    with jax.enable_x64(True):
+        assert matrix_scan(A, np.ones((9, 2)), method="diagonal").shape == (9, 2)
+    with pytest.raises(ValueError, match=r"condition number 2e\+05.*of float32"):
+        matrix_scan(A.astype(np.float32), np.ones((9, 2), np.float32), method="diagonal")
+
+
+def test_diagonal_refuses_a_matrix_that_varies():
+    with pytest.raises(ValueError, match="'diagonal' cannot serve this call: A varies in time"):
+        matrix_scan(np.ones((9, 2, 2), np.float32), np.ones((9, 2), np.float32), method="diagonal")
+
+
+def test_its_error_has_the_condition_number():
+    """And that of `blocked` has not: normal and non-normal, with the same eigenvalues."""
+    b = np.random.default_rng(8).normal(size=(200, 2)).astype(np.float32)
+    errors = {}
+    for c in (0.0, 1000.0):
+        # Balanced by hand, so that A itself is small: the eigenvalues are 0.5 and 0.5 + 1/c.
+        A = np.array([[0.5, 1.0 if c else 0.0], [0.0, 0.5 + (1 / c if c else 0.25)]], np.float32)
+        reference = Reference(A, b, matrix=True)
+        want = reference.states()
+        for method in ("blocked", "diagonal"):
+            h = matrix_scan(A, b, method=method)
+            errors[c, method] = np.abs(np.asarray(h) - want).max() / np.abs(want).max()
+            if method == "blocked":
+                assert_within(h, want, reference.states_bound(2.0**-24))
+    assert errors[1000.0, "diagonal"] > 30 * errors[0.0, "diagonal"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(b=(2, 21, 3), a=(2, 1, 3, 3), axis=1, h0=(2, 3), reset=(2, 21, 1)),
+        Call(b=(21, 2, 2, 3), a=(1, 2, 1, 3, 3), h0=(3,), reverse=True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["blocked", "diagonal"])
+def test_a_matrix_for_each_batch_entry(call, method):
+    a, b, h0, reset, g = call.arrays()
+    reference, u = call.reference(a, b, h0, reset, method), unit_roundoff(call.dtype)
+    h, gradients = vjp(differentiable(call, method, reset), primals(a, b, h0), jnp.asarray(g))
+    assert_within(h, reference.states(), reference.states_bound(u))
+    wanted = zip(reference.gradients(g), reference.gradient_bounds(g, u), strict=True)
+    for got, (want, bound) in zip(gradients, wanted, strict=True):
+        assert_within(got, want, bound, "gradient")
