@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+GATES_OF = {1: "RNN", 3: "GRU", 4: "LSTM"}
 TORCH_KEY = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
 
 
@@ -17,18 +18,22 @@ TORCH_KEY = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
 class Cell:
     """Weights of one recurrence, input to hidden (`ih`) and hidden to hidden (`hh`), as in torch.
 
+    Those of G gates are stacked in torch's order: i f g o of an LSTM, r z n of a GRU.
+
     Only the sum of the two biases ever matters. They are kept apart because torch keeps them apart:
     an optimiser that sees both moves their sum twice as far.
     """
 
-    w_ih: jax.Array  # (hidden, features)
-    w_hh: jax.Array  # (hidden, hidden)
-    b_ih: jax.Array | None  # (hidden,); None without biases
+    w_ih: jax.Array  # (G * hidden, features)
+    w_hh: jax.Array  # (G * hidden, hidden)
+    b_ih: jax.Array | None  # (G * hidden,); None without biases
     b_hh: jax.Array | None
 
 
-def cells_from_torch(arrays: Mapping[str, Any]) -> tuple[tuple[Cell, ...], ...]:
-    """`cells[layer][direction]` from the state_dict of a `torch.nn.RNN`.
+def cells_from_torch(
+    arrays: Mapping[str, Any], name: str, gates: int
+) -> tuple[tuple[Cell, ...], ...]:
+    """`cells[layer][direction]` from the state_dict of the `torch.nn` module of this name.
 
     Raises one ValueError that lists every missing, unexpected or misshapen key.
     """
@@ -36,8 +41,8 @@ def cells_from_torch(arrays: Mapping[str, Any]) -> tuple[tuple[Cell, ...], ...]:
     known = [match for match in found.values() if match]
     if not known:
         raise ValueError(
-            "from_torch: expected keys like 'weight_ih_l0' (the state_dict of one torch.nn.RNN, "
-            f"without a prefix), got {sorted(arrays)}"
+            "from_torch: expected keys like 'weight_ih_l0' (the state_dict of one "
+            f"torch.nn.{name}, without a prefix), got {sorted(arrays)}"
         )
     num_layers = 1 + max(int(match[3]) for match in known)
     directions = ("", "_reverse") if any(match[4] for match in known) else ("",)
@@ -46,12 +51,13 @@ def cells_from_torch(arrays: Mapping[str, Any]) -> tuple[tuple[Cell, ...], ...]:
         kinds += ["bias_ih", "bias_hh"]
 
     values = {key: np.asarray(value) for key, value in arrays.items()}
-    input_size, hidden = _sizes(values)
+    input_size, hidden = _sizes(values, gates)
+    rows = gates * hidden
     expected = {}
     for layer in range(num_layers):
         features = hidden * len(directions) if layer else input_size
         for direction in directions:
-            shapes = [(hidden, features), (hidden, hidden), (hidden,), (hidden,)]
+            shapes = [(rows, features), (rows, hidden), (rows,), (rows,)]
             for kind, shape in zip(kinds, shapes, strict=False):
                 expected[f"{kind}_l{layer}{direction}"] = shape
 
@@ -63,7 +69,7 @@ def cells_from_torch(arrays: Mapping[str, Any]) -> tuple[tuple[Cell, ...], ...]:
         elif key in values and not jnp.issubdtype(values[key].dtype, jnp.floating):
             faults.append(f"{key}: expected a floating dtype, got {values[key].dtype}")
     if faults:
-        raise ValueError("from_torch: " + "; ".join(faults))
+        raise ValueError("from_torch: " + "; ".join(faults) + _of_another(values, name))
 
     # A copy: on a CPU jax may otherwise share memory with a torch weight that is trained further.
     def cell(suffix: str) -> Cell:
@@ -73,9 +79,18 @@ def cells_from_torch(arrays: Mapping[str, Any]) -> tuple[tuple[Cell, ...], ...]:
     return tuple(tuple(cell(f"_l{n}{d}") for d in directions) for n in range(num_layers))
 
 
-def _sizes(values: Mapping[str, np.ndarray]) -> tuple[int, int]:
+def _of_another(values: Mapping[str, np.ndarray], name: str) -> str:
+    """What to say where the weights have the gates of another kind of layer."""
+    w_hh = values.get("weight_hh_l0", np.empty(()))
+    if w_hh.ndim != 2 or not w_hh.shape[1]:
+        return ""
+    found = GATES_OF.get(w_hh.shape[0] / w_hh.shape[1], name)
+    return "" if found == name else f" (these look like the weights of a torch.nn.{found})"
+
+
+def _sizes(values: Mapping[str, np.ndarray], gates: int) -> tuple[int, int]:
     """(input size, hidden size), read off the first layer; -1 where it cannot be read."""
     w_ih, w_hh = (values.get(f"weight_{kind}_l0", np.empty(())) for kind in ("ih", "hh"))
     input_size = w_ih.shape[1] if w_ih.ndim == 2 else -1
-    hidden = w_hh.shape[1] if w_hh.ndim == 2 else w_ih.shape[0] if w_ih.ndim == 2 else -1
+    hidden = w_hh.shape[1] if w_hh.ndim == 2 else w_ih.shape[0] // gates if w_ih.ndim == 2 else -1
     return input_size, hidden

@@ -93,6 +93,11 @@ class LinearRNN:
         """Width of the state."""
         return self.w_hh.shape[-1]
 
+    @property
+    def output_size(self) -> int:
+        """Features of y."""
+        return self.hidden_size
+
     def __call__(
         self,
         x: ArrayLike,

@@ -98,6 +98,17 @@ def cell_scan(
     return h, tuple(last)
 
 
+def cell_step(
+    kind: str, weights: Weights, x_t: jax.Array, state: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    """The state after one step: x_t (..., I), each state (..., H)."""
+    spec = Spec(kind, False, False, matmul_precision())
+    u = _dot(spec, x_t, weights.w_ih)
+    u = u + _row(weights.bias, u)
+    h, c = state if spec.lstm else (*state, None)
+    return tuple(_given(*_advance(spec, u, weights.w_hh, weights.bias_hn, h, c)[:2]))
+
+
 def _given(*operands):
     return [operand for operand in operands if operand is not None]
 
@@ -189,6 +200,22 @@ def _select(valid_t, new, old):
     return new if valid_t is None else jnp.where(valid_t[:, None], new, old)
 
 
+def _advance(spec: Spec, u, w_hh, bias_hn, h, c):
+    """One step from W_ih x + bias: h, c and the gates, the last two `None` where there are none."""
+    y = _dot(spec, h, w_hh)
+    if spec.lstm:
+        i, f, g, o = _parts(u + y, 4)
+        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        c = f * c + i * g
+        return o * jnp.tanh(c), c, jnp.concatenate([i, f, g, o], -1)
+    if spec.gru:
+        (u_r, u_z, u_n), (y_r, y_z, q) = _parts(u, 3), _parts(y, 3)
+        r, z, q = jax.nn.sigmoid(u_r + y_r), jax.nn.sigmoid(u_z + y_z), q + _row(bias_hn, q)
+        n = jnp.tanh(u_n + r * q)
+        return n + z * (h - n), None, jnp.concatenate([r, z, n, q], -1)
+    return jnp.tanh(u + y) if spec.kind == "tanh" else jnp.maximum(u + y, 0), None, None
+
+
 def plain_forward(*operands, spec: Spec):
     """h and the last state; with `keep` also c and the gates of all steps."""
     x, w_ih, bias, w_hh, bias_hn, h0, c0, valid = _operands(spec, operands)
@@ -196,30 +223,11 @@ def plain_forward(*operands, spec: Spec):
     u = u + _row(bias, u)
 
     def body(carry, inputs):
-        h, c = carry
         u_t, valid_t = inputs
-        y = _dot(spec, h, w_hh)
-        kept = new_c = None
-        if spec.lstm:
-            i, f, g, o = _parts(u_t + y, 4)
-            i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
-            new_c = f * c + i * g
-            new_h = o * jnp.tanh(new_c)
-            kept = (i, f, g, o)
-        elif spec.gru:
-            (u_r, u_z, u_n), (y_r, y_z, q) = _parts(u_t, 3), _parts(y, 3)
-            r, z, q = jax.nn.sigmoid(u_r + y_r), jax.nn.sigmoid(u_z + y_z), q + _row(bias_hn, q)
-            n = jnp.tanh(u_n + r * q)
-            new_h = n + z * (h - n)
-            kept = (r, z, n, q)
-        else:
-            new_h = jnp.tanh(u_t + y) if spec.kind == "tanh" else jnp.maximum(u_t + y, 0)
-        h = _select(valid_t, new_h, h)
-        c = None if c is None else _select(valid_t, new_c, c)
-        out = [h]
-        if spec.keep:
-            out += _given(c, None if kept is None else jnp.concatenate(kept, -1))
-        return (h, c), tuple(out)
+        h, c, kept = _advance(spec, u_t, w_hh, bias_hn, *carry)
+        h = _select(valid_t, h, carry[0])
+        c = None if c is None else _select(valid_t, c, carry[1])
+        return (h, c), (h, *_given(c, kept)) if spec.keep else (h,)
 
     inputs = (u, _time_first(valid))
     (h, c), (states, *kept) = lax.scan(body, (h0, c0), inputs, reverse=spec.reverse)

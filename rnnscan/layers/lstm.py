@@ -1,0 +1,141 @@
+"""Long short-term memory: a cell that forgets by a gate instead of by every product.
+
+    i_t, f_t, o_t = sigmoid(W x_t + b + U h_{t-1} + b'), each with weights of its own
+    g_t = tanh(W_g x_t + b_g + U_g h_{t-1} + b'_g)
+    c_t = f_t * c_{t-1} + i_t * g_t,    h_t = o_t * tanh(c_t)
+
+as `torch.nn.LSTM` computes it. Along c alone a gradient is multiplied by the forget gates, whatever
+the weights are: with f near 1 it neither vanishes nor explodes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from rnnscan.layers.arguments import initial_state
+from rnnscan.layers.cells import Cell, cells_from_torch
+from rnnscan.layers.recurrent import Recurrent, new_cells
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
+class LSTM(Recurrent):
+    """c_t = f_t * c_{t-1} + i_t * g_t, h_t = o_t * tanh(c_t), layer upon layer.
+
+    Shapes: x (..., time, input_size); y (..., time, directions * hidden_size), the last layer's h
+    at every step; state: the pair (h, c), each (num_layers * directions, ..., hidden_size), in
+    torch's order. Any number of batch axes, none too.
+
+    Cost: T steps one after another, 8 * T * B * hidden * (features + hidden) operations for a layer
+    and direction, forward and backward 3 times that; the backward pass keeps h, c and the gates,
+    6 * T * B * hidden numbers. float16 and bfloat16 are computed in float32; y and state are
+    rounded.
+
+    Source: Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the forget gate of Gers,
+    Schmidhuber & Cummins (2000), in the form of `torch.nn.LSTM`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> layer = LSTM.init(jax.random.key(0), input_size=10, hidden_size=20)
+    >>> y, (h, c) = layer(jnp.ones((2, 5, 10)))
+    >>> y.shape, h.shape, c.shape, bool((y[:, -1] == h[0]).all())
+    ((2, 5, 20), (1, 2, 20), (1, 2, 20), True)
+    """
+
+    cells: tuple[tuple[Cell, ...], ...]  # cells[layer][direction], gates in the order i f g o
+
+    @property
+    def kind(self) -> str:
+        return "lstm"
+
+    @classmethod
+    def init(
+        cls,
+        key: jax.Array,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        bias: bool = True,
+        forget_bias: float | None = None,
+        recurrent_init: Callable[..., jax.Array] | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> "LSTM":
+        """Every weight uniform in (-1/sqrt(hidden_size), 1/sqrt(hidden_size)), as in torch.
+
+        `forget_bias`: the sum of the two biases of f at the start, in place of random ones; 1 is
+        the advice of Gers et al. (2000), and a state is then remembered 3.7 times as long as with
+        0. `recurrent_init(key, shape, dtype)`, any of `jax.nn.initializers`, draws the square
+        matrix of each gate. Raises ValueError for sizes below 1, and for a forget_bias without
+        biases.
+
+        >>> import jax
+        >>> layer = LSTM.init(jax.random.key(0), 3, 8, forget_bias=1.0)
+        >>> float((layer.cells[0][0].b_ih + layer.cells[0][0].b_hh)[8:16].mean())
+        1.0
+        """
+        cells = new_cells(
+            key,
+            input_size,
+            hidden_size,
+            4,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            bias=bias,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+        )
+        if forget_bias is None:
+            return cls(cells)
+        if not bias:
+            raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias!r}")
+
+        def with_forget_bias(cell: Cell) -> Cell:
+            f = slice(hidden_size, 2 * hidden_size)
+            return Cell(
+                cell.w_ih, cell.w_hh, cell.b_ih.at[f].set(forget_bias), cell.b_hh.at[f].set(0)
+            )
+
+        return cls(tuple(tuple(map(with_forget_bias, directions)) for directions in cells))
+
+    @classmethod
+    def from_torch(cls, arrays: Mapping[str, Any]) -> "LSTM":
+        """The layer with the weights of a `torch.nn.LSTM`: its state_dict, as arrays.
+
+        num_layers, bidirectional and bias are read off the names. The arrays are copied and keep
+        their dtype. Raises ValueError that lists every missing, unexpected or misshapen key;
+        torch's `proj_size` is not supported.
+
+        >>> import numpy as np
+        >>> arrays = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}
+        >>> layer = LSTM.from_torch(arrays)
+        >>> layer.num_layers, layer.bidirectional, layer.input_size, layer.hidden_size
+        (1, False, 3, 4)
+        """
+        return cls(cells_from_torch(arrays, "LSTM", 4))
+
+    def _states(self, state, batch, x):
+        shape = self._state_shape(batch)
+        if state is None:
+            state = (None, None)
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            raise ValueError(
+                f"state: expected a pair (h, c) of arrays of shape {shape}, got {_described(state)}"
+            )
+        h, c = (initial_state(part, shape, self, x) for part in state)
+        dtype = jnp.result_type(h, c)
+        return h.astype(dtype), c.astype(dtype)
+
+    def _returned(self, states):
+        return states
+
+
+def _described(state: Any) -> str:
+    if isinstance(state, (tuple, list)):
+        return f"a {type(state).__name__} of {len(state)}"
+    shape = getattr(state, "shape", None)
+    return f"a {type(state).__name__}" if shape is None else f"one array of shape {shape}"
