@@ -10,9 +10,10 @@ For a constant A, in scan order, with blocks of C = 8 steps:
     3. expand    all blocks side by side, from those states: h <- A h + b, eight large products
 
 A product has one row for each block and each state side by side. Work for one state: T n^2 (1/2 +
-1/4 + 1/8) to reduce and T n^2 to expand, times 8/7 for all levels, so 2.1 T n^2 multiplications; and
-three products of matrices a level for the powers, n^3 log2 T. Span: 11 products a level, 3.7 log2 T.
-Memory: a seventh of b for the ends, powers of A one at a time; A is never spelled out over time.
+1/4 + 1/8) to reduce and T n^2 to expand, times 8/7 for all levels, so 2.1 T n^2 multiplications;
+and three products of matrices a level for the powers, n^3 log2 T. Span: 11 products a level, 3.7
+log2 T. Memory: a seventh of b for the ends, powers of A one at a time; A is never spelled out over
+time.
 
 What else was weighed. A block as one triangular Toeplitz matrix of powers is a single product, but
 C times the work; it sums over the steps of a block, so that a nan of a later step times a zero
