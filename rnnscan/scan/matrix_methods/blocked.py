@@ -53,36 +53,50 @@ def evaluate(product, time, A, b, h0, reset):
     count = -(-time.length // size)
     if reset is not None:
         reset = jnp.broadcast_to(reset, _steps(time, reset.shape, time.length))
-    blocks, flags = _in_blocks(time, b, size), _in_blocks(time, reset, size)
 
     entering = h0
     if count > 1:
-        power, ends, ends_reset = A, _but_last(time, b, size), _but_last(time, reset, size)
-        for _ in range(_LOG2_BLOCK):
-            (first, second), (reset_1, reset_2) = _pairs(time, ends), _pairs(time, ends_reset)
-            ends = where(reset_2, second, product.apply(power, first) + second)
-            ends_reset = None if reset is None else reset_1 | reset_2
-            power = product.compose(power, power)
         across = TimeAxis(time.axis, count - 1, time.reverse)
-        entering = evaluate(product, across, power, ends, h0, ends_reset)
+        entering = evaluate(product, across, *_reduced(product, time, A, b, h0, reset))
         if h0 is not None:
             entering = _join(time, jnp.broadcast_to(h0, time.one(b.shape)), entering)
 
+    blocks = _in_blocks(time, b, size)
+    flags = None if reset is None else _in_blocks(time, reset, size)
     h, rows = entering, []
     for c in range(size):
-        drive, reset_here = _step_of_blocks(time, blocks, c), _step_of_blocks(time, flags, c)
+        drive = _step_of_blocks(time, blocks, c)
+        here = None if flags is None else _step_of_blocks(time, flags, c)
         if c > 0 or h0 is not None:
-            h = where(reset_here, drive, product.apply(A, h) + drive)
+            h = where(here, drive, product.apply(A, h) + drive)
         elif count == 1:  # no state comes in
             h = drive
         else:
             first, drive = _first(time, drive)
-            _, reset_here = (None, None) if reset is None else _first(time, reset_here)
-            h = _join(time, first, where(reset_here, drive, product.apply(A, h) + drive))
+            here = None if here is None else _first(time, here)[1]
+            h = _join(time, first, where(here, drive, product.apply(A, h) + drive))
         rows.append(h)
     h = jnp.stack(rows[::-1] if time.reverse else rows, axis=time.axis + 1)
-    h = h.reshape(_steps(time, b.shape, count * size))
-    return _cut(time, h, 0, time.length)
+    return _cut(time, h.reshape(_steps(time, b.shape, count * size)), 0, time.length)
+
+
+def _reduced(product, time, A, b, h0, reset):
+    """The operands of the recurrence of the block ends: every block but the last in one step.
+
+    The last one is the only one that may be shorter, and nothing waits for its end.
+    """
+    whole = (time.length - 1) // _BLOCK * _BLOCK
+    ends, power = _cut(time, b, 0, whole), A
+    flags = None if reset is None else _cut(time, reset, 0, whole)
+    for _ in range(_LOG2_BLOCK):
+        first, second = _pairs(time, ends)
+        here = None
+        if flags is not None:
+            before, here = _pairs(time, flags)
+            flags = before | here
+        ends = where(here, second, product.apply(power, first) + second)
+        power = product.compose(power, power)
+    return power, ends, h0, flags
 
 
 def _steps(time, shape, length):
@@ -112,8 +126,6 @@ def _first(time, x):
 
 def _in_blocks(time, x, size):
     """x with time as (blocks, steps); what is missing in the last block is zero."""
-    if x is None:
-        return None
     length = x.shape[time.axis]
     count = -(-length // size)
     if missing := count * size - length:
@@ -123,22 +135,13 @@ def _in_blocks(time, x, size):
 
 def _step_of_blocks(time, blocks, c):
     """Step c of every block of `_in_blocks`."""
-    if blocks is None:
-        return None
     axis = time.axis + 1
     c = blocks.shape[axis] - 1 - c if time.reverse else c
     return lax.squeeze(lax.slice_in_dim(blocks, c, c + 1, axis=axis), (axis,))
 
 
-def _but_last(time, x, size):
-    """The steps of every block but the last, which is the only one that may be shorter."""
-    return x if x is None else _cut(time, x, 0, (x.shape[time.axis] - 1) // size * size)
-
-
 def _pairs(time, x):
     """Of neighbouring steps the earlier ones and the later ones."""
-    if x is None:
-        return None, None
     pairs = _in_blocks(time, x, 2)
     return _step_of_blocks(time, pairs, 0), _step_of_blocks(time, pairs, 1)
 

@@ -20,10 +20,10 @@ Gradients need no derivative of V or l, which JAX does not have: the three maps 
 gradient of A is an outer product of adjoint and state.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rnnscan.scan import by_drives
@@ -73,7 +73,7 @@ def condition_number(A: ArrayLike) -> float:
 
 def is_concrete(A) -> bool:
     """Whether the numbers of A can be looked at."""
-    if isinstance(A, jax.core.Tracer) or not hasattr(A, "__array__"):
+    if isinstance(A, Tracer) or not hasattr(A, "__array__"):
         return False
     return getattr(A, "is_fully_addressable", True)
 
@@ -88,6 +88,12 @@ def why_not_this(condition: float, dtype: np.dtype) -> str | None:
         f"roundoff {u:.2g} of {carry_dtype(dtype).name} is {condition * u:.2g}, expected at most "
         f"{LARGEST_LOSS:.2g}: use another method, or a wider dtype"
     )
+
+
+def require_eigenvectors(A, dtype: np.dtype) -> None:
+    """Refuse a constant A with hardly any, if its numbers can be looked at."""
+    if is_concrete(A) and (reason := why_not_this(condition_number(A), dtype)):
+        raise ValueError(f"method='diagonal' cannot serve this call: {reason}")
 
 
 def why_not(case: Case) -> str | None:
