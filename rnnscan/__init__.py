@@ -3,8 +3,14 @@
 from rnnscan.layers import GRU as GRU
 from rnnscan.layers import LRU as LRU
 from rnnscan.layers import LSTM as LSTM
+from rnnscan.layers import MLP as MLP
 from rnnscan.layers import RNN as RNN
+from rnnscan.layers import CausalConv1D as CausalConv1D
+from rnnscan.layers import CausalSelfAttention as CausalSelfAttention
+from rnnscan.layers import KeyValueCache as KeyValueCache
 from rnnscan.layers import LinearRNN as LinearRNN
+from rnnscan.layers import MinGRU as MinGRU
+from rnnscan.layers import MinLSTM as MinLSTM
 from rnnscan.scan import explain_linear_scan as explain_linear_scan
 from rnnscan.scan import explain_matrix_scan as explain_matrix_scan
 from rnnscan.scan import linear_scan as linear_scan
@@ -14,8 +20,14 @@ __all__ = [
     "GRU",
     "LRU",
     "LSTM",
+    "MLP",
     "RNN",
+    "CausalConv1D",
+    "CausalSelfAttention",
+    "KeyValueCache",
     "LinearRNN",
+    "MinGRU",
+    "MinLSTM",
     "explain_linear_scan",
     "explain_matrix_scan",
     "linear_scan",
