@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from experiments.closed_form import work
 from experiments.closed_form.work import FORWARD, METHODS
 from experiments.harness import figures
-from experiments.harness.experiment import Record, Summary, Table, Verdict
+from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
 from experiments.harness.figures import short_count, short_seconds
 
-_CLAIM = "Without the activation all h_t follow from powers of W (claim 6)"
 _STYLES: dict[str, dict[str, Any]] = {
     "sequential": {"color": figures.BLUE, "marker": "o"},
     "associative": {"color": figures.ORANGE, "marker": "v", "linestyle": (0, (5, 2))},
@@ -346,19 +345,19 @@ def _wrong_table(records: Sequence[Record]) -> Table:
 def _verdict(records: Sequence[Record]) -> Verdict:
     literal, timed = _of(records, "literal"), _timed(records)
     if not literal:
-        return Verdict(_CLAIM, "open", "The literal formula was not evaluated yet.")
+        return _settled("open", "The literal formula was not evaluated yet.")
     worst = max(literal, key=lambda r: r["error"] / r["tolerance"])
     formula = f"The literal formula and the layer, both float64, differ by {worst['error']:.1e}"
     if not worst["counts"]:
         why = f"more than the {worst['tolerance']:.1e} that rounding explains ({worst['method']})."
-        return Verdict(_CLAIM, "refuted", f"{formula}, {why}")
+        return _settled("refuted", f"{formula}, {why}")
     wrong = [r for r in _of(records, "time") if r.get("counts") is False]
     if wrong:
         names = ", ".join(sorted({r["method"] for r in wrong}))
-        return Verdict(_CLAIM, "refuted", f"{formula}, but in float32 {names} gave wrong results.")
+        return _settled("refuted", f"{formula}, but in float32 {names} gave wrong results.")
     best = _best_parallel(timed)
     if best is None:
-        return Verdict(_CLAIM, "open", f"{formula}: equal. No parallel method was timed beside it.")
+        return _settled("open", f"{formula}: equal. No parallel method was timed beside it.")
     loop, other = best
     point, method = loop["point"], other["method"]
     ratios = {m: work.cost(m, point["length"], point["width"]).work / loop["work"] for m in METHODS}
@@ -384,7 +383,13 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     outcome = (
         "confirmed" if min(ratios[m] for m in METHODS if m != "sequential") <= 1 else "refined"
     )
-    return Verdict(_CLAIM, outcome, text + _eigenvectors(_of(records, "condition")))
+    return _settled(outcome, text + _eigenvectors(_of(records, "condition")))
+
+
+def _settled(outcome: Outcome, text: str) -> Verdict:
+    return Verdict(
+        "Without the activation all h_t follow from powers of W (claim 6)", outcome, text
+    )
 
 
 def _best_parallel(records: Sequence[Record]) -> tuple[Record, Record] | None:
