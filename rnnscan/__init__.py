@@ -11,6 +11,7 @@ from rnnscan.layers import KeyValueCache as KeyValueCache
 from rnnscan.layers import LinearRNN as LinearRNN
 from rnnscan.layers import MinGRU as MinGRU
 from rnnscan.layers import MinLSTM as MinLSTM
+from rnnscan.layers import SequenceModel as SequenceModel
 from rnnscan.scan import explain_linear_scan as explain_linear_scan
 from rnnscan.scan import explain_matrix_scan as explain_matrix_scan
 from rnnscan.scan import linear_scan as linear_scan
@@ -28,6 +29,7 @@ __all__ = [
     "LinearRNN",
     "MinGRU",
     "MinLSTM",
+    "SequenceModel",
     "explain_linear_scan",
     "explain_matrix_scan",
     "linear_scan",

@@ -11,3 +11,4 @@ from rnnscan.layers.min_gru import MinGRU as MinGRU
 from rnnscan.layers.min_lstm import MinLSTM as MinLSTM
 from rnnscan.layers.mlp import MLP as MLP
 from rnnscan.layers.rnn import RNN as RNN
+from rnnscan.layers.sequence_model import SequenceModel as SequenceModel

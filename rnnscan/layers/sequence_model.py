@@ -1,0 +1,329 @@
+"""The same network around any layer: what a fair comparison of layers needs.
+
+    h = encode(x)                        an embedding of tokens, or a linear map of features
+    h = h + back(mixer(norm(h)))         depth times
+    y = head(read(norm(h)))              every step, the last one, or their mean
+
+The mixer is what mixes steps: any layer of this package, or one of your own with its interface. All
+else acts on each step alone, so that what the model can remember is what its mixers can.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import core, lax
+from jax.typing import ArrayLike, DTypeLike
+
+from rnnscan.layers.affine import affine, product
+from rnnscan.layers.arguments import floating, one_step, positive, sequence, working
+from rnnscan.layers.draws import normal
+from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
+from rnnscan.layers.mlp import MLP
+
+READS = ("every", "last", "mean")
+_EPS = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
+class Block:
+    """h + back(mixer(norm(h)))."""
+
+    scale: jax.Array  # (width,), of the norm
+    mixer: Any
+    back: jax.Array | None  # (width, outputs of the mixer); None where those are `width`
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class SequenceModel:
+    """Encoder, blocks of (norm, mixer, residual), a reading of the steps, and a linear head.
+
+    Shapes: x (..., time) of integers where the model has tokens, else (..., time, input_size); y
+    (..., time, outputs) with read = "every", else (..., outputs); state: the tuple of the mixers'
+    states. Any number of batch axes, none too.
+
+    Cost: 2 * T * B * width * (input_size + depth * mixer outputs) operations and `outputs` more for
+    each step that is read, beside the mixers.
+
+    Source: pre-norm residual blocks as in Xiong et al., "On layer normalization in the transformer
+    architecture" (2020); the norm: Zhang & Sennrich, "Root mean square layer normalization" (2019),
+    equation 4.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnnscan import GRU
+    >>> def mixer(key, width):
+    ...     return GRU.init(key, width, 32)
+    >>> model = SequenceModel.init(jax.random.key(0), mixer, width=16, depth=2, outputs=5, tokens=9)
+    >>> y, state = model(jnp.zeros((3, 7), int))
+    >>> y.shape, len(state)
+    ((3, 7, 5), 2)
+    >>> y_7, state = model.step(jnp.zeros(3, int), state)
+    >>> y_7.shape
+    (3, 5)
+    """
+
+    encoder: jax.Array  # (tokens, width), or (width, features)
+    encoder_bias: jax.Array | None  # (width,); None for tokens
+    blocks: tuple[Block, ...]
+    scale: jax.Array  # (width,), of the last norm
+    head: jax.Array  # (outputs, width)
+    head_bias: jax.Array  # (outputs,)
+    read: str = field(default="every", metadata={"static": True})
+
+    @classmethod
+    def init(
+        cls,
+        key: jax.Array,
+        mixer: Callable[[jax.Array, int], Any],
+        *,
+        width: int,
+        depth: int,
+        outputs: int,
+        tokens: int | None = None,
+        input_size: int | None = None,
+        read: str = "every",
+        dtype: DTypeLike = jnp.float32,
+    ) -> "SequenceModel":
+        """`mixer(key, width)` makes the mixer of each block, a layer of `width` input features.
+
+        One of tokens (how many there are) and input_size (features of x) says what x is. The maps
+        are Gaussian with variance 1 / inputs, embeddings with variance 1, biases 0 and scales 1.
+
+        Raises ValueError for sizes below 1, an unknown `read`, and an `MLP` as mixer with
+        read = "every": its one output knows all steps.
+
+        >>> import jax
+        >>> from rnnscan import LRU
+        >>> model = SequenceModel.init(
+        ...     jax.random.key(0), lambda key, width: LRU.init(key, width, 32),
+        ...     width=16, depth=1, outputs=10, input_size=3, read="last",
+        ... )
+        >>> model.width, model.outputs
+        (16, 10)
+        """
+        positive(width=width, depth=depth, outputs=outputs)
+        if (tokens is None) == (input_size is None):
+            raise ValueError(
+                f"tokens, input_size: expected one of them, got tokens={tokens}, "
+                f"input_size={input_size}"
+            )
+        if read not in READS:
+            raise ValueError(f"read: expected one of {', '.join(map(repr, READS))}, got {read!r}")
+        dtype = floating("dtype", dtype)
+        keys = jax.random.split(key, depth + 1)
+        mixers = [mixer(k, width) for k in keys[1:]]
+        if read == "every" and any(isinstance(m, MLP) for m in mixers):
+            raise ValueError(
+                'read: expected "last" or "mean" with an MLP as mixer, whose output depends on all '
+                'steps, got "every"'
+            )
+        if tokens is not None:
+            positive(tokens=tokens)
+            encoder, gain = (tokens, width), 1.0
+        else:
+            positive(input_size=input_size)
+            encoder, gain = (width, input_size), input_size**-0.5
+        backs = [None if m.output_size == width else (width, m.output_size) for m in mixers]
+        shapes = (encoder, (outputs, width), *(back for back in backs if back))
+        encoder, head, *maps = normal(keys[0], shapes, dtype)
+        maps = iter(maps)
+        ones = jnp.ones(width, dtype)
+        blocks = tuple(
+            Block(ones, m, None if back is None else next(maps) * back[1] ** -0.5)
+            for m, back in zip(mixers, backs, strict=True)
+        )
+        return cls(
+            encoder * gain,
+            None if tokens is not None else jnp.zeros(width, dtype),
+            blocks,
+            ones,
+            head * width**-0.5,
+            jnp.zeros(outputs, dtype),
+            read,
+        )
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens there are; None where x has features."""
+        return self.encoder.shape[-2] if self.encoder_bias is None else None
+
+    @property
+    def input_size(self) -> int | None:
+        """Features of x; None where x is tokens."""
+        return None if self.encoder_bias is None else self.encoder.shape[-1]
+
+    @property
+    def width(self) -> int:
+        """Features between the blocks."""
+        return self.scale.shape[-1]
+
+    @property
+    def outputs(self) -> int:
+        """Features of y."""
+        return self.head.shape[-2]
+
+    def __call__(
+        self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """What is read of the sequences x, from `state` (the mixers' own zeros when None).
+
+        lengths: integers of shape (...), how many steps of each sequence count; the padding is never
+        looked at, nan included. "last" reads the step before each length, "mean" all before it; of
+        no steps at all both read zeros, so that y is the head's bias.
+
+        Raises ValueError for shapes that do not fit, tokens outside 0 ... tokens - 1 and lengths
+        outside 0 ... time (where they are concrete; traced ones are clipped).
+
+        >>> import jax, jax.numpy as jnp
+        >>> from rnnscan import MinGRU
+        >>> model = SequenceModel.init(
+        ...     jax.random.key(0), lambda key, width: MinGRU.init(key, width, width),
+        ...     width=8, depth=1, outputs=2, input_size=3, read="mean",
+        ... )
+        >>> y, _ = model(jnp.ones((4, 5, 3)), lengths=[5, 3, 1, 0])
+        >>> y.shape
+        (4, 2)
+        """
+        x = self._checked(x)
+        batch, steps = (x.shape[:-1], x.shape[-1]) if self.tokens else (x.shape[:-2], x.shape[-2])
+        if lengths is not None:
+            lengths = checked_lengths(lengths, batch, steps)
+        return _evaluate(self, x, self._states(state), lengths)
+
+    def step(self, x_t: ArrayLike, state: Any = None) -> tuple[jax.Array, tuple[Any, ...]]:
+        """One step, for generation: x_t (...) of integers or (..., input_size) to (y_t, state).
+
+        y_t (..., outputs) is the output at this step, for read = "every" and "last" alike. Raises
+        ValueError with read = "mean" and with mixers that cannot step.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from rnnscan import LSTM
+        >>> model = SequenceModel.init(
+        ...     jax.random.key(0), lambda key, width: LSTM.init(key, width, width),
+        ...     width=8, depth=1, outputs=4, tokens=4,
+        ... )
+        >>> y, state = model.step(jnp.array(2), model.initial_state())
+        >>> y.shape
+        (4,)
+        """
+        if self.read == "mean":
+            raise ValueError('step: expected read = "every" or "last", got "mean", of all steps')
+        if any(isinstance(block.mixer, MLP) for block in self.blocks):
+            raise ValueError("step: expected mixers that see the past alone, got an MLP")
+        return _step(self, self._checked(x_t, one=True), self._states(state))
+
+    def initial_state(self, batch: tuple[int, ...] = ()) -> tuple[Any, ...]:
+        """The state in which a sequence begins, spelled out: as `lax.scan` over steps needs it.
+
+        >>> import jax
+        >>> from rnnscan import CausalSelfAttention
+        >>> model = SequenceModel.init(
+        ...     jax.random.key(0), lambda key, width: CausalSelfAttention.init(key, width, context=6),
+        ...     width=8, depth=1, outputs=4, tokens=4,
+        ... )
+        >>> model.initial_state((2,))[0].keys.shape
+        (2, 6, 4, 2)
+        """
+        if self.tokens is None:
+            dtype = self.encoder.dtype
+            x_t = jax.ShapeDtypeStruct((*batch, self.encoder.shape[-1]), dtype)
+        else:
+            x_t = jax.ShapeDtypeStruct(batch, jnp.int32)
+        _, state = jax.eval_shape(self.step, x_t)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
+
+    def _states(self, state: Any) -> tuple[Any, ...]:
+        if state is None:
+            return (None,) * len(self.blocks)
+        if not isinstance(state, (tuple, list)) or len(state) != len(self.blocks):
+            raise ValueError(
+                f"state: expected a tuple of {len(self.blocks)} states, one for each block, got a "
+                f"{type(state).__name__}"
+            )
+        return tuple(state)
+
+    def _checked(self, x: ArrayLike, one: bool = False) -> jax.Array:
+        name = "x_t" if one else "x"
+        if self.tokens is None:
+            size = self.encoder.shape[-1]
+            return one_step(x, size) if one else sequence(x, size)
+        traced = isinstance(x, core.Tracer)
+        given = jnp.asarray(x) if traced else np.asarray(x)
+        if not jnp.issubdtype(given.dtype, jnp.integer):
+            raise TypeError(f"{name}: expected integers, one of {self.tokens} tokens, got {given.dtype}")
+        if not one and given.ndim < 1:
+            raise ValueError(f"{name}: expected shape (..., time), got {given.shape}")
+        if not traced and given.size and not 0 <= given.min() <= given.max() < self.tokens:
+            worst = given.min() if given.min() < 0 else given.max()
+            raise ValueError(f"{name}: expected tokens in 0..{self.tokens - 1}, got {worst}")
+        return jnp.asarray(given, jnp.int32)
+
+
+def _encoded(model: SequenceModel, x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    if model.encoder_bias is None:
+        return masked(jnp.take(model.encoder, x, axis=0, mode="clip"), valid)
+    return affine(masked(x, valid), model.encoder, model.encoder_bias)
+
+
+@jax.checkpoint  # keeps x alone
+def _normed(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """x / sqrt(mean of its squares) * scale, in float32 at least."""
+    wide, scale = working(x.dtype, x, scale)
+    wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + _EPS)
+    return (wide * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
+
+
+def _mixed(block: Block, h: jax.Array, run: Callable) -> tuple[jax.Array, Any]:
+    y, state = run(_normed(h, block.scale))
+    if block.back is not None:
+        y = product(y, block.back)
+    return h + jnp.broadcast_to(y, h.shape).astype(h.dtype), state
+
+
+@jax.jit
+def _evaluate(
+    model: SequenceModel, x: jax.Array, states: tuple[Any, ...], lengths: jax.Array | None
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    steps = x.shape[-1] if model.tokens else x.shape[-2]
+    valid = None if lengths is None else valid_steps(lengths, steps)
+    h = _encoded(model, x, valid)
+    new = []
+    for block, state in zip(model.blocks, states, strict=True):
+        h, state = _mixed(block, h, lambda u, b=block, s=state: b.mixer(u, s, lengths))
+        new.append(state)
+    h = masked(_normed(h, model.scale), valid)
+    if model.read == "last":
+        h = _last(h, lengths)
+    elif model.read == "mean":
+        count = jnp.full(h.shape[:-2], steps, jnp.int32) if lengths is None else lengths
+        h = jnp.sum(h, axis=-2) / jnp.maximum(count, 1)[..., None].astype(h.dtype)
+    return masked(affine(h, model.head, model.head_bias), valid if model.read == "every" else None), tuple(new)
+
+
+@jax.jit
+def _step(
+    model: SequenceModel, x_t: jax.Array, states: tuple[Any, ...]
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    h = _encoded(model, x_t, None)
+    new = []
+    for block, state in zip(model.blocks, states, strict=True):
+        h, state = _mixed(block, h, lambda u, b=block, s=state: b.mixer.step(u, s))
+        new.append(state)
+    return affine(_normed(h, model.scale), model.head, model.head_bias), tuple(new)
+
+
+def _last(h: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """The step before each length, zeros before the first."""
+    zeros = jnp.zeros((*h.shape[:-2], h.shape[-1]), h.dtype)
+    if h.shape[-2] == 0:
+        return zeros
+    if lengths is None:
+        return h[..., -1, :]
+    index = jnp.maximum(lengths - 1, 0)[..., None, None]
+    last = jnp.take_along_axis(h, index, axis=-2, mode="clip")[..., 0, :]
+    return jnp.where(lengths[..., None] == 0, zeros, last)
