@@ -9,8 +9,10 @@ from rnnscan.layers import CausalConv1D as CausalConv1D
 from rnnscan.layers import CausalSelfAttention as CausalSelfAttention
 from rnnscan.layers import KeyValueCache as KeyValueCache
 from rnnscan.layers import LinearRNN as LinearRNN
+from rnnscan.layers import Mamba as Mamba
 from rnnscan.layers import MinGRU as MinGRU
 from rnnscan.layers import MinLSTM as MinLSTM
+from rnnscan.layers import SelectiveSSM as SelectiveSSM
 from rnnscan.layers import SequenceModel as SequenceModel
 from rnnscan.scan import explain_linear_scan as explain_linear_scan
 from rnnscan.scan import explain_matrix_scan as explain_matrix_scan
@@ -27,8 +29,10 @@ __all__ = [
     "CausalSelfAttention",
     "KeyValueCache",
     "LinearRNN",
+    "Mamba",
     "MinGRU",
     "MinLSTM",
+    "SelectiveSSM",
     "SequenceModel",
     "explain_linear_scan",
     "explain_matrix_scan",
