@@ -176,6 +176,24 @@ def test_explanations_agree_with_the_methods():
     }
 
 
+@pytest.mark.parametrize(
+    ("T", "batch", "n", "varies", "method"),
+    [
+        (4096, 1, 16, False, "blocked"),
+        (4096, 1, 16, True, "sequential"),
+        (512, 1, 16, False, "sequential"),
+        (4096, 1, 128, False, "sequential"),
+        (4096, 4, 16, False, "blocked"),
+        (4096, 4, 4, False, "sequential"),
+        (4096, 64, 16, False, "sequential"),
+    ],
+)
+def test_auto_takes_blocks_on_a_cpu_where_they_pay(T, batch, n, varies, method):
+    A = jax.ShapeDtypeStruct((T, 1, n, n) if varies else (n, n), jnp.float32)
+    rows = explain_matrix_scan(A, jax.ShapeDtypeStruct((T, batch, n), jnp.float32), platform="cpu")
+    assert [row.method for row in rows if row.chosen] == [method]
+
+
 def test_explain_refuses_a_platform_that_is_none():
     with pytest.raises(ValueError, match=r"platform: got 'CPU', expected one of 'cpu', 'cuda'"):
         explain_linear_scan(0.5, b, platform="CPU")
