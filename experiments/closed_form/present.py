@@ -108,7 +108,7 @@ def _title(direction: str) -> str:
 
 
 def _overview(timed: Sequence[Record], conditions: Sequence[Record]) -> Figure:
-    figure, panels = figures.new_figure(2, 2, size=(9.6, 7.6))
+    figure, panels = figures.new_figure(2, 2, size=(8.4, 6.6))
     lengths = _lengths(timed) or [64, 16384]
     _draw_work(panels[0, 0], lengths[-1])
     _draw_span(panels[0, 1], lengths)
@@ -161,7 +161,9 @@ def _draw_errors(axes: Axes, records: Sequence[Record]) -> None:
         if not points:
             continue
         x, y, available = map(np.asarray, zip(*points, strict=True))
-        style = {**_STYLES[method], "markeredgecolor": "white"}
+        # Three lines lie on each other: the lower ones look out from under the upper ones.
+        size = 9 - 2 * METHODS.index(method) if method != "diagonal" else 5.5
+        style = {**_STYLES[method], "markeredgecolor": "white", "markersize": size}
         axes.plot(x, y, label=method, **style)
         if not available.all():
             axes.plot(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from rnnscan import explain_matrix_scan, matrix_scan
 from rnnscan.scan.matrix_methods import diagonal
@@ -123,6 +124,41 @@ def test_a_reset_step_is_its_drive_whatever_the_matrix(method, bad):
     np.testing.assert_array_equal(np.asarray(h)[marks], b[marks])
     assert not np.isfinite(np.asarray(h)[~marks]).any()
     np.testing.assert_array_equal(np.asarray(db)[2::3], 1)  # the last step before each reset
+
+
+@every_matrix_method
+def test_the_gradient_of_a_constant_matrix_does_not_see_what_was_reset(method):
+    A, b = contraction(2), np.random.default_rng(9).normal(size=(11, 2)).astype(np.float32)
+    marks = np.arange(11) == 0
+
+    def f(A, h0):
+        return jnp.sum(jnp.sin(matrix_scan(A, b, h0, reset=marks, method=method)))
+
+    dA, dh0 = jax.jit(jax.grad(f, (0, 1)))(A, jnp.full((2,), jnp.nan))
+    want = jax.grad(f)(A, jnp.zeros(2))
+    np.testing.assert_allclose(dA, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(dh0, 0)
+
+
+@every_matrix_method
+def test_shard_map_over_a_batch_axis(method):
+    """With varying-axes checks on; the one A of all devices gets a summed gradient."""
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:2])
+    b = jnp.asarray(np.random.default_rng(10).normal(size=(11, 4, 2)), "float32")
+    A = jnp.asarray(contraction(2))
+
+    def scan(A, b):
+        return matrix_scan(A, b, reset=jnp.arange(11) == 5, method=method)
+
+    over = PartitionSpec(None, "x")
+    sharded = jax.shard_map(scan, mesh=mesh, in_specs=(PartitionSpec(), over), out_specs=over)
+
+    def both(f):
+        h, pull = jax.vjp(f, A, b)
+        return h, *pull(jnp.cos(h))
+
+    got, want = jax.jit(lambda: (both(sharded), both(scan)))()
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), got, want)
 
 
 @pytest.mark.parametrize("method", ["sequential", "associative", "blocked"])
