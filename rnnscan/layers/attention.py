@@ -387,4 +387,9 @@ def _padded(x: jax.Array, left: int, right: int) -> jax.Array:
 def _attention(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array) -> jax.Array:
     chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     with jax.default_matmul_precision(chosen or "highest"):
-        return jax.nn.dot_product_attention(q, k, v, mask=mask)
+        if q.dtype != jnp.float64:
+            return jax.nn.dot_product_attention(q, k, v, mask=mask)
+        # There, that function has its logarithms of weights in float32.
+        logits = jnp.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(q.dtype).min), axis=-1)
+        return jnp.einsum("bhts,bshd->bthd", weights, v)

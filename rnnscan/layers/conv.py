@@ -213,5 +213,5 @@ def _last(window: jax.Array, count: int, lengths: jax.Array | None) -> jax.Array
         return lax.slice_in_dim(
             window, window.shape[-2] - count, window.shape[-2], axis=window.ndim - 2
         )
-    index = lengths[..., None] + jnp.arange(count).reshape((1,) * lengths.ndim + (count,))
+    index = lengths[..., None] + jnp.arange(count, dtype=jnp.int32).reshape((1,) * lengths.ndim + (count,))
     return jnp.take_along_axis(window, index[..., None], axis=-2, mode="clip")
