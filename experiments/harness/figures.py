@@ -25,6 +25,8 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY = (
     "#56B4E9",
 )
 GREY = "#6b6b6b"
+# Darker and lighter neighbours of these, for a kind of layer that comes after the first six.
+NAVY, BROWN, PURPLE, BLACK, LIGHT = "#003A5D", "#8C5A00", "#7A3B69", "#1a1a1a", "#a8a8a8"
 
 STYLE: Any = {
     "figure.dpi": 100,
@@ -55,6 +57,15 @@ _LAYERS: dict[str, dict[str, Any]] = {
     "RNN": {"color": BLUE, "marker": "o"},
     "LinearRNN": {"color": RED, "marker": "s"},
     "LRU": {"color": GREEN, "marker": "^"},
+    "LSTM": {"color": SKY, "marker": "D"},
+    "GRU": {"color": NAVY, "marker": "v"},
+    "MinGRU": {"color": ORANGE, "marker": "P"},
+    "MinLSTM": {"color": BROWN, "marker": "p"},
+    "SelectiveSSM": {"color": PINK, "marker": "h"},
+    "Mamba": {"color": PURPLE, "marker": "*"},
+    "CausalSelfAttention": {"color": BLACK, "marker": "X"},
+    "CausalConv1D": {"color": GREY, "marker": "<"},
+    "MLP": {"color": LIGHT, "marker": ">"},
 }
 _SPARE = (
     {"color": PINK, "marker": "D"},

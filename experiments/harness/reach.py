@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +12,11 @@ from experiments.harness.layer_configs import Layer
 from rnnscan.gradients import LogNorms, log_gradient_norms
 
 
-def zero_state(layer: Layer) -> jax.Array:
-    """The state in which one sequence begins."""
-    x_t = jax.ShapeDtypeStruct((layer.input_size,), jnp.float32)
+def zero_state(layer: Layer, batch: tuple[int, ...] = ()) -> Any:
+    """The state in which sequences begin, of whatever structure."""
+    x_t = jax.ShapeDtypeStruct((*batch, layer.input_size), jnp.float32)
     _, state = jax.eval_shape(layer.step, x_t)
-    return jnp.zeros(state.shape, state.dtype)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
 
 
 def log_norms(layer: Layer, x: jax.Array, cotangents: jax.Array | None = None) -> LogNorms:
