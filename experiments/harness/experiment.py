@@ -113,11 +113,14 @@ class Verdict:
       another number), "refuted", or "open" (the
         records do not suffice).
       text: one or two sentences with the number that decides it.
+      number: the claim of the article that this settles (`python -m experiments claims` lists
+        them); None where it settles none of them by itself.
     """
 
     claim: str
     outcome: Outcome
     text: str
+    number: int | None = None
 
 
 @dataclass(frozen=True)

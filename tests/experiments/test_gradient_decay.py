@@ -182,7 +182,7 @@ def test_every_fault_of_a_config_is_reported_at_once():
         {"name": "a", "kind": "RNN", "recurrent": "gaussian"},
         {"name": "b", "kind": "LRU", "r_min": 0.9, "r_max": 0.5},
         {"name": "c", "kind": "RNN", "gain": 2.0},
-        {"name": "d", "kind": "GRU"},
+        {"name": "d", "kind": "Transformer"},
     ]
     with pytest.raises(harness_config.ConfigError) as caught:
         resolve(layers=layers, lengths=[8], eps=2.0, seeds=0)
