@@ -49,10 +49,11 @@ from rnnscan.scan.linear import linear_scan
 
 DISCRETISATIONS = ("euler", "zoh")
 
-# Numbers of one array in a stretch of time: 1 MB of float32 on CPUs, where it should stay in the
-# cache (measured on two cores, from 2^12 to 2^22), and enough to fill an accelerator elsewhere.
-STRETCH = {"cpu": 2**18, "elsewhere": 2**24}
-SHORTEST = 16  # steps
+# How long a stretch of time is. On CPUs an array of it is 2^18 numbers at most, 1 MB of float32, so
+# that all of them stay in the cache: measured on two cores for states of 2^6 to 2^14 numbers.
+# Elsewhere it is as long as fills an accelerator without filling its memory.
+NUMBERS_ON_CPU, NUMBERS_ELSEWHERE = 2**18, 2**24
+SHORTEST, LONGEST_ON_CPU = 16, 256  # steps
 
 
 @jax.tree_util.register_dataclass
@@ -244,15 +245,18 @@ def _evaluate(
     layer, x, state = working(dtype, layer, x, state)
     valid = None if lengths is None else valid_steps(lengths, x.shape[-2])
     x = masked(x, valid)
-    y, state = _scan(layer, _projected(layer, x)._replace(valid=valid), state, method)
+    steps = _projected(layer, x)._replace(valid=valid)
+    # Without the axes of size 1: beside one, XLA's sums on CPUs are ten times slower.
+    ones = tuple(i for i, n in enumerate(state.shape[:-2]) if n == 1)
+    steps = jax.tree.map(lambda leaf: jnp.squeeze(leaf, ones), steps)
+    y, last = _scan(layer, steps, jnp.squeeze(state, ones), method)
+    y, state = y.reshape(x.shape), last.reshape(state.shape)
     y = y + _in_line(layer.d, x.ndim) * x
     return masked(y, valid).astype(dtype), state.astype(dtype)
 
 
 @jax.jit
-def _step(
-    layer: SelectiveSSM, x_t: jax.Array, state: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _step(layer: SelectiveSSM, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
     dtype = state.dtype
     layer, x_t, state = working(dtype, layer, x_t, state)
     step = _projected(layer, x_t)
@@ -276,7 +280,7 @@ def _discretised(layer: SelectiveSSM, steps: _Steps) -> tuple[jax.Array, jax.Arr
         dt = jnp.where(steps.valid, dt, 0)
     a = _in_line(-jnp.exp(layer.a_log), dt.ndim + 1)
     if layer.discretisation == "euler":
-        drive = (dt * steps.x)[..., None] * steps.b[..., None, :]
+        drive = _einsum("...c,...n->...cn", dt * steps.x, steps.b)
     else:
         gain = jnp.expm1(dt[..., None] * a) / a
         drive = gain * steps.x[..., None] * steps.b[..., None, :]
@@ -285,7 +289,7 @@ def _discretised(layer: SelectiveSSM, steps: _Steps) -> tuple[jax.Array, jax.Arr
 
 def _read(h: jax.Array, c: jax.Array) -> jax.Array:
     """h_t C_t."""
-    return jnp.sum(h * c[..., None, :], axis=-1)
+    return _einsum("...cn,...n->...c", h, c)
 
 
 def _scan(
@@ -293,12 +297,10 @@ def _scan(
 ) -> tuple[jax.Array, jax.Array]:
     """(h_t C_t for every t, the state after the end), one stretch of time after another."""
     time = steps.x.shape[-2]
-    if isinstance(time, int) and time == 0:
-        return steps.x, state
     count, length = _stretches(layer.stretch, time, state.size)
     stretch = jax.checkpoint(partial(_stretch, method), prevent_cse=count == 1)
-    *given, state = vary_alike(*jax.tree.leaves((layer, steps)), state)
-    layer, steps = jax.tree.unflatten(jax.tree.structure((layer, steps)), given)
+    leaves, structure = jax.tree.flatten((layer, state, steps))
+    layer, state, steps = structure.unflatten(vary_alike(*leaves))
     if count == 1:
         state, y = stretch(layer, state, steps)
         return y, state
@@ -321,19 +323,24 @@ def _stretch(
 ) -> tuple[jax.Array, jax.Array]:
     decay, drive = _discretised(layer, steps)
     h = linear_scan(decay, drive, state, axis=-3, method=method)
-    return h[..., -1, :, :], _read(h, steps.c)
+    last = state if h.shape[-3] == 0 else h[..., -1, :, :]
+    return last, _read(h, steps.c)
 
 
 def _stretches(asked: int | None, time: int, width: int) -> tuple[int, int]:
     """How many stretches, and how many steps each has, for a state of `width` numbers."""
     if not isinstance(time * width, int):
         return 1, time  # a symbol (`jax.export`)
-    if asked is None:
-        platform = jax.default_backend()
-        numbers = STRETCH[platform if platform in STRETCH else "elsewhere"]
-        asked = max(SHORTEST, numbers // max(width, 1))
-    count = -(-time // asked)
+    if asked is None and jax.default_backend() == "cpu":
+        asked = min(max(SHORTEST, NUMBERS_ON_CPU // max(width, 1)), LONGEST_ON_CPU)
+    elif asked is None:
+        asked = max(SHORTEST, NUMBERS_ELSEWHERE // max(width, 1))
+    count = max(1, -(-time // asked))
     return count, -(-time // count)
+
+
+# Products rather than sums of products, whose gradients XLA runs at a tenth of the speed on CPUs.
+_einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def _in_line(parameter: jax.Array, rank: int) -> jax.Array:

@@ -13,8 +13,10 @@ from rnnscan.layers import (
     CausalSelfAttention,
     KeyValueCache,
     LinearRNN,
+    Mamba,
     MinGRU,
     MinLSTM,
+    SelectiveSSM,
 )
 
 FEATURES = 3
@@ -34,6 +36,10 @@ LAYERS = {
     "lru": lambda key, **kw: LRU.init(key, FEATURES, 4, r_min=0.5, **kw),
     "min_gru": lambda key, **kw: MinGRU.init(key, FEATURES, 4, **kw),
     "min_lstm": lambda key, **kw: MinLSTM.init(key, FEATURES, 4, bias=False, **kw),
+    "selective_ssm": lambda key, **kw: SelectiveSSM.init(
+        key, FEATURES, state_size=4, stretch=2, **kw
+    ),
+    "mamba": lambda key, **kw: Mamba.init(key, FEATURES, state_size=4, **kw),
     "attention": lambda key, **kw: CausalSelfAttention.init(
         key, FEATURES, 4, num_heads=2, context=4, **kw
     ),
@@ -48,6 +54,9 @@ LAYERS_FIRST = (RNN, LSTM, GRU)  # their states have the layers in front of the 
 TREES = {
     "linear_tree": lambda key, **kw: LinearRNN.init(
         key, FEATURES, 4, bias=False, method="associative", **kw
+    ),
+    "selective_ssm_tree": lambda key, **kw: SelectiveSSM.init(
+        key, FEATURES, state_size=4, discretisation="zoh", method="associative", **kw
     ),
     "lru_tree": lambda key, **kw: LRU.init(key, FEATURES, 4, 2, method="associative", **kw),
 }
