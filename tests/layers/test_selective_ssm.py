@@ -1,0 +1,222 @@
+"""SelectiveSSM against a float64 loop, its gradients by hand, and what its initialisation says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnscan.layers import SelectiveSSM
+from tests.layers.cases import assert_close, draw
+
+ARRAYS = ("w_x", "w_dt", "b_dt", "a_log", "d")
+
+
+def parameters(layer):
+    return {name: np.asarray(getattr(layer, name), np.float64) for name in ARRAYS}
+
+
+def by_definition(layer, x, h, dy, dlast):
+    """Equations (1)-(3) step after step, and the gradients of <dy, y> + <dlast, last>."""
+    p = parameters(layer)
+    rank, size = layer.dt_rank, layer.state_size
+    a = -np.exp(p["a_log"])
+    euler = layer.discretisation == "euler"
+    y, steps = [], []
+    for x_t in x:
+        r, b, c = np.split(p["w_x"] @ x_t, [rank, rank + size])
+        z = p["w_dt"] @ r + p["b_dt"]
+        dt = np.logaddexp(z, 0)[:, None]
+        decay = np.exp(dt * a)
+        gain = dt + 0 * a if euler else np.expm1(dt * a) / a
+        before, h = h, decay * h + gain * np.outer(x_t, b)
+        y.append(h @ c + p["d"] * x_t)
+        steps.append((x_t, r, b, c, z, dt, decay, gain, before, h))
+
+    grad = {name: np.zeros_like(value) for name, value in p.items()}
+    d_a, d_x, dh = np.zeros_like(a), [], dlast
+    for (x_t, r, b, c, z, dt, decay, gain, before, h_t), dy_t in zip(
+        reversed(steps), reversed(dy), strict=True
+    ):
+        dh = dh + np.outer(dy_t, c)
+        d_c = h_t.T @ dy_t
+        d_decay, d_gain = dh * before, dh * np.outer(x_t, b)
+        slope = 1 if euler else decay  # of the gain, along dt
+        d_dt = (d_decay * decay * a + d_gain * slope).sum(1)
+        d_a += d_decay * decay * dt
+        if not euler:
+            d_a += d_gain * (dt * decay / a - gain / a)
+        d_b = (dh * gain).T @ x_t
+        d_z = d_dt / (1 + np.exp(-z))
+        d_r = p["w_dt"].T @ d_z
+        d_projected = np.concatenate([d_r, d_b, d_c])
+        grad["w_dt"] += np.outer(d_z, r)
+        grad["b_dt"] += d_z
+        grad["w_x"] += np.outer(d_projected, x_t)
+        grad["d"] += dy_t * x_t
+        d_x.append((dh * gain) @ b + p["d"] * dy_t + p["w_x"].T @ d_projected)
+        dh = dh * decay
+    grad["a_log"] = d_a * a
+    return (np.array(y), h), (grad, np.array(d_x[::-1]), dh)
+
+
+CASES = {  # steps, options
+    "auto": (33, {}),
+    "one_step": (1, {}),
+    "stretches": (33, {"stretch": 8}),
+    "stretches_that_fit": (32, {"stretch": 8, "method": "associative"}),
+    "zoh": (33, {"discretisation": "zoh", "method": "blocked", "dt_rank": 3}),
+    "steps": (9, {"stretch": 1, "method": "sequential"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_its_sequential_definition(case, x64):
+    steps, options = CASES[case]
+    dtype = np.float64 if x64 else np.float32
+    options = {"dt_min": 0.01, "dt_max": 2.0, "state_size": 4} | options
+    layer = SelectiveSSM.init(jax.random.key(0), 5, dtype=dtype, **options)
+    shapes = [(steps, 5), (5, 4), (steps, 5), (5, 4)]
+    given = [draw(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+    x, state, dy, dlast = given
+
+    @jax.jit
+    def run(layer, x, state):
+        out, backward = jax.vjp(lambda *args: args[0](*args[1:]), layer, x, state)
+        return out, backward((dy, dlast))
+
+    out, (d_layer, *rest) = run(layer, x, state)
+    expected, (grad, *wanted) = by_definition(layer, *(np.asarray(v, np.float64) for v in given))
+    assert_close(out, tuple(v.astype(dtype) for v in expected), 1e-13 if x64 else 2e-6)
+    gradients = ({name: getattr(d_layer, name) for name in ARRAYS}, *rest)
+    wanted = jax.tree.map(lambda v: v.astype(dtype), (grad, *wanted))
+    assert_close(gradients, wanted, 1e-12 if x64 else 1e-5)
+
+
+@pytest.mark.parametrize("stretch", [None, 3])
+def test_lengths_in_stretches(stretch):
+    """Sequences that end inside, at the end of and before the last of several stretches."""
+    layer = SelectiveSSM.init(jax.random.key(0), 3, state_size=2, stretch=stretch)
+    lengths = [7, 6, 1, 0]
+    x, state = draw(4, 7, 3), draw(4, 3, 2, seed=2)
+    padded = x.at[jnp.arange(7)[None, :] >= jnp.array(lengths)[:, None]].set(jnp.nan)
+    y, last = jax.jit(layer)(padded, state, jnp.array(lengths))
+    for i, n in enumerate(lengths):
+        assert_close((y[i, :n], last[i]), layer(x[i, :n], state[i]), note=n)
+        assert (y[i, n:] == 0).all()
+    np.testing.assert_array_equal(last[3], state[3])
+
+
+def test_axes_of_size_one():
+    layer = SelectiveSSM.init(jax.random.key(0), 3, state_size=2)
+    x, state = draw(1, 4, 1, 7, 3), draw(1, 4, 1, 3, 2, seed=2)
+    lengths = jnp.array([[[7], [3], [0], [5]]])
+    y, last = layer(x, state, lengths)
+    flat = layer(x[0, :, 0], state[0, :, 0], lengths[0, :, 0])
+    assert_close((y[0, :, 0], last[0, :, 0]), flat)
+
+
+def test_the_backward_pass_keeps_no_states_but_those_between_stretches():
+    channels, size, steps = 4, 32, 512
+    layer = SelectiveSSM.init(jax.random.key(0), channels, state_size=size, stretch=64)
+    x = draw(steps, channels)
+    for lengths in (None, steps - 1):
+        _, backward = jax.vjp(lambda layer, x, n=lengths: layer(x, None, n)[0], layer, x)
+        kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.size >= steps]
+        assert max(leaf.shape[-1] for leaf in kept) <= max(channels, size)
+        # x as it came and in stretches, dt, r; B and C; the flags
+        most = 4 * channels + 3 * size + 2
+        assert sum(leaf.size for leaf in kept) <= most * steps
+        assert most < channels * size
+
+
+def test_the_time_of_compiling_does_not_grow_with_length():
+    layer = jax.eval_shape(lambda: SelectiveSSM.init(jax.random.key(0), 3))
+    gradient = jax.jit(jax.grad(lambda layer, x: jnp.sum(layer(x)[0])))
+    sizes = {
+        len(gradient.lower(layer, jax.ShapeDtypeStruct((time, 3), jnp.float32)).as_text())
+        for time in (4096, 8192)  # 16 and 32 stretches: as many digits
+    }
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("range_", [(1e-3, 0.1), (1e-5, 1e-4), (0.5, 20.0), (0.01, 0.01)])
+def test_steps_start_log_uniform(range_):
+    low, high = range_
+    n = 4096
+    sizes = {"dt_rank": 2, "state_size": 3}
+    layer = SelectiveSSM.init(jax.random.key(1), n, dt_min=low, dt_max=high, **sizes)
+    dt = np.logaddexp(np.asarray(layer.b_dt, np.float64), 0)
+    assert low * (1 - 1e-5) <= dt.min() <= dt.max() <= high * (1 + 1e-5)
+    if low < high:
+        u = np.sort(np.log(dt / low) / np.log(high / low))
+        distance = np.abs(u - (np.arange(n) + 0.5) / n).max()
+        assert distance < 1.63 / n**0.5  # Kolmogorov: exceeded by one key in a hundred
+    np.testing.assert_allclose(np.exp(layer.a_log), np.tile([1.0, 2.0, 3.0], (n, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(layer.d, np.ones(n))
+    for w, bound in ((layer.w_x, n**-0.5), (layer.w_dt, 2**-0.5)):
+        assert np.abs(w).max() <= bound
+        assert abs(w.std() * 3**0.5 / bound - 1) < 4 / w.size**0.5
+
+
+def test_sizes():
+    layer = SelectiveSSM.init(jax.random.key(0), 33)
+    assert (layer.input_size, layer.output_size, layer.state_size, layer.dt_rank) == (33, 33, 16, 3)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(layer)]
+    assert shapes == [(35, 33), (33, 3), (33,), (33, 16), (33,)]
+
+
+def test_extreme_steps_neither_overflow_nor_spoil_the_gradients():
+    """dt A down to -1e6, where the state is dropped, and dt down to 1e-38, where it is kept."""
+    for discretisation in ("euler", "zoh"):
+        layer = SelectiveSSM.init(
+            jax.random.key(0), 3, state_size=4, dt_rank=1, discretisation=discretisation
+        )
+        scale = jnp.array([[1e5], [-80.0], [0.0]])
+        layer = SelectiveSSM(
+            layer.w_x, scale, layer.b_dt, layer.a_log, layer.d, "auto", discretisation
+        )
+        x, state = jnp.abs(draw(40, 3)), jnp.ones((3, 4))
+        gradient = jax.grad(lambda *a: sum(jnp.sum(out) for out in a[0](*a[1:])), (0, 1, 2))
+        for leaf in jax.tree.leaves((layer(x, state), gradient(layer, x, state))):
+            assert np.isfinite(leaf).all()
+
+
+WRONG = {
+    "inverted": ({"dt_min": 0.1, "dt_max": 0.01}, r"dt_min, dt_max: .* dt_min=0\.1, dt_max=0\.01"),
+    "zero": ({"dt_min": 0.0}, r"dt_min, dt_max: expected 0 < dt_min"),
+    "infinite": ({"dt_max": float("inf")}, r"dt_min, dt_max: .*dt_max=inf"),
+    "nan": ({"dt_min": float("nan")}, r"dt_min, dt_max: .*dt_min=nan"),
+    "rank": ({"dt_rank": 0}, r"dt_rank: expected an integer >= 1, got 0"),
+    "state": ({"state_size": 2.0}, r"state_size: expected an integer >= 1, got 2\.0"),
+    "stretch": ({"stretch": 0}, r"stretch: expected an integer >= 1, got 0"),
+    "inputs": ({"input_size": 0}, r"input_size: expected an integer >= 1, got 0"),
+    "dtype": ({"dtype": jnp.int32}, r"dtype: expected a real floating dtype, got int32"),
+    "rule": ({"discretisation": "exact"}, r"discretisation: expected 'euler' or 'zoh', got 'exact'"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_init_refuses(wrong):
+    kwargs, message = WRONG[wrong]
+    with pytest.raises((ValueError, TypeError), match=message):
+        SelectiveSSM.init(jax.random.key(0), **({"input_size": 3} | kwargs))
+
+
+def test_the_method_of_the_layer_and_of_the_call():
+    key, x = jax.random.key(0), jnp.zeros((4, 3))
+    with pytest.raises(ValueError, match="method: got 'no_such'"):
+        SelectiveSSM.init(key, 3, method="no_such")(x)
+    with pytest.raises(ValueError, match="method: got 'no_such'"):
+        SelectiveSSM.init(key, 3)(x, method="no_such")
+    SelectiveSSM.init(key, 3, method="no_such")(x, method="sequential")
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_halves_are_computed_in_float32(half):
+    half = jnp.dtype(half)
+    layer = SelectiveSSM.init(jax.random.key(0), 3, state_size=4, dtype=half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(layer)} == {half}
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), layer)
+    x = draw(40, 3, dtype=half)
+    for value, expected in zip(layer(x), wide(x.astype(jnp.float32)), strict=True):
+        np.testing.assert_array_equal(value, expected.astype(half), strict=True)
