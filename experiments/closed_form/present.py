@@ -369,7 +369,7 @@ def _verdict(records: Sequence[Record]) -> Verdict:
         f"{gain:.2g} times as fast as the loop"
         if gain > 1 and clear
         else (
-            f"no faster than the loop beyond the noise ({gain:.2g} times)"
+            f"no faster than the loop beyond the noise ({gain:.3g} times)"
             if gain > 1
             else f"{1 / gain:.2g} times as slow as the loop"
         )
@@ -389,9 +389,8 @@ def _verdict(records: Sequence[Record]) -> Verdict:
 
 
 def _settled(outcome: Outcome, text: str) -> Verdict:
-    return Verdict(
-        "Without the activation all h_t follow from powers of W (claim 6)", outcome, text
-    )
+    claim = "Without the activation all h_t follow from powers of W (claim 6)"
+    return Verdict(claim, outcome, text, number=6)
 
 
 def _best_parallel(records: Sequence[Record]) -> tuple[Record, Record] | None:
