@@ -131,16 +131,11 @@ def _run_condition(config: Config, point: Point) -> Iterator[Record]:
     size = (config.condition_length, matrices.PAIRED_WIDTH)
     u, h0 = rng.standard_normal(size, np.float32), np.zeros(size[1], np.float32)
 
-    @jax.jit
-    def every(W: jax.Array) -> dict[str, jax.Array]:
-        # W is traced: `diagonal` cannot look at it, and does what it can.
-        return {method: matrix_scan(W, u, h0, method=method) for method in METHODS}
-
     for seed in range(config.condition_seeds):
         W = matrices.coupled_pairs(point["condition"], seed)
         expected = reference.evaluate(W, u, h0)["h"]
         rows = {row.method: row for row in explain_matrix_scan(W, u, h0)}
-        for method, h in every(W).items():
+        for method, h in _every_method(W, u, h0).items():
             yield {
                 "point": point,
                 "method": method,
@@ -150,6 +145,12 @@ def _run_condition(config: Config, point: Point) -> Iterator[Record]:
                 "available": rows[method].available,
                 "reason": rows[method].reason,
             }
+
+
+@jax.jit
+def _every_method(W: jax.Array, u: jax.Array, h0: jax.Array) -> dict[str, jax.Array]:
+    """W is traced: `diagonal` cannot look at it, and does what it can."""
+    return {method: matrix_scan(W, u, h0, method=method) for method in METHODS}
 
 
 def _run_time(config: Config, point: Point) -> Iterator[Record]:
