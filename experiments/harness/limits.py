@@ -61,7 +61,7 @@ def contenders(total_bytes: float, product_size: int) -> list[Contender]:
 
     The `streams` that move `total_bytes` in all, and a product of matrices of `product_size`.
     """
-    return [*streams((_stream_size(total_bytes),)), _product(product_size)]
+    return [*streams((_stream_size(total_bytes),)), product(product_size)]
 
 
 def streams(shape: tuple[int, ...]) -> list[Contender]:
@@ -107,7 +107,7 @@ def stream_seconds(timings: Sequence[Timing]) -> float:
 @functools.cache
 def flop_rate(size: int, count: int = 1) -> float:
     """Operations a second of `count` float32 products of size x size matrices, measured once."""
-    return 2 * count * size**3 / _median(_product(size, count))
+    return 2 * count * size**3 / _median(product(size, count))
 
 
 @functools.cache
@@ -130,13 +130,14 @@ def memory_bytes() -> int:
 
 
 @functools.cache
-def _product(size: int, count: int = 1) -> Contender:
+def product(size: int, count: int = 1) -> Contender:
+    """The product of `count` float32 matrices size x size."""
     rng = np.random.default_rng(0)
     a, b = (rng.uniform(-1, 1, (count, size, size)).astype(np.float32) for _ in range(2))
     # Sums of `size` products below 1: an error of at most `size` units of 2^-24 of their sum.
     check = functools.partial(_check, expected=a @ b, tolerance=2 * size * size * 2.0**-24)
-    product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    return Contender(_PRODUCT, product, (a, b), check)
+    function = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    return Contender(_PRODUCT, function, (a, b), check)
 
 
 def _stream_size(total_bytes: float) -> int:
