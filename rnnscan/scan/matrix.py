@@ -68,8 +68,8 @@ def matrix_scan(
     / 64 and more. Programs grow with log T (`associative`, `blocked`) or not at all.
 
     `auto` takes `blocked` for a constant A: on a CPU for at least 1,024 steps of narrow states
-    (12 <= n <= 24 for one state, 32 <= B n <= 128 for several), where it was measured to be 1.1 to 3
-    times as fast as `sequential`; on accelerators, an estimate, unless a step is work enough by
+    (12 <= n <= 24 for one state, 32 <= B n <= 128 for several), where it was measured to be 1.1 to
+    3 times as fast as `sequential`; on accelerators, an estimate, unless a step is work enough by
     itself (B n^2 > 2^26). Else `sequential`, on accelerators `associative` for a small A that
     varies.
 

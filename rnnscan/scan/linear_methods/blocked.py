@@ -28,8 +28,8 @@ kernel; on a CPU `sequential` is faster.
 Shortcoming: products of decays are formed, over a chunk and over chunks, so where |a| > 1 they may
 overflow and give nan where `sequential` does not, as in `associative`. A reset stops that.
 
-Any product, at n^3 work a step of the reduction for matrices: `matrix_scan` uses it where A varies in
-time.
+Any product, at n^3 work a step of the reduction for matrices: `matrix_scan` uses it where A varies
+in time.
 """
 
 import dataclasses
