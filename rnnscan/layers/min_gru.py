@@ -3,13 +3,14 @@
     z_t = sigmoid(W_z x_t + b_z),    h~_t = g(W_h x_t + b_h)
     h_t = (1 - z_t) * h_{t-1} + z_t * h~_t
 
-with g as in `minimal.py`. What makes a `GRU` sequential is that its gates read h_{t-1}; without that
-the recurrence is linear in its state, and its decays are known for all steps at once.
+with g as in `minimal.py`. What makes a `GRU` sequential is that its gates read h_{t-1}; without
+that the recurrence is linear in its state, and its decays are known for all steps at once.
 
 Source: Feng et al., "Were RNNs all we needed?" (2024), arXiv:2410.01201: section 3.1, in the final
 form of Appendix B (Algorithms 5 and 6), with a positive candidate.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -50,7 +51,8 @@ class MinGRU(Minimal):
     def blocks(self) -> int:
         return 2
 
-    def _logit(self, z: jax.Array) -> jax.Array:
+    def _logit(self, gates: Sequence[jax.Array]) -> jax.Array:
+        (z,) = gates
         return z
 
     @classmethod

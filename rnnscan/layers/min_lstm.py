@@ -12,6 +12,7 @@ Source: Feng et al., "Were RNNs all we needed?" (2024), arXiv:2410.01201: sectio
 form of Appendix B (Algorithms 7 and 8), with gates that are normalised and a positive candidate.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -52,7 +53,8 @@ class MinLSTM(Minimal):
     def blocks(self) -> int:
         return 3
 
-    def _logit(self, f: jax.Array, i: jax.Array) -> jax.Array:
+    def _logit(self, gates: Sequence[jax.Array]) -> jax.Array:
+        f, i = gates
         # log sigmoid(i) - log sigmoid(f)
         return jax.nn.softplus(-f) - jax.nn.softplus(-i)
 

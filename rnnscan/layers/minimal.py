@@ -13,9 +13,10 @@ g is continuous and positive, so that from a state >= 0 every state is positive.
 that because it scans logarithms. Here the factors are summed as they are: each is in (0, 1), so a
 product of decays can underflow, which is what forgetting is, but never overflow.
 
-Source: Feng et al., "Were RNNs all we needed?" (2024), arXiv:2410.01201, Appendix B, where g stands.
+Source: Feng et al., "Were RNNs all we needed?" (2024), arXiv:2410.01201, Appendix B.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,7 @@ class Minimal:
         """G, the gates and the candidate that are stacked in w."""
         raise NotImplementedError
 
-    def _logit(self, *gates: jax.Array) -> jax.Array:
+    def _logit(self, gates: Sequence[jax.Array]) -> jax.Array:
         """l_t of equation (1) from the gates before their sigmoid."""
         raise NotImplementedError
 
@@ -164,7 +165,7 @@ def _states(layer: Minimal, x: jax.Array, state: jax.Array, method: str) -> jax.
 def _coefficients(layer: Minimal, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """1 - p and p * g(c)."""
     *gates, candidate = jnp.split(affine(x, layer.w, layer.b), layer.blocks, axis=-1)
-    logit = layer._logit(*gates)
+    logit = layer._logit(gates)
     return jax.nn.sigmoid(-logit), jax.nn.sigmoid(logit) * positive_part(candidate)
 
 

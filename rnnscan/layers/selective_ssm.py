@@ -136,7 +136,8 @@ class SelectiveSSM:
         dtype = floating("dtype", dtype)
         sizes = input_size, state_size, dt_rank
         parameters = _parameters(key, sizes, math.log(dt_min), math.log(dt_max), dtype)
-        return cls(*parameters, method, discretisation, stretch)
+        options = {"method": method, "discretisation": discretisation, "stretch": stretch}
+        return cls(*parameters, **options)
 
     @property
     def input_size(self) -> int:

@@ -191,7 +191,10 @@ WRONG = {
     "stretch": ({"stretch": 0}, r"stretch: expected an integer >= 1, got 0"),
     "inputs": ({"input_size": 0}, r"input_size: expected an integer >= 1, got 0"),
     "dtype": ({"dtype": jnp.int32}, r"dtype: expected a real floating dtype, got int32"),
-    "rule": ({"discretisation": "exact"}, r"discretisation: expected 'euler' or 'zoh', got 'exact'"),
+    "rule": (
+        {"discretisation": "exact"},
+        r"discretisation: expected 'euler' or 'zoh', got",
+    ),
 }
 
 
