@@ -12,9 +12,9 @@ from experiments.harness.layer_configs import Layer
 from rnnscan.gradients import LogNorms, log_gradient_norms
 
 
-def zero_state(layer: Layer, batch: tuple[int, ...] = ()) -> Any:
-    """The state in which sequences begin, of whatever structure."""
-    x_t = jax.ShapeDtypeStruct((*batch, layer.input_size), jnp.float32)
+def zero_state(layer: Layer, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
+    """The state in which sequences of this dtype begin, of whatever structure."""
+    x_t = jax.ShapeDtypeStruct((*batch, layer.input_size), dtype)
     _, state = jax.eval_shape(layer.step, x_t)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
 
