@@ -1,6 +1,8 @@
 """Write what the tests and `torch_example` compare with, so that neither needs torch.
 
     python scripts/make_torch_golden.py
+
+Only a new case or another torch asks for it; what it writes is part of the repository.
 """
 
 from pathlib import Path

@@ -52,10 +52,20 @@ def initial_state(
     dtype = jnp.result_type(x, *jax.tree.leaves(layer))
     if state is None:
         return jnp.zeros(shape, dtype)
+    if not jax.tree_util.all_leaves([state]):  # an LSTM's pair, say
+        raise ValueError(f"state: expected one array of shape {shape}, got {described(state)}")
     state = jnp.asarray(state)
     floating("state", state.dtype)
     state_shape(state, shape)
     return state.astype(jnp.result_type(dtype, state))
+
+
+def described(state: Any) -> str:
+    """The structure of a state, for a message."""
+    if isinstance(state, (tuple, list)):
+        return f"a {type(state).__name__} of {len(state)}"
+    shape = getattr(state, "shape", None)
+    return f"a {type(state).__name__}" if shape is None else f"one array of shape {shape}"
 
 
 def state_shape(state: jax.Array, expected: tuple[int, ...]) -> None:

@@ -4,8 +4,8 @@
     n_t = tanh(W_n x_t + b_n + r_t * (U_n h_{t-1} + b'_n))
     h_t = (1 - z_t) * n_t + z_t * h_{t-1}
 
-as `torch.nn.GRU` computes it: the reset gate acts behind the product with U_n, where Cho et al. have
-it before, so that all products of a step are one.
+as `torch.nn.GRU` computes it: the reset gate acts behind the product with U_n, where Cho et al.
+have it before, so that all products of a step are one.
 """
 
 from collections.abc import Callable, Mapping

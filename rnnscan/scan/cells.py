@@ -258,12 +258,7 @@ def plain_tangent(*operands, spec: Spec):
         if spec.lstm:
             (i, f, g, o), (di, df, dg, do) = _parts(kept, 4), _parts(du + y, 4)
             tanh_c = jnp.tanh(c)
-            new_c = (
-                f * dc
-                + f * (1 - f) * c_old * df
-                + i * (1 - i) * g * di
-                + i * (1 - g * g) * dg
-            )
+            new_c = f * dc + f * (1 - f) * c_old * df + i * (1 - i) * g * di + i * (1 - g * g) * dg
             new_h = o * (1 - tanh_c * tanh_c) * new_c + o * (1 - o) * tanh_c * do
         elif spec.gru:
             (r, z, n, q), (y_r, y_z, y_n) = _parts(kept, 4), _parts(y, 3)
@@ -322,16 +317,14 @@ def native_forward(*operands, spec: Spec):
     x, w_hh = operands[0], operands[3]
     (batch, steps, _), hidden = x.shape, w_hh.shape[-1]
     all_steps, last = (batch, steps, hidden), (batch, hidden)
-    shapes = [all_steps]
+    shapes: list[tuple[int, ...]] = [all_steps]
     if spec.lstm:
         shapes.append(all_steps if spec.keep else last)
     if spec.gated and spec.keep:
         shapes.append((batch, steps, 4 * hidden))
     h, *rest = _kernel("rnnscan_cell_forward", _shapes(*shapes), operands, spec)
     end = 0 if spec.reverse else -1
-    if not spec.lstm:
-        return [h, h[:, end], *rest]
-    if not spec.keep:
+    if not (spec.lstm and spec.keep):
         return [h, h[:, end], *rest]
     return [h, h[:, end], rest[0][:, end], *rest]
 
@@ -465,7 +458,7 @@ def _names(spec):
 
 
 def _drives_of(spec, known: Residuals, x, w_ih, moving) -> Drives:
-    """The tangents of u, and of what else does not wait for the step before; products in one piece."""
+    """The tangents of u, and of what else does not wait for the step before, in large products."""
     zero = lax.full_like(known.h, 0)
     u = jnp.concatenate([zero] * GATES[spec.kind], -1)
     q = zero if spec.gru else None
@@ -493,8 +486,7 @@ def _tangent_transpose(cts, *operands, spec):
     known, linear, flags = _divided(spec, operands, 1 + spec.gru + 1 + spec.lstm)
     cotangents = transpose_p.bind(*known, *_instantiate(cts), *flags, spec=spec)
     cotangents = [
-        ct if ad.is_undefined_primal(x) else None
-        for ct, x in zip(cotangents, linear, strict=True)
+        ct if ad.is_undefined_primal(x) else None for ct, x in zip(cotangents, linear, strict=True)
     ]
     return [*(None for _ in known), *cotangents, *(None for _ in flags)]
 
@@ -503,8 +495,7 @@ def _transpose_transpose(cts, *operands, spec):
     known, linear, flags = _divided(spec, operands, 2 + spec.lstm)
     cotangents = tangent_p.bind(*known, *_instantiate(cts), *flags, spec=spec)
     cotangents = [
-        ct if ad.is_undefined_primal(x) else None
-        for ct, x in zip(cotangents, linear, strict=True)
+        ct if ad.is_undefined_primal(x) else None for ct, x in zip(cotangents, linear, strict=True)
     ]
     return [*(None for _ in known), *cotangents, *(None for _ in flags)]
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from rnnscan.layers import LRU, RNN, LinearRNN
+from rnnscan.layers import GRU, LRU, LSTM, RNN, LinearRNN
 from tests.layers.cases import (
     BOTH_WAYS,
     FEATURES,
@@ -60,7 +60,7 @@ def test_no_steps_return_the_state(name, given):
     y, last = layer(jnp.zeros((2, 0, FEATURES)), state if given else None, [0, 0])
     expected = state if given else jax.tree.map(jnp.zeros_like, state)
     jax.tree.map(np.testing.assert_array_equal, last, expected)
-    assert y.shape == (2, 0, jax.eval_shape(layer, jnp.zeros((2, 1, FEATURES)))[0].shape[-1])
+    assert y.shape == (2, 0, layer.output_size)
 
 
 @one_way
@@ -270,6 +270,7 @@ def test_dtypes_follow_the_arguments(name, x64):
 
     y, last = jax.eval_shape(lambda: layer(x, state))
     assert (y.dtype, dtypes(last)) == (dtype, dtypes(state))
+    assert y.shape == (2, 4, layer.output_size)
     if x64:
         narrow = x.astype(np.float32)
         with pytest.raises(jax.dtypes.TypePromotionError):
@@ -282,7 +283,14 @@ def test_dtypes_follow_the_arguments(name, x64):
 
 @pytest.mark.parametrize(
     ("name", "half"),
-    [("rnn", "bfloat16"), ("rnn", "float16"), ("linear", "bfloat16"), ("lru", "bfloat16")],
+    [
+        ("rnn", "bfloat16"),
+        ("rnn", "float16"),
+        ("lstm", "bfloat16"),
+        ("gru", "bfloat16"),
+        ("linear", "bfloat16"),
+        ("lru", "bfloat16"),
+    ],
 )
 def test_halves_are_computed_in_float32(name, half):
     half = jnp.dtype(half)
@@ -294,12 +302,13 @@ def test_halves_are_computed_in_float32(name, half):
     np.testing.assert_array_equal(y, y_wide.astype(half), strict=True)
     # A complex state has no half to be rounded to.
     handed_on = jnp.complex64 if isinstance(layer, LRU) else half
-    np.testing.assert_array_equal(last, last_wide.astype(handed_on), strict=True)
+    same = functools.partial(np.testing.assert_array_equal, strict=True)
+    jax.tree.map(lambda a, b: same(a, b.astype(handed_on)), last, last_wide)
     assert jax.eval_shape(layer, x, last)[0].dtype == half
 
 
 def test_halves_are_made_by_init():
-    for layer in (RNN, LinearRNN):
+    for layer in (RNN, LSTM, GRU, LinearRNN):
         made = jax.eval_shape(lambda key, f=layer: f.init(key, 2, 3, dtype="bfloat16"), KEY)
         assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.bfloat16)}
 
@@ -312,7 +321,10 @@ WRONG = {
     "integers": (lambda f: f(jnp.zeros((2, 5, 3), int)), r"x: .*floating dtype, got int"),
     "complex": (lambda f: f(X.astype(complex)), r"x: .*real floating dtype, got complex"),
     "state": (lambda f: f(X, jnp.zeros((2, 9))), r"state: expected .*got .*(\(2, 9\)|Array)"),
-    "state_dtype": (lambda f: f(X, jnp.zeros((2, 4), int)), r"state: .* got (int|one array|a .*Array)|state: expected shape"),
+    "state_dtype": (
+        lambda f: f(X, jnp.zeros((2, 4), int)),
+        r"state: .* got (int|one array|a .*Array)|state: expected shape",
+    ),
     "long": (lambda f: f(X, None, [5, 6]), r"lengths: expected values in 0\.\.5.* got 6"),
     "negative": (lambda f: f(X, None, [-1, 5]), r"lengths: expected values in 0\.\.5.* got -1"),
     "jitted": (lambda f: jax.jit(lambda x: f(x, None, [5, 6]))(X), r"lengths: .* got 6"),
@@ -331,7 +343,7 @@ def test_errors_name_the_argument(name, wrong):
         call(make(name))
 
 
-@pytest.mark.parametrize("layer", [RNN, LinearRNN, LRU])
+@pytest.mark.parametrize("layer", [RNN, LSTM, GRU, LinearRNN, LRU])
 def test_init_refuses_sizes_and_dtypes(layer):
     with pytest.raises(ValueError, match=r"hidden_size: expected an integer >= 1, got 0"):
         layer.init(KEY, 3, 0)

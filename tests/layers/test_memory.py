@@ -1,4 +1,4 @@
-"""What a layer keeps for its backward pass: its input and its states, nothing else as large."""
+"""What a layer keeps for its backward pass: its input, its states, and gates where it has any."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,11 @@ TIME, BATCH, HIDDEN = 500, 8, 4
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
-@pytest.mark.parametrize(("name", "states"), [("rnn", 2), ("linear", 1), ("lru", 1)])
-def test_the_backward_pass_keeps_the_states_alone(name, states, padded):
+@pytest.mark.parametrize(
+    ("name", "states", "gates"),  # of all layers; gates: i f g o of an LSTM, r z n q of a GRU
+    [("rnn", 2, 0), ("lstm", 2, 1), ("gru", 2, 2), ("linear", 1, 0), ("lru", 1, 0)],
+)
+def test_the_backward_pass_keeps_the_states_alone(name, states, gates, padded):
     layer, x = make(name), draw(BATCH, TIME, FEATURES)
     lengths = np.full(BATCH, TIME - 1) if padded else None
     y, backward = jax.vjp(lambda layer, x: layer(x, lengths=lengths)[0], layer, x)
@@ -20,7 +23,8 @@ def test_the_backward_pass_keeps_the_states_alone(name, states, padded):
     h = [leaf for leaf in kept if leaf.shape[-1] == HIDDEN]
     flags = [leaf for leaf in kept if leaf.dtype == bool]
     inputs = [leaf for leaf in kept if leaf.shape[-1] == FEATURES]
-    assert (len(h), len(inputs)) == (states, 1)
-    assert len(kept) == len(h) + len(flags) + len(inputs)
+    of_gates = [leaf for leaf in kept if leaf.shape[-1] == 4 * HIDDEN]
+    assert (len(h), len(of_gates), len(inputs)) == (states, gates, 1)
+    assert len(kept) == len(h) + len(of_gates) + len(flags) + len(inputs)
     assert all(leaf.size == BATCH * TIME for leaf in flags)  # one a step
     assert jnp.isfinite(y).all()

@@ -132,9 +132,8 @@ def test_derivatives_of_both_modes_and_orders(kind):
         if kind == "relu":  # away from the kink
             weights = weights._replace(bias=weights.bias + 4 * np.sign(weights.bias))
         given = of_dtype((weights, x, state), jnp.float64)
-        check_grads(
-            jax.jit(lambda *a: cell_scan(kind, *a, valid)), given, order=2, atol=1e-6, rtol=1e-6, eps=1e-5
-        )
+        run = jax.jit(lambda *a: cell_scan(kind, *a, valid))
+        check_grads(run, given, order=2, atol=1e-6, rtol=1e-6, eps=1e-5)
 
 
 @every_kind
