@@ -46,6 +46,44 @@ def test_equals_its_sequential_definition(method, width, expand, x64):
     assert_close(layer(x, state), expected, 1e-13 if x64 else 2e-6)
 
 
+def test_equals_a_block_of_torch_modules_in_every_gradient():
+    """The published modules: Linear, Conv1d padded on both sides and cut, softplus, SiLU."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    with jax.enable_x64(True):
+        layer = Mamba.init(jax.random.key(0), 6, state_size=5, dt_max=1.0, dtype=np.float64)
+        x = draw(2, 19, 6, dtype=np.float64)
+        dy = draw(2, 19, 6, seed=2, dtype=np.float64)
+        y, backward = jax.vjp(lambda layer, x: layer(x)[0], layer, x)
+        d_layer, d_x = backward(dy)
+
+    leaves, structure = jax.tree.flatten((layer, x))
+    leaves = [torch.tensor(np.asarray(leaf), requires_grad=True) for leaf in leaves]
+    block, tokens = structure.unflatten(leaves)
+    channels, size = block.ssm.a_log.shape
+    u, z = functional.linear(tokens, block.w_in).transpose(1, 2).chunk(2, dim=1)
+    taps = block.conv.w.permute(1, 2, 0).flip(2)  # torch's last tap reads the present
+    v = functional.conv1d(u, taps, block.conv.b, padding=3, groups=channels)[..., :19]
+    v = functional.silu(v)
+    projected = functional.linear(v.transpose(1, 2), block.ssm.w_x)
+    r, b, c = projected.split([layer.ssm.dt_rank, size, size], dim=-1)
+    dt = functional.softplus(functional.linear(r, block.ssm.w_dt, block.ssm.b_dt))
+    a, h, outputs = -block.ssm.a_log.exp(), torch.zeros(2, channels, size, dtype=v.dtype), []
+    for t in range(19):
+        decay = torch.exp(torch.einsum("bc,cn->bcn", dt[:, t], a))
+        h = decay * h + torch.einsum("bc,bn,bc->bcn", dt[:, t], b[:, t], v[..., t])
+        outputs.append(torch.einsum("bcn,bn->bc", h, c[:, t]) + block.ssm.d * v[..., t])
+    out = functional.linear(
+        torch.stack(outputs, 1) * functional.silu(z.transpose(1, 2)), block.w_out
+    )
+    out.backward(torch.tensor(np.asarray(dy)))
+
+    assert_close(y, out.detach().numpy(), 1e-13)
+    found = jax.tree.leaves((d_layer, d_x))
+    for gradient, leaf in zip(found, leaves, strict=True):
+        assert_close(gradient, leaf.grad.numpy(), 1e-12)
+
+
 def test_every_gradient_is_the_difference_of_the_definition():
     """One number of every array at a time: central differences of the float64 loop."""
     with jax.enable_x64(True):
