@@ -378,7 +378,7 @@ def _verdict(records: Sequence[Record]) -> Verdict:
         f"{formula}: equal. At once costs work: at n = {point['width']}, "
         f"T = {short_count(point['length'])} {ratios['blocked']:.2g} times that of the loop in "
         f"blocks of powers ({work.cost('blocked', point['length'], point['width']).span} dependent "
-        f"products instead of {point['length']}), {ratios['associative']:.2g} times in a tree. "
+        f"products instead of {point['length']}), {ratios['associative']:.3g} times in a tree. "
         f"Here the best parallel method of its longest runs, {method}, is {pace}."
     )
     # Only if being parallel cost no work would the claim stand as it is.
