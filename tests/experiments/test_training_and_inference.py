@@ -1,0 +1,79 @@
+"""Times of training, classifying and generating: every layer's programs are right, the verdict follows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.harness.layer_configs import KINDS
+from experiments.training_and_inference import experiment, present
+from experiments.training_and_inference.programs import PROGRAMS
+
+LAYERS = tuple({"name": kind, "kind": kind} for kind in KINDS)
+SMALL = {"features": 4, "hidden": 8, "tokens": 3, "batch": 2, "rounds": 3, "sample_seconds": 1e-5}
+SMALL |= {"budget_seconds": 0.01}
+
+
+def config(kinds=KINDS, **changes):
+    layers = [layer for layer in LAYERS if layer["kind"] in kinds]
+    values = {"layers": layers, "lengths": [6, 12], **SMALL, **changes}
+    return experiment.Config.model_validate_json(json.dumps(values))
+
+
+@pytest.fixture(scope="module")
+def records():
+    return list(experiment.run(config(("RNN", "LRU", "CausalSelfAttention"))))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_layer_gives_what_stepping_in_float64_gives(program):
+    chosen = config(lengths=[5], programs=[program])
+    if program == "train":  # the kinds of backward pass, not every layer
+        chosen = config(("LSTM", "Mamba", "CausalConv1D", "MLP"), lengths=[5], programs=[program])
+    found = list(experiment.run(chosen))
+    assert [r["kind"] for r in found] == [layer.kind for layer in chosen.layers]
+    for record in found:
+        assert record["counts"], record
+        assert record["error"] <= 1e-5
+
+
+def test_points_that_are_too_large_are_not_tried():
+    chosen = config(("MLP", "RNN"), lengths=[64], programs=["classify"], max_bytes=100_000)
+    found = {r.get("kind", "skipped"): r for r in experiment.run(chosen)}
+    assert set(found) == {"RNN", "skipped"}
+    assert "fully" not in found["skipped"]["skipped"]
+    assert found["skipped"]["predicted_bytes"] > 100_000
+
+
+def test_the_verdict_is_computed_from_the_times(records):
+    def timed(attention):
+        return [
+            {
+                **r,
+                "tokens": 1,
+                "seconds": [
+                    attention(r["point"]["length"])
+                    if r["kind"] == "CausalSelfAttention"
+                    else 1e-6 * r["point"]["length"]
+                ],
+            }
+            for r in records
+        ]
+
+    (verdict,) = experiment.summary(timed(lambda n: 1e-9 * n)).verdicts
+    assert (verdict.number, verdict.outcome) == (10, "confirmed")
+    (verdict,) = experiment.summary(timed(lambda n: 1e-6 * n**2)).verdicts
+    assert verdict.outcome == "refined"
+    assert "T^2.00" in verdict.text
+    (verdict,) = experiment.summary([]).verdicts
+    assert verdict.outcome == "open"
+
+
+def test_spans_and_figures(records):
+    assert [present.span(kind, 1024) for kind in ("RNN", "LRU", "CausalSelfAttention")] == [
+        1024,
+        20,
+        1,
+    ]
+    assert set(experiment.plot(records)) == {"time"}
+    assert all(np.isfinite(r["seconds"]).all() for r in records)
