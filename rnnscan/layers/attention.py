@@ -25,7 +25,7 @@ from rnnscan.layers.draws import uniform
 from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
 
 ROTARY_BASE = 10_000.0
-_BLOCK = 512  # queries at a time: beyond, memory grows with T * context no more
+_BLOCK = 256  # queries at a time: beyond, memory grows with T * context no more
 
 
 class KeyValueCache(NamedTuple):
@@ -52,7 +52,8 @@ class CausalSelfAttention:
 
     Cost: 2 * T * B * hidden * (3 * input_size + output_size) operations for the maps and
     4 * T * B * hidden * min(T, context) for the attention, all steps at once; memory B * heads *
-    512 * min(T, context) at a time, 512 queries after another. A step reads the whole cache: unlike
+    256 * min(T, context) at a time, 256 queries after another, which the backward pass computes
+    again. A step reads the whole cache: unlike
     a recurrence's its state is as large as the window, 2 * context * hidden numbers a sequence.
     float16 and bfloat16 are computed in float32; y and the cache are rounded.
 
@@ -247,15 +248,15 @@ def _evaluate(
     if count * steps == 0:
         y = jnp.zeros(q.shape, x.dtype)
     elif fresh:
-        y = _attend(flat(q), flat(k), flat(v), layer.context, past=0, known=None)
+        y = _attend(flat(q), flat(k), flat(v), layer.context, jnp.zeros(count, jnp.int32))
     else:
         # The part of the window that the cache holds, in its order.
         past = layer.context - 1
         slots = (position + _along(past, position) - past) % layer.context
         before = flat(_take(keys, slots)), flat(_take(values, slots))
-        joined = (jnp.concatenate([old, flat(new)], 1) for old, new in zip(before, (k, v)))
+        joined = [jnp.concatenate([a, flat(b)], 1) for a, b in zip(before, (k, v), strict=True)]
         known = jnp.minimum(cache.position, past).reshape(count)
-        y = _attend(flat(q), *joined, layer.context, past=past, known=known)
+        y = _attend(flat(q), *joined, layer.context, known)
     y = y.reshape((*batch, steps, layer.hidden_size))
     y = masked(affine(y, layer.w_o, layer.b_o), valid)
 
@@ -319,62 +320,70 @@ def _projections(
 
 
 def _turned(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Pairs of numbers i and i + d/2, turned by the angle position * base^(-2 i / d)."""
+    """Pairs of numbers i and i + d/2, turned by the angle position * base^(-2 i / d).
+
+    A float32 position * rate would be off by up to 0.03 at step one million. So the turns are counted in
+    integers, in units of 2^-32, where whole turns overflow by themselves; what a rate is off the
+    next integer is a small correction.
+    """
     half = x.shape[-1] // 2
-    rates = ROTARY_BASE ** (-np.arange(half) / half)
-    angles = positions[..., None, None].astype(x.dtype)
-    angles = angles * jnp.asarray(rates, x.dtype).reshape((1,) * (angles.ndim - 1) + (half,))
+    rates = ROTARY_BASE ** (-np.arange(half) / half) * 2**32 / (2 * np.pi)
+    whole = np.rint(rates)
+
+    def along(z):
+        return jnp.asarray(z).reshape((1,) * (x.ndim - 1) + (half,))
+
+    positions = positions[..., None, None]
+    turns = positions.astype(jnp.uint32) * along(whole.astype(np.uint32))
+    turns = lax.bitcast_convert_type(turns, jnp.int32).astype(x.dtype)
+    turns = turns + positions.astype(x.dtype) * along((rates - whole).astype(x.dtype))
+    angles = turns * (2 * np.pi / 2**32)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def _attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, context: int, *, past: int, known: jax.Array | None
-) -> jax.Array:
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, known: jax.Array) -> jax.Array:
     """Attention of queries (B, T, heads, size) to keys (B, past + T, heads, size).
 
     Query t is key past + t. known: (B,), how many of the `past` keys there are, the last ones.
     """
     count, steps = q.shape[:2]
+    past = k.shape[1] - steps
     # A product with a weight of 0 would carry a nan to outputs that do not see it.
     finite = jnp.isfinite(k).all((-2, -1)) & jnp.isfinite(v).all((-2, -1))
     k, v = (jnp.where(finite[..., None, None], z, 0) for z in (k, v))
     bad = jnp.cumsum(~finite, axis=1, dtype=jnp.int32)
-    before = jnp.pad(bad, ((0, 0), (context, 0)))[:, : bad.shape[1]]  # bad ones that are out of sight
-    poisoned = (bad - before)[:, past:] > 0
+    gone = jnp.pad(bad, ((0, 0), (context, 0)))[:, : bad.shape[1]]  # the bad ones out of sight
+    poisoned = (bad - gone)[:, past:] > 0
 
     block = min(_BLOCK, steps)
     blocks = -(-steps // block)
-    reach = min(context - 1, past + steps - 1)  # keys that a query sees before its own
-    left = reach - past  # zeros in front (or keys that none sees): a block's keys are one slice
-    right = blocks * block - steps
-    k, v = (_padded(z, left, right) for z in (k, v))
-    q = _padded(q, 0, right)
-    first_known = jnp.full((count,), max(left, 0) if known is None else 0, jnp.int32)
-    if known is not None:
-        first_known = reach - jnp.minimum(known, reach)
+    spare = blocks * block - steps
+    reach = min(context - 1, past + steps - 1)  # keys that a query can see before its own
+    k, v = (_padded(z, reach - past, spare) for z in (k, v))  # those of a block are one slice
+    q = _padded(q, 0, spare)
+    first = reach - jnp.minimum(known, reach)
 
-    @jax.checkpoint
-    def one(q, k, v, start):
-        index = jnp.arange(reach + block, dtype=jnp.int32)
-        distance = jnp.arange(block, dtype=jnp.int32)[:, None] + reach - index[None, :]
+    @jax.checkpoint  # keeps q, k and v once, and no weights
+    def one_block(q, k, v, first, i):
+        start = i * block
+        q = lax.dynamic_slice_in_dim(q, start, block, 1)
+        k, v = (lax.dynamic_slice_in_dim(z, start, reach + block, 1) for z in (k, v))
+        index = jnp.arange(reach + block, dtype=jnp.int32)[None, :]
+        distance = jnp.arange(block, dtype=jnp.int32)[:, None] + reach - index
         seen = (distance >= 0) & (distance < context)
-        there = start + index[None, :] >= first_known[:, None]
-        return _attention(q, k, v, mask=seen[None, None] & there[:, None, None])
+        there = start + index >= first[:, None]
+        return _attention(q, k, v, seen[None, None] & there[:, None, None])
+
+    def at(i):
+        return one_block(q, k, v, first, i)
 
     if blocks == 1:
-        y = one(q, k, v, 0)
+        y = at(0)
     else:
-
-        def at(i):
-            start = i * block
-            parts = (lax.dynamic_slice_in_dim(z, start, reach + block, 1) for z in (k, v))
-            return one(lax.dynamic_slice_in_dim(q, start, block, 1), *parts, start)
-
         y = jnp.moveaxis(lax.map(at, jnp.arange(blocks, dtype=jnp.int32)), 0, 1)
-        y = y.reshape((count, blocks * block, *y.shape[3:]))
-    y = y[:, :steps]
+        y = y.reshape((count, blocks * block, *y.shape[3:]))[:, :steps]
     return jnp.where(poisoned[..., None, None], jnp.nan, y)
 
 
@@ -384,12 +393,18 @@ def _padded(x: jax.Array, left: int, right: int) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
-def _attention(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array) -> jax.Array:
+def _attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(size)) v, for each head; mask: (B, 1, queries, keys), true where seen.
+
+    The same as `jax.nn.dot_product_attention`, whose gradient takes three times as long on CPUs
+    (the weights are divided there, here the sums of values) and which rounds the weights of
+    float64 to float32.
+    """
     chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     with jax.default_matmul_precision(chosen or "highest"):
-        if q.dtype != jnp.float64:
-            return jax.nn.dot_product_attention(q, k, v, mask=mask)
-        # There, that function has its logarithms of weights in float32.
-        logits = jnp.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
-        weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(q.dtype).min), axis=-1)
-        return jnp.einsum("bhts,bshd->bthd", weights, v)
+        q, k, v = (jnp.moveaxis(z, 2, 1) for z in (q * q.shape[-1] ** -0.5, k, v))
+        logits = jnp.where(mask, jnp.matmul(q, jnp.swapaxes(k, -1, -2)), -jnp.inf)
+        largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+        weights = jnp.exp(logits - largest)
+        y = jnp.matmul(weights, v) / jnp.sum(weights, axis=-1, keepdims=True)
+        return jnp.moveaxis(y, 1, 2)
