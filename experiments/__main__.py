@@ -1,4 +1,4 @@
-"""python -m experiments list | run NAME_OR_CONFIG [key.path=value ...] | report [RUN_FOLDER]"""
+"""python -m experiments list | run NAME_OR_CONFIG [key.path=value ...] | claims | report [RUN_FOLDER]"""
 
 from __future__ import annotations
 
@@ -76,6 +76,21 @@ def run_experiment(
     )
 
 
+def run_claims(
+    overrides: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE ...")] = (),
+    /,
+    *,
+    runs: Path = RUNS,
+) -> int:
+    """Put every claim of the article to the test, at small settings: a table of verdicts.
+
+    Args:
+      overrides: values of a part to change, gradient_decay.seeds=8 for instance.
+      runs: the folder that holds the run folders.
+    """
+    return run_experiment("claims", overrides, runs=runs)
+
+
 def report_run(
     folder: Annotated[Path | None, tyro.conf.arg(metavar="RUN_FOLDER")] = None,
     /,
@@ -98,7 +113,12 @@ def report_run(
 def main(arguments: list[str] | None = None) -> int:
     try:
         return tyro.extras.subcommand_cli_from_dict(
-            {"list": list_experiments, "run": run_experiment, "report": report_run},
+            {
+                "list": list_experiments,
+                "run": run_experiment,
+                "claims": run_claims,
+                "report": report_run,
+            },
             prog="python -m experiments",
             description="Experiments with recurrences: each tests one claim and ends in a report.",
             args=arguments,

@@ -108,7 +108,8 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     )
     if not (constant and right and hard):
         return Verdict(claim, "refuted", text, 3)
-    return Verdict(claim, "confirmed" if slope > 1.4 else "refined", text, 3)
+    value = f"{longest:,} steps in {short_bytes(largest['state_bytes'])}"
+    return Verdict(claim, "confirmed" if slope > 1.4 else "refined", text, 3, value)
 
 
 def _stream_table(records: Sequence[Record]) -> Table | None:

@@ -385,12 +385,13 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     outcome = (
         "confirmed" if min(ratios[m] for m in METHODS if m != "sequential") <= 1 else "refined"
     )
-    return _settled(outcome, text + _eigenvectors(_of(records, "condition")))
+    value = f"{method} {gain:.2g} times as fast, n = {point['width']}"
+    return _settled(outcome, text + _eigenvectors(_of(records, "condition")), value)
 
 
-def _settled(outcome: Outcome, text: str) -> Verdict:
-    claim = "Without the activation all h_t follow from powers of W (claim 6)"
-    return Verdict(claim, outcome, text, number=6)
+def _settled(outcome: Outcome, text: str, value: str = "") -> Verdict:
+    claim = "Without the activation all h_t follow from powers of W"
+    return Verdict(claim, outcome, text, 6, value)
 
 
 def _best_parallel(records: Sequence[Record]) -> tuple[Record, Record] | None:

@@ -356,7 +356,7 @@ def _medians(records: Sequence[Record]) -> dict[str, float]:
 def _classifier_verdict(records: Sequence[Record]) -> Verdict:
     claim = "the last state, in a linear layer, classifies real sequences"
     if not records:
-        return Verdict(claim, "open", "no trained classifier among the records yet")
+        return Verdict(claim, "open", "no trained classifier among the records yet", 11)
     parts, best = [], 0.0
     for reading in _readings(records):
         mine = _of(records, reading=reading)
@@ -366,7 +366,8 @@ def _classifier_verdict(records: Sequence[Record]) -> Verdict:
         parts.append(f"{_reading_title(mine[0])}: {_percent(medians[top])} % ({top})")
     head = "a linear readout" if records[0]["head"] == "linear" else "an mlp readout"
     text = f"Best test accuracy with {head}, median of {_seeds(records)}; {'; '.join(parts)}."
-    return Verdict(claim, "confirmed" if best >= _GOOD else "refuted", text)
+    outcome = "confirmed" if best >= _GOOD else "refuted"
+    return Verdict(claim, outcome, text, 11, f"{_percent(best)} % of test scans")
 
 
 def _memory_verdict(records: Sequence[Record]) -> Verdict:

@@ -486,7 +486,7 @@ def _dozen_verdict(decay: Sequence[Record], gain: Sequence[Record]) -> Verdict:
     plain = [record for record in decay if record["kind"] == "RNN" and record["plain"]]
     if not plain:
         text = "no tanh RNN with torch's default weights among the records yet"
-        return Verdict(claim, "open", text)
+        return Verdict(claim, "open", text, 4)
     plain = _longest(plain, plain[0]["point"]["layer"])
     eps = plain[0]["eps"]
     kept = np.median([_kept(record, DOZEN) for record in plain])
@@ -517,7 +517,9 @@ def _dozen_verdict(decay: Sequence[Record], gain: Sequence[Record]) -> Verdict:
         outcome = "refuted"
     else:
         outcome = "refined" if others or longer else "confirmed"
-    return Verdict(claim, outcome, text.strip())
+    low, _, high = _interval(_values(plain, "horizon"))
+    value = f"{_steps(horizon)} to {eps:g} [{low:.3g}, {high:.3g}]"
+    return Verdict(claim, outcome, text.strip(), 4, value)
 
 
 def _spread_over_gains(gain: Sequence[Record]) -> tuple[float, float, int] | None:

@@ -180,6 +180,21 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     )
 
 
+def merge(values: Mapping[str, Any], changes: Any) -> Any:
+    """`values` with `changes` on top, table by table; anything but a table replaces what was there.
+
+    >>> merge({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": 4}})
+    {'a': 1, 'b': {'c': 4, 'd': 3}}
+    """
+    if not isinstance(changes, Mapping):
+        return changes
+    merged = dict(values)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) else value
+    return merged
+
+
 def _merge(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     table = values
     for depth, part in enumerate(path[:-1], start=1):

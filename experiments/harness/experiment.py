@@ -109,18 +109,20 @@ class Verdict:
     """What the records say of a claim.
 
     Args:
-      claim: the claim in a few words. outcome: "confirmed", "refined" (true with a condition or
-      another number), "refuted", or "open" (the
-        records do not suffice).
+      claim: the claim in a few words.
+      outcome: "confirmed", "refined" (true with a condition or another number), "refuted", or
+        "open" (the records do not suffice).
       text: one or two sentences with the number that decides it.
       number: the claim of the article that this settles (`python -m experiments claims` lists
         them); None where it settles none of them by itself.
+      value: the number that decides it, in a few words, for a table; may be empty.
     """
 
     claim: str
     outcome: Outcome
     text: str
     number: int | None = None
+    value: str = ""
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,8 @@ def show(console: Console, summary: Summary, device: str) -> None:
             _show_table(console, table)
     for verdict in summary.verdicts:
         line = Text(f"\n{verdict.outcome.upper()}", style=f"bold {_COLOURS[verdict.outcome]}")
-        line.append(f"  {verdict.claim}: ", style="bold not dim default")
+        number = f"  Claim {verdict.number}, " if verdict.number else "  "
+        line.append(f"{number}{verdict.claim}: ", style="bold not dim default")
         line.append(f"{verdict.text} (On {device}.)", style="not bold not dim default")
         console.print(line)
 
@@ -187,9 +188,10 @@ def _section(title: str, parts: Iterable[str]) -> list[str]:
 
 
 def _verdict(verdict: Verdict, device: str) -> str:
+    number = f"Claim {verdict.number}, " if verdict.number else ""
     return (
         f'<div class="verdict"><span class="badge {verdict.outcome}">{verdict.outcome}</span> '
-        f"<strong>{_text(verdict.claim)}</strong><p>{_text(verdict.text)} "
+        f"<strong>{number}{_text(verdict.claim)}</strong><p>{_text(verdict.text)} "
         f'<span class="soft">Found on {_text(device)}.</span></p></div>'
     )
 

@@ -196,4 +196,5 @@ def _verdict(records: Sequence[Record]) -> Verdict:
             f" With biases the RNN has {biases:,}: two vectors where the article's formula has one."
         )
     outcome = "confirmed" if grows and found == ARTICLE else "refuted" if not grows else "refined"
-    return Verdict(claim, outcome, text, 2)
+    value = " / ".join(f"{found[kind]:,}" for kind in ARTICLE)
+    return Verdict(claim, outcome, text, 2, value)

@@ -93,7 +93,8 @@ def _equality(records: Sequence[Record]) -> Verdict:
         f"value: states {single[0]:.1e} in float32 and {double[0]:.1e} in float64, gradients "
         f"{single[1]:.1e} and {double[1]:.1e}."
     )
-    return Verdict(claim, "confirmed" if all(map(_within, mine)) else "refuted", text, 1)
+    outcome = "confirmed" if all(map(_within, mine)) else "refuted"
+    return Verdict(claim, outcome, text, 1, f"differs by {single[0]:.0e}, float32")
 
 
 def _example(records: Sequence[Record]) -> Verdict:
@@ -114,7 +115,8 @@ def _example(records: Sequence[Record]) -> Verdict:
         f"row by row (mean of {len(accuracy)} seeds)."
     )
     good = same and shapes == SHAPES and np.mean(accuracy) >= _GOOD
-    return Verdict(claim, "confirmed" if good else "refuted", text, 11)
+    value = f"{tuple(shapes['output'])} and {tuple(shapes['h_n'])}"
+    return Verdict(claim, "confirmed" if good else "refuted", text, 11, value)
 
 
 def _speed(records: Sequence[Record]) -> Verdict | None:

@@ -131,12 +131,13 @@ def _verdict(records: Sequence[Record]) -> Verdict:
         f"{state[ATTENTION]:.2g} times."
     )
     # One pass is an advantage only where there are units to do it side by side.
+    value = f"attention {ratio:.2g} times the RNN, T = {short_count(longest)}"
     if ratio < 1:
-        return Verdict(claim, "confirmed", text, 10)
+        return Verdict(claim, "confirmed", text, 10, value)
     crossing = [n for n in sorted(classify[PLAIN]) if n in classify[ATTENTION]]
     slower = [n for n in crossing if classify[ATTENTION][n] > classify[PLAIN][n]]
-    text += f" One pass is no shorter time on this device: attention is slower from T = {slower[0]:,} on."
-    return Verdict(claim, "refined", text, 10)
+    text += f" One pass is no shorter here: attention is slower from T = {slower[0]:,} on."
+    return Verdict(claim, "refined", text, 10, value)
 
 
 def _time_table(records: Sequence[Record], program: str) -> Table:

@@ -264,33 +264,36 @@ def _wrong_table(records: Sequence[Record]) -> Table:
 
 
 def _verdict(good: Sequence[Record]) -> Verdict:
-    claim = "Step t waits for t-1, so the machine idles (claim 5)"
+    claim = "Step t waits for t-1, so the machine idles"
     longest = _of(good, layer="RNN", length=max(_lengths(good), default=0))
     if not longest:
-        return Verdict(claim, "open", "No tanh RNN was timed and found right yet.")
+        return Verdict(claim, "open", "No tanh RNN was timed and found right yet.", 5)
     direction = _directions(longest)[-1]
     rnn = _of(longest, direction=direction)[0]
     length, share = rnn["point"]["length"], _fraction(rnn)
     text = (
-        f"{_title(direction).capitalize()} at T = {short_count(length)}: lax.scan takes "
+        f"{_title(direction).capitalize()} at T = {short_count(length)}: the tanh RNN takes "
         f"{short_seconds(_median(rnn) * rnn['batch'] / length)} a step and reaches "
         f"{100 * share:.2g} % of this machine's limit ({rnn['limited_by']})."
     )
+    value = f"{100 * share:.2g} % of the limit"
     if share >= _BUSY:
-        return Verdict(claim, "refuted", f"{text} It hardly idles.")
+        return Verdict(claim, "refuted", f"{text} It hardly idles.", 5, value)
     gains = _gains(_of(good, direction=direction))
     if not gains:
-        return Verdict(claim, "open", f"{text} No parallel method was timed beside it yet.")
+        return Verdict(claim, "open", f"{text} No parallel method was timed beside it yet.", 5, value)
     where, gain, layer, clear = max(gains)
     parallel = f"Parallel over time at T = {short_count(where)}, {layer} (the best of them)"
     if gain > 1 and clear:
-        return Verdict(claim, "confirmed", f"{text} {parallel} is {gain:.2g} times as fast.")
+        return Verdict(claim, "confirmed", f"{text} {parallel} is {gain:.2g} times as fast.", 5, value)
     if gain > 1:
-        return Verdict(claim, "refined", f"{text} {parallel} is no faster beyond the noise.")
+        return Verdict(claim, "refined", f"{text} {parallel} is no faster beyond the noise.", 5, value)
     return Verdict(
         claim,
         "refined",
         f"{text} But {parallel[0].lower()}{parallel[1:]} takes {1 / gain:.2g} times as long.",
+        5,
+        value,
     )
 
 
