@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnscan import RNN, linear_scan, matrix_scan
+from rnnscan import GRU, LSTM, RNN, linear_scan, matrix_scan
 from tests.layers.cases import assert_close
 from tests.scan.cases import Call, methods_of
 from tests.scan.reference import unit_roundoff
@@ -60,9 +60,13 @@ def test_values_and_gradients_equal_a_float64_loop(method, call):
         assert_within(got, want, bound, f"gradient of {name}")
 
 
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-def test_stepping_equals_calling(nonlinearity):
-    layer = RNN.init(jax.random.key(0), 24, 96, num_layers=2, nonlinearity=nonlinearity)
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(RNN, {}), (RNN, {"nonlinearity": "relu"}), (LSTM, {}), (GRU, {})],
+    ids=["tanh", "relu", "lstm", "gru"],
+)
+def test_stepping_equals_calling(cls, options):
+    layer = cls.init(jax.random.key(0), 24, 96, num_layers=2, **options)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((5, 33, 24)), jnp.float32)
     step, ys, state = jax.jit(layer.step), [], None
     for t in range(x.shape[1]):
