@@ -20,6 +20,7 @@ from experiments.harness.config import Config as BaseConfig
 from experiments.harness.config import ConfigError, merge, read, validate
 from experiments.harness.experiment import Point, Record, Summary, Table, Verdict
 from experiments.parameter_sharing import experiment as parameter_sharing
+from experiments.recall import experiment as recall
 from experiments.torch_example import experiment as torch_example
 from experiments.training_and_inference import experiment as training_and_inference
 from experiments.wallclock import experiment as wallclock
@@ -37,6 +38,7 @@ PARTS: dict[str, Any] = {
     "closed_form": closed_form,
     "training_and_inference": training_and_inference,
     "digits": digits,
+    "recall": recall,
 }
 
 
@@ -57,6 +59,7 @@ class Config(BaseConfig):
     closed_form: closed_form.Config
     training_and_inference: training_and_inference.Config
     digits: digits.Config
+    recall: recall.Config
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -170,7 +170,8 @@ def _show_table(console: Console, table: Table) -> None:
         count -= 1
     rich_table = RichTable(box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns[:count]):
-        rich_table.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
+        words = index == 0 or not any(row[index][:1].isdigit() for row in table.rows)
+        rich_table.add_column(Text(column), justify="left" if words else "right", no_wrap=True)
     for row in table.rows:
         rich_table.add_row(*(Text(cell) for cell in row[:count]))
     notes = [table.note] if table.note else []

@@ -1,0 +1,137 @@
+"""Recall against distance: attention beside recurrences, on the same budget."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from pydantic import Field, field_validator
+
+from experiments.harness.config import Config as BaseConfig
+from experiments.harness.experiment import Point, Record, Summary
+from experiments.harness.layer_configs import LayerConfig, check_names
+from experiments.harness.progress import say
+from experiments.harness.training import Training, parameter_count, train
+from experiments.recall import model as models
+from experiments.recall import present
+from rnnscan.tasks import Recall, associative_recall
+
+CLAIM = (
+    "Claim 9: self-attention has no time dependence, and inside its window it handles long range "
+    "much better than an RNN. Associative recall against distance, on one budget."
+)
+
+
+class Config(BaseConfig):
+    """The task, the budget, and which mixers take part."""
+
+    layers: tuple[LayerConfig, ...] = Field(min_length=1)
+    length: int = Field(default=64, ge=12)
+    pairs: int = Field(default=4, ge=1)
+    vocabulary: int = Field(default=32, ge=8)
+    train_size: int = Field(default=8192, gt=0)
+    test_size: int = Field(default=1024, gt=0)
+    parameters: int = Field(default=30_000, gt=0)
+    depth: int = Field(default=2, gt=0)
+    seeds: int = Field(default=2, gt=0)
+    probes: int = Field(default=16, gt=0, description="sequences on which gradients are measured")
+    bins: int = Field(default=8, gt=1)
+    training: Training = Training(epochs=12)
+
+    _names = field_validator("layers")(check_names)
+
+    @field_validator("layers")
+    @classmethod
+    def _causal(cls, layers: tuple) -> tuple:
+        if any(layer.kind == "MLP" for layer in layers):
+            raise ValueError('kind = "MLP" has one output for a whole sequence, and each step asks')
+        return layers
+
+
+def plan(config: Config) -> list[Point]:
+    """One point for each trained model; mixers take turns."""
+    return [
+        {"layer": layer.name, "seed": seed} for seed in range(config.seeds) for layer in config.layers
+    ]
+
+
+def describe(point: Point) -> str:
+    return f"{point['layer']}, seed {point['seed']}"
+
+
+def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Record]:
+    """One record for each model: trained, tested once, its gradients measured."""
+    for point in plan(config) if points is None else points:
+        yield _run_point(config, point)
+
+
+def plot(records: Sequence[Record]) -> dict[str, Figure]:
+    return present.plot(records)
+
+
+def summary(records: Sequence[Record]) -> Summary:
+    return present.summary(records)
+
+
+@functools.lru_cache(maxsize=4)
+def _data(count: int, length: int, pairs: int, vocabulary: int, seed: int) -> Recall:
+    sizes = {"length": length, "pairs": pairs, "vocabulary": vocabulary}
+    return associative_recall(count, **sizes, seed=seed)
+
+
+def _run_point(config: Config, point: Point) -> Record:
+    layer = next(layer for layer in config.layers if layer.name == point["layer"])
+    sizes = (config.length, config.pairs, config.vocabulary)
+    training = _data(config.train_size, *sizes, seed=0)
+    validation = _data(config.test_size, *sizes, seed=1)
+    test = _data(config.test_size, *sizes, seed=2)
+    width = models.widest(layer, config.parameters, depth=config.depth, data=test)
+    key = jax.random.key(point["seed"])
+    untrained = models.make(layer, key, width=width, depth=config.depth, data=test)
+    trained = train(
+        untrained,
+        models.loss,
+        (training.x, training.y),
+        (validation.x, validation.y),
+        config.training,
+        point["seed"],
+    )
+    say("recall and gradients by distance")
+    right = np.asarray(models.answers(trained.model, test.x)) == test.y
+    asked = test.distance > 0
+    edges = tuple(int(e) for e in np.linspace(1, config.length, config.bins + 1).round())
+    accuracy = models.by_distance(right.astype(float), test.distance, edges)
+    return {
+        "point": point,
+        "kind": layer.kind,
+        "context": getattr(layer, "context", None),
+        "depth": config.depth,
+        "length": config.length,
+        "pairs": config.pairs,
+        "width": width,
+        "parameters": parameter_count(untrained),
+        "chance": 1 / test.values,
+        "test_size": config.test_size,
+        "test_accuracy": float(right[asked].mean()),
+        "edges": list(edges),
+        "accuracy": np.round(accuracy, 5),
+        "gradient": np.round(_reach(trained.model, test, config.probes, edges), 4),
+        "train_loss": np.round(trained.train_loss, 5),
+        "validation_accuracy": np.round(trained.validation_accuracy, 5),
+        "batch_size": config.training.batch_size,
+        "compile_seconds": trained.compile_seconds,
+        "step_seconds": trained.step_seconds,
+    }
+
+
+def _reach(model: models.SequenceModel, test: Recall, probes: int, edges: tuple[int, ...]) -> np.ndarray:
+    """Mean ln norm of an answer's gradient at the value it needs, relative to that at the question."""
+    x, y, distance = test.x[:probes], test.y[:probes], test.distance[:probes]
+    norms = np.asarray(models.reach(model, x, y), np.float64)
+    row, step = np.nonzero(distance)
+    with np.errstate(invalid="ignore"):
+        relative = norms[row, step, step - distance[row, step]] - norms[row, step, step]
+    return models.by_distance(relative, distance[row, step], edges)
