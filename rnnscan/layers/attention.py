@@ -322,9 +322,9 @@ def _projections(
 def _turned(x: jax.Array, positions: jax.Array) -> jax.Array:
     """Pairs of numbers i and i + d/2, turned by the angle position * base^(-2 i / d).
 
-    A float32 position * rate would be off by up to 0.03 at step one million. So the turns are counted in
-    integers, in units of 2^-32, where whole turns overflow by themselves; what a rate is off the
-    next integer is a small correction.
+    A position * rate in float32 is off by up to 0.03 at step one million. So turns are counted in
+    integers, in units of 2^-32, where whole turns overflow by themselves; by what a rate misses
+    the next integer is a small correction.
     """
     half = x.shape[-1] // 2
     rates = ROTARY_BASE ** (-np.arange(half) / half) * 2**32 / (2 * np.pi)

@@ -177,10 +177,12 @@ def _step(layer: CausalConv1D, x_t: jax.Array, state: jax.Array) -> tuple[jax.Ar
     return y.astype(dtype), window[..., 1:, :].astype(dtype)
 
 
+@partial(jax.checkpoint, static_argnums=2)  # keeps the window once, not shifted by every k
 def _convolve(layer: CausalConv1D, window: jax.Array, steps: int) -> jax.Array:
     """y of the last so many steps of a window.
 
-    One product for each k: there are few, and a grouped convolution is slow on CPUs.
+    One product for each k. There are few, and XLA's convolution is no faster on CPUs, and thirty
+    times as slow where it is depthwise.
     """
     total = None
     for k in range(layer.width):
@@ -206,12 +208,11 @@ def _mix(x: jax.Array, w: jax.Array, groups: int) -> jax.Array:
     return y.reshape((*y.shape[:-2], -1))
 
 
-@partial(jax.jit, static_argnums=1)
 def _last(window: jax.Array, count: int, lengths: jax.Array | None) -> jax.Array:
     """The last inputs, before each length where there are lengths."""
     if lengths is None:
         return lax.slice_in_dim(
             window, window.shape[-2] - count, window.shape[-2], axis=window.ndim - 2
         )
-    index = lengths[..., None] + jnp.arange(count, dtype=jnp.int32).reshape((1,) * lengths.ndim + (count,))
-    return jnp.take_along_axis(window, index[..., None], axis=-2, mode="clip")
+    steps = jnp.arange(count, dtype=jnp.int32).reshape((1,) * lengths.ndim + (count, 1))
+    return jnp.take_along_axis(window, lengths[..., None, None] + steps, axis=-2, mode="clip")

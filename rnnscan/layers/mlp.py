@@ -2,8 +2,8 @@
 
     y = W_2 gelu(W_1 vec(x_1 ... x_L) + b_1) + b_2,    or gelu(W_1 vec(x) + b_1) alone
 
-What an RNN is compared with: no weights are shared over time, so their number grows with the length,
-and another length than the one it was made for does not fit.
+What an RNN is compared with: no weights are shared over time, so that their number grows with the
+length, and no other length than the one it was made for fits.
 """
 
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
 class MLP:
     """One hidden layer over a window of exactly `length` steps; one output for the whole of it.
 
-    Shapes: x (..., length, input_size); y (..., 1, output_size), at the last step as it were; state,
-    the window itself: (..., length, input_size). Any number of batch axes, none too.
+    Shapes: x (..., length, input_size); y (..., 1, output_size), as if at the last step; state, the
+    window itself: (..., length, input_size). Any number of batch axes, none too.
 
     Cost: 2 * B * hidden * (length * input_size + output_size) operations, for a step as well.
     float16 and bfloat16 are computed in float32; y and state are rounded.
@@ -116,13 +116,13 @@ class MLP:
         >>> layer(jnp.ones((2, 6, 3)))
         Traceback (most recent call last):
           ...
-        ValueError: x: expected exactly 5 steps, the length this MLP was made for, got 6; cut or ...
+        ValueError: x: expected exactly 5 steps, the hard limit of this MLP, got 6; pad or cut ...
         """
         x = sequence(x, self.input_size)
         if x.shape[-2] != self.length:
             raise ValueError(
-                f"x: expected exactly {self.length} steps, the length this MLP was made for, got "
-                f"{x.shape[-2]}; cut or pad the sequence, or make another MLP"
+                f"x: expected exactly {self.length} steps, the hard limit of this MLP, got "
+                f"{x.shape[-2]}; pad or cut the sequence, or make an MLP of another length"
             )
         state = self._state(state, x.shape[:-2], x)
         valid = None
@@ -135,7 +135,8 @@ class MLP:
         """The output for the last `length` inputs: x_t (..., input_size) to (y_t, state).
 
         state: the window (..., length, input_size), zeros when None, which slides by one step; so
-        after `length` steps y_t equals that of a call. Raises ValueError for shapes that do not fit.
+        after `length` steps y_t equals that of a call. Raises ValueError for shapes that do not
+        fit.
 
         >>> import jax, jax.numpy as jnp
         >>> layer = MLP.init(jax.random.key(0), 3, 4, length=2)
@@ -145,10 +146,7 @@ class MLP:
         True
         """
         x_t = one_step(x_t, self.input_size)
-        state = self._state(state, x_t.shape[:-1], x_t)
-        window = jnp.concatenate([state[..., 1:, :], x_t[..., None, :].astype(state.dtype)], -2)
-        y, state = _evaluate(self, window, None, state.dtype)
-        return y[..., 0, :], state
+        return _step(self, x_t, self._state(state, x_t.shape[:-1], x_t))
 
     def _state(self, state: ArrayLike | None, batch: tuple[int, ...], x: jax.Array) -> jax.Array:
         return initial_state(state, (*batch, self.length, self.input_size), self, x)
@@ -161,7 +159,14 @@ def _evaluate(
     layer, x = working(dtype, layer, x)
     x = masked(x, valid)
     h = affine(x.reshape((*x.shape[:-2], 1, -1)), layer.w_in, layer.b_in)
-    y = jax.nn.gelu(h)
+    y = jax.nn.gelu(h, approximate=False)
     if layer.w_out is not None:
         y = affine(y, layer.w_out, layer.b_out)
     return y.astype(dtype), x.astype(dtype)
+
+
+@jax.jit
+def _step(layer: MLP, x_t: jax.Array, window: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x = jnp.concatenate([window[..., 1:, :], x_t[..., None, :].astype(window.dtype)], axis=-2)
+    y, window = _evaluate(layer, x, None, window.dtype)
+    return y[..., 0, :], window

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike, DTypeLike
 from rnnscan.layers.affine import affine, product
 from rnnscan.layers.arguments import floating, one_step, positive, sequence, working
 from rnnscan.layers.draws import normal
-from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
+from rnnscan.layers.lengths import checked_lengths, masked, state_at, valid_steps
 from rnnscan.layers.mlp import MLP
 
 READS = ("every", "last", "mean")
@@ -47,8 +47,9 @@ class SequenceModel:
     (..., time, outputs) with read = "every", else (..., outputs); state: the tuple of the mixers'
     states. Any number of batch axes, none too.
 
-    Cost: 2 * T * B * width * (input_size + depth * mixer outputs) operations and `outputs` more for
-    each step that is read, beside the mixers.
+    Cost, beside that of the mixers: 2 * T * B * width * (input_size + depth * mixer outputs)
+    operations, the latter where they are not `width`, and 2 * width * outputs for every step that
+    is read. float16 and bfloat16 are computed in float32 between the mixers; y is rounded.
 
     Source: pre-norm residual blocks as in Xiong et al., "On layer normalization in the transformer
     architecture" (2020); the norm: Zhang & Sennrich, "Root mean square layer normalization" (2019),
@@ -92,7 +93,8 @@ class SequenceModel:
         """`mixer(key, width)` makes the mixer of each block, a layer of `width` input features.
 
         One of tokens (how many there are) and input_size (features of x) says what x is. The maps
-        are Gaussian with variance 1 / inputs, embeddings with variance 1, biases 0 and scales 1.
+        are Gaussian with variance 1 / inputs, embeddings with variance 1, biases 0 and scales 1,
+        all of `dtype`, which should be that of the mixers too.
 
         Raises ValueError for sizes below 1, an unknown `read`, and an `MLP` as mixer with
         read = "every": its one output knows all steps.
@@ -103,7 +105,7 @@ class SequenceModel:
         ...     jax.random.key(0), lambda key, width: LRU.init(key, width, 32),
         ...     width=16, depth=1, outputs=10, input_size=3, read="last",
         ... )
-        >>> model.width, model.outputs
+        >>> model.width, model.output_size
         (16, 10)
         """
         positive(width=width, depth=depth, outputs=outputs)
@@ -163,7 +165,7 @@ class SequenceModel:
         return self.scale.shape[-1]
 
     @property
-    def outputs(self) -> int:
+    def output_size(self) -> int:
         """Features of y."""
         return self.head.shape[-2]
 
@@ -172,9 +174,10 @@ class SequenceModel:
     ) -> tuple[jax.Array, tuple[Any, ...]]:
         """What is read of the sequences x, from `state` (the mixers' own zeros when None).
 
-        lengths: integers of shape (...), how many steps of each sequence count; the padding is never
-        looked at, nan included. "last" reads the step before each length, "mean" all before it; of
-        no steps at all both read zeros, so that y is the head's bias.
+        lengths: integers of shape (...), how many steps of each sequence count; the padding is
+        never looked at, nan included. "every" is zero there, "last" reads the step before each
+        length, "mean" all before it; of no steps at all both read zeros, so that y is the head's
+        bias.
 
         Raises ValueError for shapes that do not fit, tokens outside 0 ... tokens - 1 and lengths
         outside 0 ... time (where they are concrete; traced ones are clipped).
@@ -223,7 +226,8 @@ class SequenceModel:
         >>> import jax
         >>> from rnnscan import CausalSelfAttention
         >>> model = SequenceModel.init(
-        ...     jax.random.key(0), lambda key, width: CausalSelfAttention.init(key, width, context=6),
+        ...     jax.random.key(0),
+        ...     lambda key, width: CausalSelfAttention.init(key, width, context=6),
         ...     width=8, depth=1, outputs=4, tokens=4,
         ... )
         >>> model.initial_state((2,))[0].keys.shape
@@ -255,34 +259,57 @@ class SequenceModel:
         traced = isinstance(x, core.Tracer)
         given = jnp.asarray(x) if traced else np.asarray(x)
         if not jnp.issubdtype(given.dtype, jnp.integer):
-            raise TypeError(f"{name}: expected integers, one of {self.tokens} tokens, got {given.dtype}")
+            raise TypeError(f"{name}: expected integers, the tokens, got {given.dtype}")
         if not one and given.ndim < 1:
             raise ValueError(f"{name}: expected shape (..., time), got {given.shape}")
         if not traced and given.size and not 0 <= given.min() <= given.max() < self.tokens:
             worst = given.min() if given.min() < 0 else given.max()
             raise ValueError(f"{name}: expected tokens in 0..{self.tokens - 1}, got {worst}")
+        if traced:  # before a large unsigned one turns negative
+            given = jnp.clip(given, 0, min(self.tokens - 1, jnp.iinfo(given.dtype).max))
         return jnp.asarray(given, jnp.int32)
 
 
+def _dtype(model: SequenceModel, x: jax.Array) -> jnp.dtype:
+    return model.encoder.dtype if model.tokens else jnp.result_type(x, model.encoder)
+
+
 def _encoded(model: SequenceModel, x: jax.Array, valid: jax.Array | None) -> jax.Array:
-    if model.encoder_bias is None:
-        return masked(jnp.take(model.encoder, x, axis=0, mode="clip"), valid)
-    return affine(masked(x, valid), model.encoder, model.encoder_bias)
+    encoder, bias = working(_dtype(model, x), model.encoder, model.encoder_bias)
+    if model.tokens:
+        return masked(jnp.take(encoder, x, axis=0, mode="clip"), valid)
+    return affine(masked(x.astype(encoder.dtype), valid), encoder, bias)
 
 
 @jax.checkpoint  # keeps x alone
 def _normed(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """x / sqrt(mean of its squares) * scale, in float32 at least."""
-    wide, scale = working(x.dtype, x, scale)
-    wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + _EPS)
-    return (wide * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
+    """x / sqrt(mean of its squares) * scale."""
+    x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + _EPS)
+    return x * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
 
 
-def _mixed(block: Block, h: jax.Array, run: Callable) -> tuple[jax.Array, Any]:
-    y, state = run(_normed(h, block.scale))
-    if block.back is not None:
-        y = product(y, block.back)
-    return h + jnp.broadcast_to(y, h.shape).astype(h.dtype), state
+def _run(
+    model: SequenceModel,
+    x: jax.Array,
+    states: tuple[Any, ...],
+    mix: Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]],
+    valid: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """The steps as the head sees them, and the states. All but the mixers has the working dtype."""
+    h, new = _encoded(model, x, valid), []
+    dtype, wide = _dtype(model, x), h.dtype
+    for block, state in zip(model.blocks, states, strict=True):
+        y, state = mix(block.mixer, _normed(h, block.scale.astype(wide)).astype(dtype), state)
+        y = y.astype(wide)
+        if block.back is not None:
+            y = product(y, block.back.astype(wide))
+        h = h + jnp.broadcast_to(y, h.shape)
+        new.append(state)
+    return _normed(h, model.scale.astype(wide)), tuple(new)
+
+
+def _headed(model: SequenceModel, h: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return affine(h, *working(dtype, model.head, model.head_bias)).astype(dtype)
 
 
 @jax.jit
@@ -291,39 +318,20 @@ def _evaluate(
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     steps = x.shape[-1] if model.tokens else x.shape[-2]
     valid = None if lengths is None else valid_steps(lengths, steps)
-    h = _encoded(model, x, valid)
-    new = []
-    for block, state in zip(model.blocks, states, strict=True):
-        h, state = _mixed(block, h, lambda u, b=block, s=state: b.mixer(u, s, lengths))
-        new.append(state)
-    h = masked(_normed(h, model.scale), valid)
+    h, states = _run(model, x, states, lambda mixer, u, s: mixer(u, s, lengths), valid)
+    h = masked(h, valid)
     if model.read == "last":
-        h = _last(h, lengths)
+        h = state_at(h, lengths, jnp.zeros((*h.shape[:-2], model.width), h.dtype))
     elif model.read == "mean":
         count = jnp.full(h.shape[:-2], steps, jnp.int32) if lengths is None else lengths
         h = jnp.sum(h, axis=-2) / jnp.maximum(count, 1)[..., None].astype(h.dtype)
-    return masked(affine(h, model.head, model.head_bias), valid if model.read == "every" else None), tuple(new)
+    y = _headed(model, h, _dtype(model, x))
+    return masked(y, valid) if model.read == "every" else y, states
 
 
 @jax.jit
 def _step(
     model: SequenceModel, x_t: jax.Array, states: tuple[Any, ...]
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    h = _encoded(model, x_t, None)
-    new = []
-    for block, state in zip(model.blocks, states, strict=True):
-        h, state = _mixed(block, h, lambda u, b=block, s=state: b.mixer.step(u, s))
-        new.append(state)
-    return affine(_normed(h, model.scale), model.head, model.head_bias), tuple(new)
-
-
-def _last(h: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """The step before each length, zeros before the first."""
-    zeros = jnp.zeros((*h.shape[:-2], h.shape[-1]), h.dtype)
-    if h.shape[-2] == 0:
-        return zeros
-    if lengths is None:
-        return h[..., -1, :]
-    index = jnp.maximum(lengths - 1, 0)[..., None, None]
-    last = jnp.take_along_axis(h, index, axis=-2, mode="clip")[..., 0, :]
-    return jnp.where(lengths[..., None] == 0, zeros, last)
+    h, states = _run(model, x_t, states, lambda mixer, u, s: mixer.step(u, s))
+    return _headed(model, h, _dtype(model, x_t)), states
