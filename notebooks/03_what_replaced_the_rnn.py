@@ -1,0 +1,298 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. What replaced the RNN
+#
+# A tanh RNN, $h_t = \tanh(W_{ih} x_t + W_{hh} h_{t-1} + b)$, has two troubles. Its gradient is
+# multiplied by $\operatorname{diag}(1 - h_t^2)\,W_{hh}$ at every step, so it dies out; and step $t$
+# waits for step $t-1$, so a machine with a thousand units uses a few of them.
+#
+# Everything since can be read as an answer to one or both:
+#
+# | | against forgetting | against waiting |
+# |:--|:--|:--|
+# | LSTM, GRU | gates that can hold | – |
+# | minGRU, minLSTM, LRU | gates or decays near 1 | gates that do not read the state |
+# | Mamba (S6) | steps of a length that the input chooses | the same |
+# | attention | looks at the inputs themselves | no state at all |
+#
+# This notebook builds each from the line before it, checks it against the layer of this package, and
+# then puts all into one network on one task. Claims and verdicts with error bars are in
+# `experiments/`; here everything takes seconds.
+
+# %%
+import time
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import optax
+from IPython.display import Markdown
+from jax import lax
+
+from experiments.harness.figures import (
+    STYLE,
+    legend_below,
+    line_style,
+    new_figure,
+    short_bytes,
+    short_seconds,
+)
+from experiments.harness.reach import zero_state
+from rnnscan import (
+    GRU,
+    LSTM,
+    RNN,
+    CausalSelfAttention,
+    Mamba,
+    MinGRU,
+    SelectiveSSM,
+    SequenceModel,
+    linear_scan,
+)
+from rnnscan.gradients import log_gradient_norms
+from rnnscan.tasks import associative_recall
+
+# %matplotlib inline
+mpl.rcParams.update(STYLE)
+key = jax.random.key(0)
+
+
+def table(head, *rows):
+    """A Markdown table; every column but the first is set to the right."""
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
+    return Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+
+
+def distance(found, expected):
+    """The largest difference, relative to the largest number expected."""
+    return f"{np.abs(np.asarray(found) - expected).max() / np.abs(expected).max():.0e}"
+
+
+x = jax.random.normal(jax.random.key(1), (200, 8))  # one sequence: 200 steps of 8 features
+
+# %% [markdown]
+# ## A cell that holds: the LSTM
+#
+# Hochreiter and Schmidhuber's idea is a second state that is *added to*, not multiplied by a matrix:
+#
+# $$c_t = f_t * c_{t-1} + i_t * g_t, \qquad h_t = o_t * \tanh(c_t).$$
+#
+# Along $c$ the gradient meets the forget gates alone. With weights as `torch.nn.LSTM` has them:
+
+# %%
+lstm = LSTM.init(key, input_size=8, hidden_size=32)
+cell = lstm.cells[0][0]
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+h = c = np.zeros(32)
+by_hand = []
+for x_t in np.asarray(x):
+    z = cell.w_ih @ x_t + cell.b_ih + cell.w_hh @ h + cell.b_hh
+    i, f, g, o = np.split(np.asarray(z), 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(c)
+    by_hand.append(h)
+
+y, (h_n, c_n) = lstm(x)
+f"the layer against the loop: {distance(y, np.stack(by_hand))}"
+
+# %% [markdown]
+# How far back does the gradient reach? `log_gradient_norms` multiplies the Jacobians of any step
+# function, in logarithms, so that nothing underflows. The forget gate's bias $b$ decides: with gates
+# that stay near $\sigma(b)$ the norm falls as $\sigma(b)^k$, the dashed lines.
+
+# %%
+layers = {
+    "tanh RNN": (RNN.init(key, 8, 32), "RNN"),
+    "LSTM, forget bias 0": (LSTM.init(key, 8, 32, forget_bias=0.0), "LSTM"),
+    "LSTM, forget bias 5": (LSTM.init(key, 8, 32, forget_bias=5.0), "GRU"),
+}
+figure, ((axes,),) = new_figure(size=(7.6, 4.4))
+for name, (layer, look) in layers.items():
+    norms = log_gradient_norms(
+        lambda h, x_t, layer=layer: layer.step(x_t, h)[1], zero_state(layer), x
+    )
+    powers_of_ten = norms.state / np.log(10)
+    axes.plot(powers_of_ten, label=name, markevery=20, **line_style(look))
+lags = np.arange(201)
+for bias in (0.0, 5.0):
+    axes.plot(lags, lags * np.log10(sigmoid(bias)), color="#444444", linestyle="--", linewidth=1)
+axes.set_ylim(-30, 2)
+axes.set_xlabel("lag k, steps back")
+axes.set_ylabel(r"$\log_{10}$ norm of $dh_T/dh_{T-k}$")
+legend_below(figure)
+figure
+
+# %% [markdown]
+# With bias 5 the gradient stays, along its line. With bias 0 an LSTM forgets as fast as the tanh RNN:
+# what it carries further than $0.5^k$ comes by way of $W_{hh}$, as it does there. So the gates *can*
+# hold, if they are told to. And they do nothing about the waiting: $f_t$ reads $h_{t-1}$.
+#
+# ## Gates that do not look back: minGRU
+#
+# Take the state out of the gates, and the recurrence is linear in its state:
+#
+# $$h_t = (1 - z_t) * h_{t-1} + z_t * g(n_t), \qquad z_t = \sigma(W_z x_t + b_z).$$
+#
+# All $z_t$ are known before the first state is. What remains is $h_t = a_t h_{t-1} + b_t$: the scan
+# of notebook 2, in parallel over time.
+
+# %%
+min_gru = MinGRU.init(key, input_size=8, hidden_size=32)
+logit, candidate = jnp.split(x @ min_gru.w.T + min_gru.b[None, :], 2, axis=-1)
+positive = jnp.where(candidate >= 0, candidate + 0.5, jax.nn.sigmoid(candidate))
+h = linear_scan(jax.nn.sigmoid(-logit), jax.nn.sigmoid(logit) * positive)
+
+gru = GRU.init(key, input_size=8, hidden_size=32)
+sizes = [sum(leaf.size for leaf in jax.tree.leaves(layer)) for layer in (gru, min_gru)]
+table(
+    ("", "value"),
+    ("minGRU, the layer against one `linear_scan`", distance(min_gru(x)[0], np.asarray(h))),
+    ("parameters of the GRU", f"{sizes[0]:,}"),
+    ("parameters of the minGRU", f"{sizes[1]:,}"),
+)
+
+# %% [markdown]
+# ## Steps of a length that the input chooses: Mamba
+#
+# A state-space model discretises $h' = A h + B x$. Mamba lets the input choose the step $\Delta_t$,
+# and what is written ($B_t$) and read ($C_t$):
+#
+# $$h_t = e^{\Delta_t A} * h_{t-1} + \Delta_t x_t B_t, \qquad y_t = h_t C_t + D x_t.$$
+#
+# A long step forgets and takes the input; a step of no length keeps the state as it is. It is a gate
+# again, and linear in the state again. Step by step, from the definition:
+
+# %%
+ssm = SelectiveSSM.init(key, input_size=8, state_size=4)
+rank, A = ssm.dt_rank, -np.exp(np.asarray(ssm.a_log))
+h = np.zeros((8, 4))
+by_hand = []
+for x_t in np.asarray(x):
+    r, B, C = np.split(np.asarray(ssm.w_x) @ x_t, [rank, rank + 4])
+    step = np.log1p(np.exp(np.asarray(ssm.w_dt) @ r + np.asarray(ssm.b_dt)))  # softplus
+    h = np.exp(step[:, None] * A) * h + (step * x_t)[:, None] * B
+    by_hand.append(h @ C + np.asarray(ssm.d) * x_t)
+f"the layer against the definition: {distance(ssm(x)[0], np.stack(by_hand))}"
+
+# %% [markdown]
+# ## No state at all: attention
+#
+# $$y_t = \sum_{s \le t} \operatorname{softmax}_s(q_t \cdot k_s / \sqrt d)\, v_s$$
+#
+# Every step looks at all inputs before it. Nothing is multiplied along the way, so nothing dies out
+# along the way, and no step waits. The price is what `step` has to carry: the keys and values of
+# everything that it may still look at.
+
+# %%
+attention = CausalSelfAttention.init(key, 8, 32, context=200)
+
+
+def reach(layer):
+    """Norms of d(sum of y_T) / dx_{T-k}, through the whole call."""
+    slope = jax.grad(lambda x: jnp.sum(layer(x)[0][-1]))(x)
+    return np.linalg.norm(slope, axis=-1)[::-1]
+
+
+rows = []
+for name, layer in {
+    "tanh RNN": layers["tanh RNN"][0],
+    "LSTM": lstm,
+    "minGRU": min_gru,
+    "Mamba's S6": ssm,
+    "attention": attention,
+}.items():
+    norms = reach(layer)
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(zero_state(layer)))
+    rows.append((name, *(f"{norms[k] / norms[0]:.0e}" for k in (10, 50, 199)), short_bytes(state)))
+table(("gradient at lag, relative to lag 0", 10, 50, 199, "state of one sequence"), *rows)
+
+# %% [markdown]
+# Attention's column is flat; it paid with the largest state. The others hold a few hundred bytes
+# whatever came before.
+#
+# ## One network around each
+#
+# `SequenceModel` is an embedding, blocks of (norm, mixer, residual) and a linear head; only the mixer
+# differs. The task is recall: pairs of a key and a value, and later a key asks for its value. It is
+# easy for whoever can look things up, and hard for whoever must keep all pairs in a few numbers.
+
+# %%
+data = associative_recall(4096, length=24, pairs=3, vocabulary=16)
+test = associative_recall(512, length=24, pairs=3, vocabulary=16, seed=1)
+mixers = {
+    "tanh RNN": lambda key, width: RNN.init(key, width, width),
+    "minGRU": lambda key, width: MinGRU.init(key, width, width),
+    "Mamba": lambda key, width: Mamba.init(key, width, state_size=8),
+    "attention": lambda key, width: CausalSelfAttention.init(key, width, context=24),
+}
+optimiser = optax.adam(optax.cosine_decay_schedule(5e-3, 400))
+
+
+def loss(model, tokens, answers):
+    logits, _ = model(tokens)
+    asked = answers >= 0
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(answers, 0))
+    return jnp.sum(jnp.where(asked, each, 0)) / jnp.sum(asked)
+
+
+@jax.jit
+def train(model, batches):
+    def step(carry, chosen):
+        model, state = carry
+        gradient = jax.grad(loss)(model, jnp.asarray(data.x)[chosen], jnp.asarray(data.y)[chosen])
+        updates, state = optimiser.update(gradient, state)
+        return (optax.apply_updates(model, updates), state), None
+
+    return lax.scan(step, (model, optimiser.init(model)), batches)[0][0]
+
+
+batches = np.random.default_rng(0).integers(0, len(data), (400, 64))
+rows = []
+with jax.numpy_dtype_promotion("standard"):  # as optax needs
+    for name, mixer in mixers.items():
+        model = SequenceModel.init(key, mixer, width=32, depth=2, outputs=16, tokens=16)
+        count = sum(leaf.size for leaf in jax.tree.leaves(model))
+        start = time.perf_counter()
+        model = jax.block_until_ready(train(model, batches))
+        seconds = time.perf_counter() - start
+        asked = test.y >= 0
+        right = (np.asarray(model(test.x)[0]).argmax(-1) == test.y)[asked].mean()
+        rows.append((name, f"{count:,}", f"{100 * right:.0f} %", short_seconds(seconds)))
+table(("mixer", "parameters", "right answers", "400 steps, compiled along the way"), *rows)
+
+# %% [markdown]
+# One value in eight would be right by chance, one in three by knowing which three values there are.
+# `python -m experiments run recall` does this for every layer with error bars, against distance, and
+# with an attention whose window is too short.
+#
+# ## What to take along
+#
+# - Gates made memory a matter of initialisation instead of luck; they kept the serial loop.
+# - Taking the state out of the gates gave the loop away for a scan. What was lost with it, the
+#   ability to decide by what one remembers, Mamba buys back in part with its inputs.
+# - Attention keeps everything, and so it pays by the length, for each token, for ever.
+#
+# | question | experiment |
+# |:--|:--|
+# | how fast is each, against length? | `wallclock`, `training_and_inference` |
+# | how far does a gradient reach, with error bars? | `gradient_decay` |
+# | what does any length cost in memory? | `any_length` |
+# | who recalls what, at which distance? | `recall` |
+# | and real data? | `digits`, `characters`, `long_sequences` |
+#
+# `python -m experiments claims` puts all of it into one table.
