@@ -1,4 +1,4 @@
-"""python -m experiments list | run NAME_OR_CONFIG [key.path=value ...] | claims | report [RUN_FOLDER]"""
+"""python -m experiments list | run NAME_OR_CONFIG [key=value ...] | claims | report [RUN_FOLDER]"""
 
 from __future__ import annotations
 

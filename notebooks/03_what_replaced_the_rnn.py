@@ -24,8 +24,8 @@
 # | Mamba (S6) | steps of a length that the input chooses | the same |
 # | attention | looks at the inputs themselves | no state at all |
 #
-# This notebook builds each from the line before it, checks it against the layer of this package, and
-# then puts all into one network on one task. Claims and verdicts with error bars are in
+# This notebook builds each from the line before it, checks it against the layer of this package,
+# and then puts all into one network on one task. Claims and verdicts with error bars are in
 # `experiments/`; here everything takes seconds.
 
 # %%
@@ -83,7 +83,8 @@ x = jax.random.normal(jax.random.key(1), (200, 8))  # one sequence: 200 steps of
 # %% [markdown]
 # ## A cell that holds: the LSTM
 #
-# Hochreiter and Schmidhuber's idea is a second state that is *added to*, not multiplied by a matrix:
+# Hochreiter and Schmidhuber's idea is a second state that is *added to*, not multiplied by a
+# matrix:
 #
 # $$c_t = f_t * c_{t-1} + i_t * g_t, \qquad h_t = o_t * \tanh(c_t).$$
 #
@@ -112,8 +113,8 @@ f"the layer against the loop: {distance(y, np.stack(by_hand))}"
 
 # %% [markdown]
 # How far back does the gradient reach? `log_gradient_norms` multiplies the Jacobians of any step
-# function, in logarithms, so that nothing underflows. The forget gate's bias $b$ decides: with gates
-# that stay near $\sigma(b)$ the norm falls as $\sigma(b)^k$, the dashed lines.
+# function, in logarithms, so that nothing underflows. The forget gate's bias $b$ decides: with
+# gates that stay near $\sigma(b)$ the norm falls as $\sigma(b)^k$, the dashed lines.
 
 # %%
 layers = {
@@ -138,9 +139,9 @@ legend_below(figure)
 figure
 
 # %% [markdown]
-# With bias 5 the gradient stays, along its line. With bias 0 an LSTM forgets as fast as the tanh RNN:
-# what it carries further than $0.5^k$ comes by way of $W_{hh}$, as it does there. So the gates *can*
-# hold, if they are told to. And they do nothing about the waiting: $f_t$ reads $h_{t-1}$.
+# With bias 5 the gradient stays, along its line. With bias 0 an LSTM forgets as fast as the tanh
+# RNN: what it carries further than $0.5^k$ comes by way of $W_{hh}$, as it does there. So the gates
+# *can* hold, if they are told to. And they do nothing about the waiting: $f_t$ reads $h_{t-1}$.
 #
 # ## Gates that do not look back: minGRU
 #
@@ -174,8 +175,8 @@ table(
 #
 # $$h_t = e^{\Delta_t A} * h_{t-1} + \Delta_t x_t B_t, \qquad y_t = h_t C_t + D x_t.$$
 #
-# A long step forgets and takes the input; a step of no length keeps the state as it is. It is a gate
-# again, and linear in the state again. Step by step, from the definition:
+# A long step forgets and takes the input; a step of no length keeps the state as it is. It is a
+# gate again, and linear in the state again. Step by step, from the definition:
 
 # %%
 ssm = SelectiveSSM.init(key, input_size=8, state_size=4)
@@ -227,9 +228,10 @@ table(("gradient at lag, relative to lag 0", 10, 50, 199, "state of one sequence
 #
 # ## One network around each
 #
-# `SequenceModel` is an embedding, blocks of (norm, mixer, residual) and a linear head; only the mixer
-# differs. The task is recall: pairs of a key and a value, and later a key asks for its value. It is
-# easy for whoever can look things up, and hard for whoever must keep all pairs in a few numbers.
+# `SequenceModel` is an embedding, blocks of (norm, mixer, residual) and a linear head; only the
+# mixer differs. The task is recall: pairs of a key and a value, and later a key asks for its value.
+# It is easy for whoever can look things up, and hard for whoever must keep all pairs in a few
+# numbers.
 
 # %%
 data = associative_recall(4096, length=24, pairs=3, vocabulary=16)
@@ -277,8 +279,8 @@ table(("mixer", "parameters", "right answers", "400 steps, compiled along the wa
 
 # %% [markdown]
 # One value in eight would be right by chance, one in three by knowing which three values there are.
-# `python -m experiments run recall` does this for every layer with error bars, against distance, and
-# with an attention whose window is too short.
+# `python -m experiments run recall` does this for every layer with error bars, against distance,
+# and with an attention whose window is too short.
 #
 # ## What to take along
 #

@@ -23,8 +23,8 @@ from experiments.harness.progress import say
 from experiments.harness.reach import zero_state
 
 CLAIM = (
-    "Claim 3, any length: the same weights run 10 or 10,000 steps. A fully connected net has a hard "
-    "limit, a Transformer a soft one: memory and time of its window."
+    "Claim 3, any length: the same weights run 10 or 10,000 steps. A fully connected net has a "
+    "hard limit, a Transformer a soft one: memory and time of its window."
 )
 STREAMED = tuple(kind for kind in KINDS if kind != "MLP")
 WINDOWED = ("RNN", "LRU", "CausalSelfAttention")

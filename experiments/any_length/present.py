@@ -70,9 +70,7 @@ def _slope(records: Sequence[Record], kind: str) -> float:
     The shortest time of each: what delays a sample is not the length.
     """
     mine = sorted(
-        (r["length"], float(np.min(r["seconds"])))
-        for r in records
-        if r["point"]["layer"] == kind
+        (r["length"], float(np.min(r["seconds"]))) for r in records if r["point"]["layer"] == kind
     )[-3:]
     if len(mine) < 2:
         return float("nan")

@@ -49,7 +49,7 @@ def _small(name: str) -> dict[str, Any]:
 
 
 class Config(BaseConfig):
-    """A config for each part, as a table of its name; what is left out is that of its small.toml."""
+    """A config for each part, as a table of its name; its small.toml says what is left out."""
 
     torch_example: torch_example.Config
     parameter_sharing: parameter_sharing.Config
@@ -94,7 +94,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    """The table of claims; below it the sentence behind each verdict, and in the report all else."""
+    """The table of claims, the sentence behind each verdict, and in the report all else."""
     parts = composite.summaries(PARTS, records)
     verdicts, rows = [], []
     for number, claim in CLAIMS.items():

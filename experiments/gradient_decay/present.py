@@ -517,7 +517,7 @@ def _dozen_verdict(decay: Sequence[Record], gain: Sequence[Record]) -> Verdict:
         outcome = "refuted"
     else:
         outcome = "refined" if others or longer else "confirmed"
-    low, _, high = _interval(_values(plain, "horizon"))
+    low, high = bootstrap_interval(_values(plain, "horizon"))
     value = f"{_steps(horizon)} to {eps:g} [{low:.3g}, {high:.3g}]"
     return Verdict(claim, outcome, text.strip(), 4, value)
 

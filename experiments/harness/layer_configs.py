@@ -147,7 +147,7 @@ KINDS = (
     *("RNN", "LSTM", "GRU", "LinearRNN", "LRU", "MinGRU", "MinLSTM", "SelectiveSSM", "Mamba"),
     *("CausalSelfAttention", "CausalConv1D", "MLP"),
 )
-# What comes out of these does not depend on a `hidden` of their own: they are as wide as their input.
+# These have no `hidden` of their own: they are as wide as their input.
 AS_WIDE_AS_INPUT = ("SelectiveSSM", "Mamba")
 # What a state carries on is all they know of the past.
 RECURRENT = KINDS[:9]

@@ -1,4 +1,4 @@
-"""How many parameters a layer has, against the length of what it reads: counted from real layers."""
+"""How many parameters a layer has, against the length it reads: counted from real layers."""
 
 from __future__ import annotations
 
@@ -150,7 +150,9 @@ def _article_table(records: Sequence[Record]) -> Table | None:
     if with_biases:
         count = with_biases["RNN"]
         formula = hidden * (inputs + hidden + 1)
-        rows.append(("RNN, two biases as in torch", f"{count:,}", "D_h (D_in + D_h + 1)", f"{formula:,}"))
+        rows.append(
+            ("RNN, two biases as in torch", f"{count:,}", "D_h (D_in + D_h + 1)", f"{formula:,}")
+        )
     return Table(
         f"D_in = {inputs}, D_h = {hidden}, T = {length}",
         ("layer", "counted", "the article's formula", "gives"),

@@ -54,7 +54,9 @@ class Config(BaseConfig):
 def plan(config: Config) -> list[Point]:
     """One point for each trained model; mixers take turns."""
     return [
-        {"layer": layer.name, "seed": seed} for seed in range(config.seeds) for layer in config.layers
+        {"layer": layer.name, "seed": seed}
+        for seed in range(config.seeds)
+        for layer in config.layers
     ]
 
 
@@ -127,8 +129,10 @@ def _run_point(config: Config, point: Point) -> Record:
     }
 
 
-def _reach(model: models.SequenceModel, test: Recall, probes: int, edges: tuple[int, ...]) -> np.ndarray:
-    """Mean ln norm of an answer's gradient at the value it needs, relative to that at the question."""
+def _reach(
+    model: models.SequenceModel, test: Recall, probes: int, edges: tuple[int, ...]
+) -> np.ndarray:
+    """Mean ln norm of an answer's gradient at the value that it needs, over that at the question."""
     x, y, distance = test.x[:probes], test.y[:probes], test.distance[:probes]
     norms = np.asarray(models.reach(model, x, y), np.float64)
     row, step = np.nonzero(distance)

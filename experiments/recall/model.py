@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import jax
@@ -97,7 +98,7 @@ def reach(model: SequenceModel, x: jax.Array, y: jax.Array) -> jax.Array:
 def by_distance(values: np.ndarray, distance: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:
     """Mean of values in each bin [edges[i], edges[i+1]) of distances; nan in empty ones."""
     means = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         chosen = values[(distance >= low) & (distance < high)]
         chosen = chosen[np.isfinite(chosen)]
         means.append(float(chosen.mean()) if chosen.size else float("nan"))

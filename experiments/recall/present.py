@@ -106,7 +106,7 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     others = [r for r in records if r["kind"] not in (ATTENTION, "CausalConv1D")]
     equal = sorted({r["point"]["layer"] for r in others if r["test_accuracy"] >= _SOLVED})
     if equal:
-        text += f" Not attention alone: {', '.join(equal)} recall{'s' if len(equal) == 1 else ''} as much."
+        text += f" Others that recall as much: {', '.join(equal)}."
         return Verdict(claim, "refined", text, 9, value)
     return Verdict(claim, "confirmed", text, 9, value)
 
@@ -123,8 +123,8 @@ def _beyond_window(records: Sequence[Record]) -> str:
     if not len(inside) or not len(beyond):
         return ""
     return (
-        f" With a window of {short[0]['context']} it recalls {100 * np.nanmean(inside):.0f} % inside "
-        f"of it and {100 * np.nanmean(beyond):.0f} % beyond its {short[0]['depth']} blocks' reach."
+        f" With a window of {short[0]['context']} it recalls {100 * np.nanmean(inside):.0f} % "
+        f"inside of it and {100 * np.nanmean(beyond):.0f} % beyond its {short[0]['depth']} blocks' reach."
     )
 
 

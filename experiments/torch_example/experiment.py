@@ -1,4 +1,4 @@
-"""The article's PyTorch example: the same shapes, the same numbers, a real classifier, and the time."""
+"""The article's PyTorch example: the same shapes and numbers, a real classifier, and the time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Recurrent layers against `torch.nn` on the same machine, in the same run, on the same work.
 
-torch has as many threads as the machine has cores; its forward pass runs under `inference_mode`. Both
-sides start from the same weights; the results of each are checked against the other's. The backward
+torch has as many threads as the machine has cores; its forward pass runs under `inference_mode`.
+Both sides start from the same weights; the results of each are checked against the other's. The backward
 pass gives the gradients of every weight and of the input.
 """
 

@@ -1,4 +1,4 @@
-"""Training against inference: time per training step, per classified sequence, per generated token."""
+"""Training and inference: time per training step, per classified sequence, per generated token."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from experiments.training_and_inference import present
 from experiments.training_and_inference.programs import GENERATE, PROGRAMS, TRAIN, contender
 
 CLAIM = (
-    "Claim 10, training and inference differ: generation is serial for every model; in "
-    "classification the RNN is still serial over the sequence, while attention reads it in one pass."
+    "Claim 10, training and inference differ: generation is serial for every model; to classify, "
+    "the RNN is still serial over the sequence, while attention reads it in one pass."
 )
 
 

@@ -116,9 +116,7 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     if longest < 2 or len(classify[PLAIN]) < 2:
         return Verdict(claim, "open", "needs two lengths at least", 10)
     shortest = min(generate[PLAIN])
-    state = {
-        kind: by[max(by)] / by[shortest] for kind, by in generate.items() if shortest in by
-    }
+    state = {kind: by[max(by)] / by[shortest] for kind, by in generate.items() if shortest in by}
     ratio = classify[ATTENTION][longest] / classify[PLAIN][longest]
     text = (
         f"To classify {longest:,} steps the RNN has {span(PLAIN, longest):,} that wait for each "

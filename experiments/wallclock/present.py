@@ -281,13 +281,19 @@ def _verdict(good: Sequence[Record]) -> Verdict:
         return Verdict(claim, "refuted", f"{text} It hardly idles.", 5, value)
     gains = _gains(_of(good, direction=direction))
     if not gains:
-        return Verdict(claim, "open", f"{text} No parallel method was timed beside it yet.", 5, value)
+        return Verdict(
+            claim, "open", f"{text} No parallel method was timed beside it yet.", 5, value
+        )
     where, gain, layer, clear = max(gains)
     parallel = f"Parallel over time at T = {short_count(where)}, {layer} (the best of them)"
     if gain > 1 and clear:
-        return Verdict(claim, "confirmed", f"{text} {parallel} is {gain:.2g} times as fast.", 5, value)
+        return Verdict(
+            claim, "confirmed", f"{text} {parallel} is {gain:.2g} times as fast.", 5, value
+        )
     if gain > 1:
-        return Verdict(claim, "refined", f"{text} {parallel} is no faster beyond the noise.", 5, value)
+        return Verdict(
+            claim, "refined", f"{text} {parallel} is no faster beyond the noise.", 5, value
+        )
     return Verdict(
         claim,
         "refined",

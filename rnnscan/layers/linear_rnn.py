@@ -34,8 +34,8 @@ class LinearRNN:
     in T steps; "blocked", by powers of W_hh, twice that in about 4 log2 T; "diagonal" four times
     that, among the eigenvectors of W_hh, and never what "auto" takes, as its error has their
     condition number; "associative" T * hidden^3 in about 2 log2 T. float16 and bfloat16 are
-    computed in float32; y and state are rounded. Nothing bounds the state: where an eigenvalue of W_hh exceeds 1 in modulus it
-    grows without limit.
+    computed in float32; y and state are rounded. Nothing bounds the state: where an eigenvalue of
+    W_hh exceeds 1 in modulus it grows without limit.
 
     Source: the recurrence of `RNN` with phi(z) = z; for its parallel evaluation Blelloch, "Prefix
     sums and their applications" (1990), section 1.4.

@@ -20,7 +20,9 @@ def points(**wanted):
 @pytest.fixture(scope="module")
 def records():
     chosen = points(study=["stream"], layer=["RNN", "LSTM", "Mamba", "CausalSelfAttention"])
-    chosen += points(study=["window"], layer=["RNN", "CausalSelfAttention"]) + points(study=["limit"])
+    chosen += points(study=["window"], layer=["RNN", "CausalSelfAttention"]) + points(
+        study=["limit"]
+    )
     return list(experiment.run(CONFIG, chosen))
 
 
@@ -40,7 +42,9 @@ def test_windows_that_are_too_large_are_not_tried(records):
     skipped = [r for r in windows if "skipped" in r]
     assert {r["point"]["layer"] for r in skipped} == {"CausalSelfAttention"}
     assert skipped[0]["predicted_bytes"] > 2**30
-    cache = {r["length"]: r["state_bytes"] for r in windows if "error" in r and r["state_bytes"] > 100}
+    cache = {
+        r["length"]: r["state_bytes"] for r in windows if "error" in r and r["state_bytes"] > 100
+    }
     assert cache[16] - cache[8] == 8 * 2 * 8 * 4  # keys and values of eight more steps
 
 

@@ -11,7 +11,9 @@ def records():
 
 
 def test_the_counts_are_those_of_the_article(records):
-    found = {r["point"]["layer"]: r["parameters"] for r in records if r["point"]["study"] == "article"}
+    found = {
+        r["point"]["layer"]: r["parameters"] for r in records if r["point"]["study"] == "article"
+    }
     assert found == {"MLP": 128_000, "CausalConv1D": 38_400, "RNN": 29_184}
     (biases,) = (r["parameters"] for r in records if r["point"]["study"] == "biases")
     assert biases == 29_440

@@ -82,7 +82,9 @@ def test_the_verdict_follows_the_accuracies(records):
             for r in records
         ]
         if other:
-            found.append({**records[0], "kind": "GRU", "point": {"layer": "GRU", "seed": 0}, **other})
+            found.append(
+                {**records[0], "kind": "GRU", "point": {"layer": "GRU", "seed": 0}, **other}
+            )
         (said,) = experiment.summary(found).verdicts
         assert said.number == 9
         return said.outcome

@@ -1,4 +1,4 @@
-"""Times of training, classifying and generating: every layer's programs are right, the verdict follows."""
+"""Training, classifying, generating: every layer's programs are right, the verdict follows."""
 
 import json
 
