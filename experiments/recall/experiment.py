@@ -132,7 +132,7 @@ def _run_point(config: Config, point: Point) -> Record:
 def _reach(
     model: models.SequenceModel, test: Recall, probes: int, edges: tuple[int, ...]
 ) -> np.ndarray:
-    """Mean ln norm of an answer's gradient at the value that it needs, over that at the question."""
+    """Mean ln norm of an answer's gradient at the value it needs, over that at the question."""
     x, y, distance = test.x[:probes], test.y[:probes], test.distance[:probes]
     norms = np.asarray(models.reach(model, x, y), np.float64)
     row, step = np.nonzero(distance)

@@ -124,7 +124,8 @@ def _beyond_window(records: Sequence[Record]) -> str:
         return ""
     return (
         f" With a window of {short[0]['context']} it recalls {100 * np.nanmean(inside):.0f} % "
-        f"inside of it and {100 * np.nanmean(beyond):.0f} % beyond its {short[0]['depth']} blocks' reach."
+        f"inside of it and {100 * np.nanmean(beyond):.0f} % beyond the reach of its "
+        f"{short[0]['depth']} blocks."
     )
 
 

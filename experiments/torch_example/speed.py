@@ -1,8 +1,8 @@
 """Recurrent layers against `torch.nn` on the same machine, in the same run, on the same work.
 
 torch has as many threads as the machine has cores; its forward pass runs under `inference_mode`.
-Both sides start from the same weights; the results of each are checked against the other's. The backward
-pass gives the gradients of every weight and of the input.
+Both sides start from the same weights, and the results of each are checked against the other's. The
+backward pass gives the gradients of every weight and of the input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Multi-query associative recall: pairs of key and value first, then each key asks for its value."""
+"""Associative recall: pairs of a key and a value first, then each key asks for its value."""
 
 from dataclasses import dataclass
 
