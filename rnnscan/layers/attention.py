@@ -20,7 +20,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layers.affine import affine
-from rnnscan.layers.arguments import floating, one_step, positive, sequence, state_shape, working
+from rnnscan.layers.arguments import described, floating, one_step, positive, sequence, working
 from rnnscan.layers.draws import uniform
 from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
 
@@ -213,15 +213,15 @@ class CausalSelfAttention:
             return KeyValueCache(zeros, zeros, jnp.zeros(batch, jnp.int32))
         if not isinstance(state, tuple) or len(state) != 3:
             raise ValueError(
-                f"state: expected a KeyValueCache (keys, values, position), got a "
-                f"{type(state).__name__}"
+                f"state: expected a KeyValueCache (keys, values, position), got {described(state)}"
             )
         keys, values, position = map(jnp.asarray, state)
+        given = {"keys": (keys, shape), "values": (values, shape), "position": (position, batch)}
+        for name, (array, expected) in given.items():
+            if array.shape != expected:
+                raise ValueError(f"state.{name}: expected shape {expected}, got {array.shape}")
         floating("state.keys", keys.dtype)
         floating("state.values", values.dtype)
-        state_shape(keys, shape)
-        state_shape(values, shape)
-        state_shape(position, batch)
         if not jnp.issubdtype(position.dtype, jnp.integer):
             raise TypeError(f"state.position: expected integers, got {position.dtype}")
         dtype = jnp.result_type(dtype, keys, values)
