@@ -8,7 +8,7 @@ KERNEL := $(wildcard rnnscan/scan/cpu_kernel/*.h rnnscan/scan/cpu_kernel/*.cc)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint typecheck notebooks clean
+.PHONY: help quickstart claims test lint typecheck notebooks clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -16,6 +16,9 @@ help: ## show this
 
 quickstart: $(VENV)/.with-experiments ## the whole toolkit in three minutes: one report to open
 	$(BIN)/python -m experiments run quickstart
+
+claims: $(VENV)/.with-experiments ## every claim of the article put to the test: one table of verdicts
+	$(BIN)/python -m experiments claims
 
 test: $(VENV)/.with-test ## all tests and docstring examples; make test ARGS="-k reset -x"
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
