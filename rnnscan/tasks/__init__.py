@@ -1,7 +1,11 @@
 """Sequences to learn from."""
 
+from rnnscan.tasks.acsf1 import Appliances as Appliances
+from rnnscan.tasks.acsf1 import acsf1 as acsf1
+from rnnscan.tasks.characters import Characters as Characters
+from rnnscan.tasks.characters import python_reference as python_reference
 from rnnscan.tasks.digits import Digits as Digits
-from rnnscan.tasks.digits import Split as Split
 from rnnscan.tasks.digits import digits as digits
 from rnnscan.tasks.recall import Recall as Recall
 from rnnscan.tasks.recall import associative_recall as associative_recall
+from rnnscan.tasks.splits import Split as Split

@@ -5,29 +5,18 @@ from typing import Literal
 
 import numpy as np
 
+from rnnscan.tasks.splits import Split, stratified
+
 CLASSES = 10
 READINGS = {"pixels": (64, 1), "rows": (8, 8)}  # (T, features) of one scan
 
 
 @dataclass(frozen=True)
-class Split:
-    """Sequences and their labels.
-
-    Attributes:
-      x: (count, T, features) float32 in [0, 1]; 0 is paper, 1 is ink.
-      y: (count,) int32, the digit.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
-@dataclass(frozen=True)
 class Digits:
-    """A dataset in three parts; tune on `validation`, and look at `test` once."""
+    """A dataset in three parts; tune on `validation`, and look at `test` once.
+
+    x is in [0, 1]: 0 is paper, 1 is ink. y is the digit.
+    """
 
     train: Split
     validation: Split
@@ -86,19 +75,5 @@ def digits(
     scans, labels = map(np.asarray, load_digits(return_X_y=True))
     x = (scans / 16).astype(np.float32).reshape(-1, *READINGS[reading])
     y = labels.astype(np.int32)
-    parts = _stratified(y, (test, validation), seed)
+    parts = stratified(y, (test, validation), seed)
     return Digits(*(Split(x[part], y[part]) for part in reversed(parts)))
-
-
-def _stratified(y: np.ndarray, fractions: tuple[float, ...], seed: int) -> list[np.ndarray]:
-    """Indices in shuffled order: one part for each fraction of every class, and the rest."""
-    rng = np.random.default_rng(seed)
-    parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
-    for label in range(CLASSES):
-        members = rng.permutation(np.flatnonzero(y == label))
-        stops = np.round(np.cumsum(fractions) * len(members)).astype(int)
-        for part, piece in zip(parts, np.split(members, stops), strict=True):
-            if not len(piece):
-                raise ValueError(f"fractions {fractions}: leave a part without the digit {label}")
-            part.append(piece)
-    return [rng.permutation(np.concatenate(part)) for part in parts]

@@ -59,7 +59,7 @@ def test_the_split_depends_on_the_seed_alone():
         ({"reading": "columns"}, "reading = 'columns'; should be one of pixels, rows"),
         ({"test": 0.0}, "test = 0.0"),
         ({"validation": 0.5, "test": 0.5}, "validation = 0.5, test = 0.5"),
-        ({"validation": 0.001}, "without the digit 0"),
+        ({"validation": 0.001}, "without the class 0"),
     ],
 )
 def test_bad_arguments_are_named(arguments, words):
