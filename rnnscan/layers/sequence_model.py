@@ -19,7 +19,7 @@ from jax import core, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layers.affine import affine, product
-from rnnscan.layers.arguments import floating, one_step, positive, sequence, working
+from rnnscan.layers.arguments import described, floating, one_step, positive, sequence, working
 from rnnscan.layers.draws import normal
 from rnnscan.layers.lengths import checked_lengths, masked, state_at, valid_steps
 from rnnscan.layers.mlp import MLP
@@ -246,8 +246,8 @@ class SequenceModel:
             return (None,) * len(self.blocks)
         if not isinstance(state, (tuple, list)) or len(state) != len(self.blocks):
             raise ValueError(
-                f"state: expected a tuple of {len(self.blocks)} states, one for each block, got a "
-                f"{type(state).__name__}"
+                f"state: expected a tuple of {len(self.blocks)} states, one for each block, got "
+                f"{described(state)}"
             )
         return tuple(state)
 
