@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
+from experiments.harness.sequence_models import make, widest
 from experiments.harness.training import Training, parameter_count, train
 from experiments.recall import model as models
 from experiments.recall import present
+from rnnscan import SequenceModel
 from rnnscan.tasks import Recall, associative_recall
 
 CLAIM = (
@@ -90,9 +93,10 @@ def _run_point(config: Config, point: Point) -> Record:
     training = _data(config.train_size, *sizes, seed=0)
     validation = _data(config.test_size, *sizes, seed=1)
     test = _data(config.test_size, *sizes, seed=2)
-    width = models.widest(layer, config.parameters, depth=config.depth, data=test)
-    key = jax.random.key(point["seed"])
-    untrained = models.make(layer, key, width=width, depth=config.depth, data=test)
+    model: dict[str, Any] = {"depth": config.depth, "length": config.length}
+    model |= {"tokens": config.vocabulary, "outputs": config.vocabulary}
+    width = widest(layer, config.parameters, **model)
+    untrained = make(layer, jax.random.key(point["seed"]), width=width, **model)
     trained = train(
         untrained,
         models.loss,
@@ -130,7 +134,7 @@ def _run_point(config: Config, point: Point) -> Record:
 
 
 def _reach(
-    model: models.SequenceModel, test: Recall, probes: int, edges: tuple[int, ...]
+    model: SequenceModel, test: Recall, probes: int, edges: tuple[int, ...]
 ) -> np.ndarray:
     """Mean ln norm of an answer's gradient at the value it needs, over that at the question."""
     x, y, distance = test.x[:probes], test.y[:probes], test.distance[:probes]

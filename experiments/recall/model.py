@@ -1,4 +1,4 @@
-"""The model around each mixer, its loss on the steps that ask, and the gradient of an answer."""
+"""The loss of a model on the steps that ask, and the gradient of an answer."""
 
 from __future__ import annotations
 
@@ -10,43 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness.layer_configs import Kind, build
-from experiments.harness.training import parameter_count
 from rnnscan import SequenceModel
-from rnnscan.tasks.recall import NOT_ASKED, Recall
-
-
-def make(config: Kind, key: jax.Array, *, width: int, depth: int, data: Recall) -> SequenceModel:
-    """Tokens in, logits of every step out; mixers as wide as the stream between them."""
-    length = data.x.shape[-1]
-
-    def mixer(key: jax.Array, width: int):
-        return build(config, key, input_size=width, hidden=width, length=length)
-
-    return SequenceModel.init(
-        key, mixer, width=width, depth=depth, outputs=data.vocabulary, tokens=data.vocabulary
-    )
-
-
-def widest(config: Kind, parameters: int, *, depth: int, data: Recall) -> int:
-    """The largest width, a multiple of 4, with no more than so many parameters."""
-
-    def count(width: int) -> int:
-        key = jax.random.key(0)
-        sizes = {"width": width, "depth": depth, "data": data}
-        return parameter_count(jax.eval_shape(lambda: make(config, key, **sizes)))
-
-    if count(4) > parameters:
-        raise ValueError(
-            f"parameters = {parameters}: should be at least {count(4)} for {config.name}"
-        )
-    low, high = 4, 8
-    while count(high) <= parameters:
-        low, high = high, 2 * high
-    while high - low > 4:
-        middle = (low + high) // 8 * 4
-        low, high = (middle, high) if count(middle) <= parameters else (low, middle)
-    return low
+from rnnscan.tasks.recall import NOT_ASKED
 
 
 def loss(model: SequenceModel, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

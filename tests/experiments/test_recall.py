@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.harness.config import ConfigError, resolve
+from experiments.harness.sequence_models import make
 from experiments.recall import experiment, model
 from rnnscan.tasks import associative_recall
 
@@ -52,7 +53,8 @@ def test_the_gradient_is_that_of_the_answer():
     """reach against finite differences in the embedding of one token."""
     data = associative_recall(2, length=12, pairs=2, vocabulary=8)
     layer = config().layers[0]
-    made = model.make(layer, jax.random.key(0), width=8, depth=1, data=data)
+    sizes = {"depth": 1, "length": 12, "tokens": 8, "outputs": 8}
+    made = make(layer, jax.random.key(0), width=8, **sizes)
     norms = np.exp(np.asarray(model.reach(made, data.x, data.y)))
     t = int(np.flatnonzero(data.y[0] >= 0)[0])
     s = t - int(data.distance[0, t])
