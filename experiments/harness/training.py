@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,8 @@ class Trained:
     """What training gave.
 
     Attributes:
-      model: the parameters of the best epoch: highest validation accuracy, then lowest loss.
+      model: the parameters of the best epoch: highest validation accuracy, then lowest loss; or
+        lowest validation loss, where that was asked for.
       best_epoch: its number; 0 is the untrained model.
       train_loss, train_accuracy: per epoch, averaged over its steps as they were taken.
       validation_loss, validation_accuracy: after each epoch, the untrained model first.
@@ -86,6 +87,7 @@ def train(
     validation: tuple[np.ndarray, np.ndarray],
     config: Training,
     seed: int,
+    best_by: Literal["accuracy", "loss"] = "accuracy",
 ) -> Trained:
     """Minimises `loss` over the training set and keeps the epoch that validates best.
 
@@ -96,6 +98,7 @@ def train(
       training, validation: (x, y), sequences first.
       config: the budget.
       seed: of the order of the sequences.
+      best_by: what says which epoch is best; "loss" where the probabilities are what is learned.
 
     Raises:
       ValueError: if the training set holds less than one batch.
@@ -125,10 +128,13 @@ def train(
         found, accuracy = programs.evaluate(model, *validation)
         return float(found), float(accuracy)
 
+    def score(found: float, accuracy: float) -> tuple[float, ...]:
+        return (accuracy, -found) if best_by == "accuracy" else (-found,)
+
     first = validate(model)
     history: list[tuple[float, float, float, float]] = []
     seconds: list[float] = []
-    best, best_score, best_epoch = model, (first[1], -first[0]), 0
+    best, best_score, best_epoch = model, score(*first), 0
     for epoch in range(1, config.epochs + 1):
         drawn = jax.block_until_ready(batches())
         start = time.perf_counter()
@@ -136,9 +142,10 @@ def train(
         seconds.append(time.perf_counter() - start)
         found, accuracy = validate(carry[0])
         history.append((float(losses.mean()), float(accuracies.mean()), found, accuracy))
-        if (accuracy, -found) > best_score:  # nan is never better
-            best, best_score, best_epoch = carry[0], (accuracy, -found), epoch
-        progress.say(f"epoch {epoch} of {config.epochs}, validation accuracy {accuracy:.1%}")
+        if score(found, accuracy) > best_score:  # nan is never better
+            best, best_score, best_epoch = carry[0], score(found, accuracy), epoch
+        shown = f"{accuracy:.1%}" if best_by == "accuracy" else f"{found:.3f}"
+        progress.say(f"epoch {epoch} of {config.epochs}, validation {best_by} {shown}")
     train_loss, train_accuracy, validation_loss, validation_accuracy = zip(*history, strict=True)
     return Trained(
         model=best,

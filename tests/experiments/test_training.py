@@ -78,6 +78,21 @@ def test_an_untrained_model_is_kept_where_training_only_harms():
     np.testing.assert_array_equal(trained.model["w"], [[-1.0, 1.0]] * 2)
 
 
+def test_the_best_epoch_is_that_of_the_lowest_loss_where_that_is_asked_for():
+    """Sure of itself and wrong once: the loss grows while the accuracy stays high."""
+    x, y = points(2, 50)
+    y = np.where(np.arange(50) == 0, 1 - y, y)
+    config = CONFIG.model_copy(update={"learning_rate": 3.0})
+    data = (points(1, 100), (x, y), config, 0)
+    by_accuracy, by_loss = (train(start(), loss, *data, by) for by in ("accuracy", "loss"))
+    losses = by_loss.validation_loss
+    assert by_loss.best_epoch == np.argmin(losses)
+    assert by_accuracy.best_epoch == np.argmax(by_accuracy.validation_accuracy)
+    assert losses[by_loss.best_epoch] < losses[by_accuracy.best_epoch]
+    found, _ = loss(by_loss.model, jnp.asarray(x), jnp.asarray(y))
+    assert float(found) == pytest.approx(min(losses), rel=1e-5)
+
+
 def test_nan_is_never_the_best_epoch():
     x, y = points(1, 100)
     trained = run(training=(np.full_like(x, np.nan), y))
