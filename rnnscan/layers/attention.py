@@ -35,6 +35,12 @@ class KeyValueCache(NamedTuple):
       keys, values: (..., context, heads, head size); step p is in slot p % context, its key turned
         by its position already. Slots not yet filled are zero.
       position: int32 (...), how many steps came before.
+
+    >>> import jax, jax.numpy as jnp
+    >>> layer = CausalSelfAttention.init(jax.random.key(0), 8, num_heads=2, context=4)
+    >>> _, cache = layer(jnp.ones((6, 8)))
+    >>> cache.keys.shape, cache.values.shape, int(cache.position)
+    ((4, 2, 4), (4, 2, 4), 6)
     """
 
     keys: jax.Array
