@@ -73,6 +73,10 @@ def loop(kind, weights, x, state, valid, reverse):
     return out, (h, c)[: len(state)]
 
 
+def to_multiples(x, unit):
+    return unit * np.round(x / unit)
+
+
 def of_dtype(tree, dtype):
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
 
@@ -204,13 +208,23 @@ def test_no_steps_return_the_state_and_without_jit_all_is_the_same(kind):
 
 @every_kind
 def test_large_and_nan_inputs(kind):
-    """Activations at their ends, and a nan that stays in its own sequence and its own future."""
-    weights, x, state, _ = of_dtype(draw(kind, (3, 4, 2, 20)), jnp.float32)
-    x = x.at[0].multiply(1e4).at[1, 2].set(jnp.nan)
-    h, _ = jax.jit(lambda *a: cell_scan(kind, *a))(weights, x, state)
-    with jax.enable_x64(True):
-        wide = of_dtype((weights, x, state), jnp.float64)
-        want, _ = jax.jit(lambda *a: cell_scan(kind, *a))(*wide)
+    """Activations at their ends, and a nan that stays in its own sequence and its own future.
+
+    Where large products cancel, a gate is not at its end, and what they were rounded by shows:
+    2^-24 of 7,000 in a gate of slope 0.01 moves h by 4e-6, whatever computes it. So the drive
+    W x + b has few enough digits here that float32 holds its products and sums exactly.
+    """
+    weights, x, state, _ = draw(kind, (3, 4, 2, 20))
+    weights = weights._replace(w_ih=to_multiples(weights.w_ih, 2**-8))
+    weights = weights._replace(bias=to_multiples(weights.bias, 2**-4))
+    x[0] = to_multiples(1e4 * x[0], 2**4)
+    drive = x[0] @ weights.w_ih.T + weights.bias
+    assert np.array_equal(np.float32(drive), drive)
+    x[1, 2] = np.nan
+    with np.errstate(over="ignore"):  # exp, of a sigmoid that is zero
+        want, _ = loop(kind, weights, x, state, None, reverse=False)
+    given = of_dtype((weights, x, state), jnp.float32)
+    h, _ = jax.jit(lambda *a: cell_scan(kind, *a))(*given)
     assert np.isfinite(h[0]).all()
     assert np.isnan(h[1, 2:]).all()
     assert np.isfinite(h[1, :2]).all()
