@@ -16,6 +16,7 @@ from rnnscan import explain_linear_scan, linear_scan
 from rnnscan.scan.cpu_kernel import library
 from tests.scan.cases import Call
 from tests.scan.reference import unit_roundoff
+from tests.scan.test_cells import KINDS, SIZES
 from tests.scan.test_laws import assert_within, differentiable, primals, vjp
 
 needs_kernel = pytest.mark.skipif(
@@ -204,11 +205,13 @@ def test_nothing_of_full_size_is_made():
 @needs_kernel
 @pytest.mark.parametrize("level", ["baseline", "x86-64-v3"])
 def test_every_instruction_set(level):
-    """The same calls by the kernels that this machine would not choose."""
+    """The same calls by the kernels that this machine would not choose, cells too."""
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k"]
-    chosen = "test_values_and_gradients_equal_a_loop or overflow"
+    chosen = "values_and_gradients_equal_a_loop or overflow"
+    of_cells = "kernel_equals_a_loop and (lstm or gru) or large_and_nan"
+    files = [__file__, str(Path(__file__).with_name("test_cells.py"))]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, chosen, __file__],
+        [sys.executable, "-m", "pytest", *options, f"{chosen} or {of_cells}", *files],
         env={**os.environ, "RNNSCAN_CPU_LEVEL": level},
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -216,7 +219,7 @@ def test_every_instruction_set(level):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert f"{len(LAYOUTS) + 2} passed" in done.stdout
+    assert f"{len(LAYOUTS) + 2 + 2 * len(SIZES) + len(KINDS)} passed" in done.stdout
 
 
 @needs_kernel
