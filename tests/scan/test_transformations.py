@@ -1,6 +1,7 @@
 """Law 6 and 7: every transformation, for every method; what the backward pass keeps."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -11,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, PartitionSpec
-from jax.test_util import check_grads
 
 from rnnscan import linear_scan, matrix_scan
 from tests.scan.cases import (
@@ -51,38 +51,37 @@ def unrolled(call, reset):
     return f
 
 
+def second(scan, args):
+    """Forward over reverse and reverse over forward, of everything at once."""
+
+    def loss(args):
+        return jnp.sum(jnp.abs(jnp.sin(scan(*args))) ** 2)
+
+    def slope(args):
+        return jax.jvp(loss, (args,), (jax.tree.map(jnp.cos, args),))[1]
+
+    def along(args):
+        return jax.jvp(jax.grad(loss), (args,), (jax.tree.map(jnp.cos, args),))[1]
+
+    return jax.jit(lambda args: (jax.grad(slope)(args), along(args)))(args)
+
+
+@functools.cache  # for every method
+def second_of_plain_jax(call):
+    a, b, h0, reset, _ = call.arrays()
+    return second(unrolled(call, reset), primals(a, b, h0))
+
+
 @by_every_method([LINEAR[5], LINEAR[8], MATRIX[3]], blocked=slice(1, 2))
 def test_mixed_second_order_equals_plain_jax(call, method):
-    """Forward over reverse and reverse over forward, of everything at once."""
     with jax.enable_x64(True):
         dtype = "complex128" if "complex" in call.dtype else "float64"
-        a, b, h0, reset, _ = dataclasses.replace(call, dtype=dtype).arrays()
-        args = primals(a, b, h0)
-
-        def second(scan):
-            def loss(args):
-                return jnp.sum(jnp.abs(jnp.sin(scan(*args))) ** 2)
-
-            def slope(args):
-                return jax.jvp(loss, (args,), (jax.tree.map(jnp.cos, args),))[1]
-
-            def along(args):
-                return jax.jvp(jax.grad(loss), (args,), (jax.tree.map(jnp.cos, args),))[1]
-
-            return jax.jit(lambda args: (jax.grad(slope)(args), along(args)))(args)
-
-        got = second(differentiable(call, method, reset))
-        want = second(unrolled(call, reset))
-        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10)
-
-
-@every_method
-def test_derivatives_equal_finite_differences(method):
-    a, b, h0, reset, _ = LINEAR[1].arrays()
-    with jax.enable_x64(True):
-        f = jax.jit(differentiable(LINEAR[1], method, reset))
-        check_grads(f, primals(a, b, h0), order=2, modes=["fwd", "rev"])
+        call = dataclasses.replace(call, dtype=dtype)
+        a, b, h0, reset, _ = call.arrays()
+        got = second(differentiable(call, method, reset), primals(a, b, h0))
+        want = second_of_plain_jax(call)
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10)
 
 
 @every_method
@@ -105,7 +104,8 @@ def test_third_order(method):
 
 
 @every_method
-def test_hessians_agree_in_all_four_orders(method):
+def test_hessians_agree_in_both_pure_orders(method):
+    """For the mixed ones see `test_mixed_second_order_equals_plain_jax`."""
     call = Call(b=(4, 2), a=(4, 1), h0=(2,), reset=(4,), dtype="float64")
     a, b, h0, reset, _ = call.arrays()
     with jax.enable_x64(True):
@@ -113,13 +113,13 @@ def test_hessians_agree_in_all_four_orders(method):
         def loss(a, b, h0):
             return jnp.sum(jnp.sin(differentiable(call, method, reset)(a, b, h0)))
 
-        modes = itertools.product([jax.jacfwd, jax.jacrev], repeat=2)
-        first, *others = (
-            jax.jit(outer(inner(loss, (0, 1, 2)), (0, 1, 2)))(*primals(a, b, h0))
-            for outer, inner in modes
-        )
-        for other in others:
-            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), first, other)
+        @jax.jit
+        def both(*args):
+            modes = jax.jacfwd, jax.jacrev
+            return [mode(mode(loss, (0, 1, 2)), (0, 1, 2))(*args) for mode in modes]
+
+        forward, backward = both(*primals(a, b, h0))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), forward, backward)
 
 
 # Which of (a, b, h0, reset) are mapped, over which axis; every subset once, the others at a few.
@@ -129,40 +129,40 @@ _FEW = {"associative": slice(0, None, 3), "blocked": slice(1, None, 7)}
 _MAPS += [(method, *case[1:]) for method, few in _FEW.items() for case in _MAPS[few]]
 
 
+def _derivatives(a, b, h0, reset, method):
+    """Value, tangent and gradient at once."""
+
+    def loss(a, b, h0):
+        return jnp.sum(jnp.sin(linear_scan(a, b, h0, axis=1, reset=reset, method=method)))
+
+    value, tangent = jax.jvp(loss, (a, b, h0), (jnp.cos(a), jnp.sin(b), h0))
+    return value, tangent, jax.grad(loss, (0, 1, 2))(a, b, h0)
+
+
+_one = jax.jit(_derivatives, static_argnames="method")  # one program, whatever is mapped
+
+
 @pytest.mark.parametrize(("method", "mask", "place"), _MAPS)
 def test_vmap_over_any_subset(method, mask, place):
     rng = np.random.default_rng(5)
+    stacked = (
+        rng.uniform(-1, 1, (3, 1, 5, 2)),
+        rng.normal(size=(3, 2, 5, 2)),
+        rng.normal(size=(3, 2, 2)),
+        rng.random((3, 2, 5, 1)) < 0.3,
+    )
+    operands = [x if m else x[0] for x, m in zip(stacked, mask, strict=True)]
+    moved = [np.moveaxis(x, 0, place) if m else x for x, m in zip(operands, mask, strict=True)]
+    in_axes = tuple(place if m else None for m in mask)
+    f = functools.partial(_derivatives, method=method)
     with jax.enable_x64(True):
-        stacked = [
-            jnp.asarray(x)
-            for x in (
-                rng.uniform(-1, 1, (3, 1, 5, 2)),
-                rng.normal(size=(3, 2, 5, 2)),
-                rng.normal(size=(3, 2, 2)),
-                rng.random((3, 2, 5, 1)) < 0.3,
-            )
-        ]
-
-        def loss(a, b, h0, reset):
-            h = linear_scan(a, b, h0, axis=1, reset=reset, method=method)
-            return jnp.sum(jnp.sin(h))
-
-        def f(a, b, h0, reset):
-            """Value, tangent and gradient at once."""
-            tangents = (jnp.cos(a), jnp.sin(b), h0)
-            value, tangent = jax.jvp(lambda *xs: loss(*xs, reset), (a, b, h0), tangents)
-            return value, tangent, jax.grad(loss, (0, 1, 2))(a, b, h0, reset)
-
-        operands = [x if m else x[0] for x, m in zip(stacked, mask, strict=True)]
-        one = jax.jit(f)
         want = [
-            one(*(x[i] if m else x for x, m in zip(operands, mask, strict=True))) for i in range(3)
+            _one(*(x[i] if m else x for x, m in zip(operands, mask, strict=True)), method=method)
+            for i in range(3)
         ]
-        moved = [jnp.moveaxis(x, 0, place) if m else x for x, m in zip(operands, mask, strict=True)]
-        in_axes = tuple(place if m else None for m in mask)
         got = jax.jit(jax.vmap(f, in_axes=in_axes))(*moved)
-        want = jax.tree.map(lambda *xs: jnp.stack(xs), *want)
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), got, want)
+    want = jax.tree.map(lambda *xs: np.stack(xs), *want)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), got, want)
 
 
 @every_matrix_method
@@ -171,16 +171,16 @@ def test_vmap_of_a_matrix_scan(method):
     A = rng.normal(size=(4, 3, 3)).astype(np.float32) / 3
     b = rng.normal(size=(5, 2, 3, 4)).astype(np.float32)
 
-    def f(A, b):
-        return matrix_scan(A, b, method=method)
+    def both(A, b):
+        h, pull = jax.vjp(lambda A: matrix_scan(A, b, method=method), A)
+        return h, *pull(2 * h)
 
-    got = jax.vmap(f, in_axes=(0, 3), out_axes=3)(A, b)
-    want = jnp.stack([f(A[i], b[..., i]) for i in range(4)], axis=3)
-    np.testing.assert_allclose(got, want, atol=1e-6)
-    gradient = jax.vmap(jax.grad(lambda A, b: jnp.sum(f(A, b) ** 2)), in_axes=(0, 3))(A, b)
-    one = jax.grad(lambda A, b: jnp.sum(f(A, b) ** 2))
-    want = jnp.stack([one(A[i], b[..., i]) for i in range(4)])
-    np.testing.assert_allclose(gradient, want, rtol=1e-5, atol=1e-5)
+    got, gradient = jax.jit(jax.vmap(both, in_axes=(0, 3)))(A, b)
+    one = jax.jit(both)
+    for i in range(4):
+        h, of_A = one(A[i], b[..., i])
+        np.testing.assert_allclose(got[i], h, atol=1e-6)
+        np.testing.assert_allclose(gradient[i], of_A, rtol=1e-5, atol=1e-5)
 
 
 @every_method
@@ -194,8 +194,9 @@ def test_jit_and_checkpoint_and_eval_shape(method):
     def loss(*args):
         return jnp.sum(f(*args) ** 2)
 
-    plain = jax.grad(loss, (0, 1, 2))(*args)
-    remade = jax.grad(jax.checkpoint(loss), (0, 1, 2))(*args)
+    plain, remade = jax.jit(
+        lambda *args: [jax.grad(g, (0, 1, 2))(*args) for g in (loss, jax.checkpoint(loss))]
+    )(*args)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), plain, remade)
 
 
@@ -232,15 +233,18 @@ def test_shard_map(method, shared):
         return lambda x: jnp.sum(jnp.sin(f(**x, reset=reset)))
 
     def by_name(**operands):
-        return jax.jit(sharded)(*operands.values())
+        return sharded(*operands.values())
 
     reset = operands.pop("reset")
-    np.testing.assert_allclose(
-        by_name(**operands, reset=reset), on_one(**operands, reset=reset), atol=1e-6
-    )
-    got = jax.grad(loss(by_name, reset))(operands)
-    want = jax.grad(loss(on_one, reset))(operands)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), got, want)
+
+    @jax.jit
+    def run(operands):
+        values = [f(**operands, reset=reset) for f in (by_name, on_one)]
+        return values, [jax.grad(loss(f, reset))(operands) for f in (by_name, on_one)]
+
+    values, gradients = run(operands)
+    np.testing.assert_allclose(*values, atol=1e-6)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *gradients)
 
 
 @every_varying_method_of_both
