@@ -1,20 +1,22 @@
-"""A recurrent layer and a readout of its last step: a sequence goes in, ten logits come out."""
+"""A sequence goes in, ten logits come out: by a bare layer and a readout of its last output."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from experiments.harness.layer_configs import Dense, Diagonal, Layer, build
-from experiments.harness.training import classification_loss, parameter_count
-from rnnscan import LRU, RNN
+from experiments.harness.layer_configs import Kind, Layer, build
+from experiments.harness.training import classification_loss
+from rnnscan import SequenceModel
 from rnnscan.tasks.digits import CLASSES
 
 Head = Literal["linear", "mlp"]
+# The kinds whose last output holds what they know of a sequence, with nothing around them.
+BARE = ("RNN", "LSTM", "GRU", "LinearRNN", "LRU", "MinGRU", "MinLSTM")
 
 
 @jax.tree_util.register_dataclass
@@ -43,28 +45,17 @@ class Classifier:
     layer: Layer
     head: tuple[Affine, ...]
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., T, features) to (..., 10)."""
-        y, _ = self.layer(x)
-        return self.read(y[..., -1, :])
-
-    def read(self, y: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, Any]:
+        """(..., T, features) to logits (..., 10) and the layer's state."""
+        y, state = self.layer(x)
+        y = y[..., -1, :]
         for affine in self.head[:-1]:
             y = jax.nn.gelu(affine(y))
-        return self.head[-1](y)
-
-    def read_state(self, state: jax.Array, x_last: jax.Array) -> jax.Array:
-        """The logits from the last state of one sequence, the rest of the way only."""
-        layer = self.layer
-        if isinstance(layer, LRU):
-            c = lax.complex(layer.c_re, layer.c_im)
-            skip = layer.d * x_last if layer.d.ndim == 1 else layer.d @ x_last
-            return self.read((c @ state).real + skip)
-        return self.read(state[-1] if isinstance(layer, RNN) else state)
+        return self.head[-1](y), state
 
 
 def init(
-    config: Dense | Diagonal,
+    config: Kind,
     key: jax.Array,
     *,
     features: int,
@@ -72,41 +63,20 @@ def init(
     outputs: int,
     head: Head,
 ) -> Classifier:
-    """`outputs` is the width of an LRU's output and of the hidden layer of an mlp head."""
+    """The bare layer; `outputs` is the width of an LRU's output and of the hidden layer of an mlp
+    head.
+    """
     keys = jax.random.split(key, 3)
     layer = build(config, keys[0], input_size=features, hidden=hidden, output_size=outputs)
-    width = outputs if isinstance(config, Diagonal) else hidden
+    width = layer.output_size
     if head == "linear":
         return Classifier(layer, (Affine.init(keys[1], width, CLASSES),))
     inner = Affine.init(keys[1], width, outputs)
     return Classifier(layer, (inner, Affine.init(keys[2], outputs, CLASSES)))
 
 
-def loss(model: Classifier, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+def loss(
+    model: Classifier | SequenceModel, x: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Mean cross-entropy and accuracy of a batch."""
-    return classification_loss(model(x), y)
-
-
-def widest(
-    config: Dense | Diagonal, parameters: int, *, features: int, outputs: int, head: Head
-) -> int:
-    """The largest hidden size with which the classifier has no more than so many parameters."""
-
-    def count(hidden: int) -> int:
-        sizes = {"features": features, "hidden": hidden, "outputs": outputs, "head": head}
-        return parameter_count(
-            jax.eval_shape(lambda key: init(config, key, **sizes), jax.random.key(0))
-        )
-
-    if count(1) > parameters:
-        raise ValueError(
-            f"parameters = {parameters}: should be at least {count(1)} for {config.name} "
-            f"with outputs = {outputs} and {features} features"
-        )
-    low, high = 1, 2
-    while count(high) <= parameters:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) <= parameters else (low, middle)
-    return low
+    return classification_loss(model(x)[0], y)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from experiments.digits import classifier, measure, present
+from experiments.harness import sequence_models
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.layer_configs import LayerConfig, check_names, describe_init
+from experiments.harness.layer_configs import Kind, LayerConfig, check_names, describe_init
 from experiments.harness.progress import say
 from experiments.harness.training import Training, parameter_count, train
 from rnnscan.tasks import Digits, Split
 from rnnscan.tasks import digits as load
-from rnnscan.tasks.digits import READINGS
+from rnnscan.tasks.digits import CLASSES, READINGS
 
 CLAIM = (
     "Claims 4 and 11: an RNN's last state goes into a linear layer and classifies real sequences; "
@@ -30,13 +31,17 @@ CLAIM = (
 class Config(BaseConfig):
     """Which layers learn to read digits, with which budget.
 
-    Every classifier gets the largest hidden size with which it stays within `parameters`.
+    Every classifier gets the largest width with which it stays within `parameters`. With depth 0
+    it is a layer whose last output goes into a head; else a `SequenceModel` of so many blocks,
+    which reads the last step or the mean of all.
     """
 
     layers: tuple[LayerConfig, ...] = Field(min_length=1)
     readings: tuple[Literal["pixels", "rows"], ...] = Field(default=("pixels",), min_length=1)
     seeds: int = Field(default=5, gt=0)
     parameters: int = Field(default=5000, gt=0)
+    depth: int = Field(default=0, ge=0, description="blocks around each layer; 0: the bare layer")
+    read: Literal["last", "mean"] = Field(default="last", description="of the blocks' steps")
     outputs: int = Field(default=64, gt=0)
     head: Literal["linear", "mlp"] = "linear"
     split_seed: int = Field(default=0, ge=0)
@@ -52,6 +57,16 @@ class Config(BaseConfig):
         if len(set(readings)) < len(readings):
             raise ValueError("should not name a reading twice")
         return readings
+
+    @model_validator(mode="after")
+    def _bare_layers_stand_alone(self) -> Config:
+        wrong = [layer.name for layer in self.layers if layer.kind not in classifier.BARE]
+        if self.depth == 0 and wrong:
+            raise ValueError(
+                f"depth = 0 with the layers {wrong}: should be 1 or more for kinds other than "
+                f"{', '.join(classifier.BARE)}"
+            )
+        return self
 
 
 def plan(config: Config) -> list[Point]:
@@ -87,13 +102,31 @@ def _data(reading: Literal["pixels", "rows"], seed: int) -> Digits:
     return load(reading, seed=seed)
 
 
+def _made(
+    config: Config, layer: Kind, length: int, features: int
+) -> tuple[int, Callable[[jax.Array], Any]]:
+    """The width that fits the budget, and what makes a classifier of it from a key."""
+    sizes: dict[str, Any]
+    if config.depth:
+        sizes = {"depth": config.depth, "length": length, "input_size": features}
+        sizes |= {"outputs": CLASSES, "read": config.read}
+        width = sequence_models.widest(layer, config.parameters, **sizes)
+        return width, lambda key: sequence_models.make(layer, key, width=width, **sizes)
+    sizes = {"features": features, "outputs": config.outputs, "head": config.head}
+
+    def bare(hidden: int) -> Callable[[jax.Array], Any]:
+        return lambda key: classifier.init(layer, key, hidden=hidden, **sizes)
+
+    hidden = sequence_models.largest(bare, config.parameters, name=layer.name)
+    return hidden, bare(hidden)
+
+
 def _run_point(config: Config, point: Point) -> Record:
     layer = next(layer for layer in config.layers if layer.name == point["layer"])
     data = _data(point["reading"], config.split_seed)
     length, features = READINGS[point["reading"]]
-    sizes = {"features": features, "outputs": config.outputs, "head": config.head}
-    hidden = classifier.widest(layer, config.parameters, **sizes)
-    untrained = classifier.init(layer, jax.random.key(point["seed"]), hidden=hidden, **sizes)
+    hidden, init = _made(config, layer, length, features)
+    untrained = init(jax.random.key(point["seed"]))
     probes = Split(data.validation.x[: config.probes], data.validation.y[: config.probes])
 
     say("gradient reach before training")
@@ -112,6 +145,8 @@ def _run_point(config: Config, point: Point) -> Record:
         "kind": layer.kind,
         "init": describe_init(layer),
         "head": config.head,
+        "depth": config.depth,
+        "read": config.read if config.depth else "last",
         "length": length,
         "hidden": hidden,
         "parameters": parameter_count(untrained),
@@ -127,9 +162,6 @@ def _run_point(config: Config, point: Point) -> Record:
         "compile_seconds": trained.compile_seconds,
         "step_seconds": trained.step_seconds,
         "eps": config.eps,
-        **{
-            f"{key}_{when}": np.round(curve, 4)
-            for when, curves in (("before", before), ("after", after))
-            for key, curve in curves.items()
-        },
+        "input_before": np.round(before, 4),
+        "input_after": np.round(after, 4),
     }

@@ -145,65 +145,41 @@ def _accuracy_figure(records: Sequence[Record]) -> Figure:
 
 
 def _dots(axes: Axes, records: Sequence[Record], value: Callable[[Record], float]) -> None:
-    """A line for each layer; on it a row of dots for each reading, one for each seed."""
-    layers, readings = _layers(records), _readings(records)
+    """A row for each layer; in it a series of dots for each reading, one for each seed."""
+    readings = _readings(records)
     for row, reading in enumerate(readings):
-        shift = 0.16 * (1 - 2 * row) if len(readings) > 1 else 0.0
         colour, marker = (("#222222", "o"), (figures.ORANGE, "D"))[row % 2]
-        of_reading = _of(records, reading=reading)
-        places, values = [], []
-        for place, layer in enumerate(reversed(layers)):
-            found = [value(record) for record in _of(of_reading, layer=layer)]
-            places += [place + shift] * len(found)
-            values += found
-            if len(found) > 1:
-                bar = [place + shift - 0.13, place + shift + 0.13]
-                axes.plot([np.median(found)] * 2, bar, color=colour, linewidth=2.2)
-        axes.plot(
-            values,
-            places,
-            marker=marker,
-            linestyle="none",
+        mine = _of(records, reading=reading)
+        figures.dot_rows(
+            axes,
+            {layer: [value(r) for r in _of(mine, layer=layer)] for layer in _layers(records)},
+            shift=0.16 * (1 - 2 * row) if len(readings) > 1 else 0.0,
             color=colour,
-            alpha=0.7,
-            markersize=5.5,
-            markeredgecolor="white",
-            label=_reading_title(of_reading[0]),
+            marker=marker,
+            label=_reading_title(mine[0]),
         )
-    axes.set_yticks(range(len(layers)), layers[::-1])
-    axes.set_ylim(-0.5, len(layers) - 0.5)
-    axes.grid(visible=False, axis="y")
 
 
 def _reach_figure(records: Sequence[Record]) -> Figure:
-    figure, panels = figures.new_figure(2, 2, size=(9.6, 7.2), sharex=True, sharey=True)
+    figure, (panels,) = figures.new_figure(1, 2, size=(9.6, 4.6), sharex=True, sharey=True)
     looks = _looks(records)
     lowest = 0.0
-    for row, (field, name) in enumerate(
-        (("state", "norm of $dL/dh_{T-k}$"), ("input", "norm of $dL/dx_{T-k}$"))
-    ):
-        for axes, when in zip(panels[row], ("before", "after"), strict=True):
-            for layer in _layers(records):
-                curves = _array(_of(records, layer=layer), f"{field}_{when}") / LN10
-                lags = np.arange(curves.shape[1])
-                middle = np.median(curves, axis=0)
-                lowest = min(lowest, float(middle.min()))
-                axes.plot(lags, middle, label=layer, **looks[layer], markevery=8)
-                axes.fill_between(
-                    lags,
-                    curves.min(0),
-                    curves.max(0),
-                    color=looks[layer]["color"],
-                    alpha=0.2,
-                    linewidth=0,
-                )
-        panels[row, 0].set_ylabel(f"{name}, relative to lag 0")
-    for axes, when in zip(panels[0], ("before", "after"), strict=True):
+    for axes, when in zip(panels, ("before", "after"), strict=True):
+        for layer in _layers(records):
+            curves = _array(_of(records, layer=layer), f"input_{when}") / LN10
+            lags = np.arange(curves.shape[1])
+            middle = np.median(curves, axis=0)
+            lowest = min(lowest, float(middle.min()))
+            look = looks[layer]
+            axes.plot(lags, middle, label=layer, **look, markevery=8)
+            axes.fill_between(
+                lags, curves.min(0), curves.max(0), color=look["color"], alpha=0.15, linewidth=0
+            )
         axes.set_title(f"{when.capitalize()} training")
-    for axes in panels[1]:
         axes.set_xlabel("lag k, steps before the last")
-    panels[0, 0].set_ylim(bottom=max(lowest, _FLOOR) - 1)
-    power_of_ten_axis(panels[0, 0])
+    panels[0].set_ylabel("norm of $dL/dx_{T-k}$, relative to lag 0")
+    panels[0].set_ylim(bottom=max(lowest, _FLOOR) - 1)
+    power_of_ten_axis(panels[0])
     figures.legend_below(figure)
     figure.set_label(
         f"How far the gradient of the loss reaches, {_reading_title(records[0])}: median over "
@@ -317,7 +293,7 @@ def _reach_table(records: Sequence[Record], *, brief: bool) -> Table:
     for layer in _layers(records):
         mine = _of(records, layer=layer)
         cells = [
-            steps(float(np.median(_horizons(mine, f"state_{when}"))))
+            steps(float(np.median(_horizons(mine, f"input_{when}"))))
             for when in ("before", "after")
         ]
         cells += [
@@ -336,8 +312,8 @@ def _reach_table(records: Sequence[Record], *, brief: bool) -> Table:
         ),
         tuple(rows),
         note=(
-            f"Steps back until dL/dh has fallen to {eps:g}, and dL/dx at the first step over that "
-            f"at the last; medians of {_seeds(records)}, before and after training."
+            f"Steps back until dL/dx has fallen to {eps:g} of its value at the last step, and its "
+            f"value at the first step over that at the last; medians of {_seeds(records)}."
         ),
         brief=brief,
     )

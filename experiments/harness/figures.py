@@ -6,7 +6,7 @@ Figures are made without pyplot: no global state, no window, nothing to close.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -113,6 +113,40 @@ def draw_band(
 def quartiles(samples: Sequence[Sequence[float]]) -> np.ndarray:
     """Lower quartile, median and upper quartile of each row of samples; shape (3, rows)."""
     return np.array([np.quantile(row, [0.25, 0.5, 0.75]) for row in samples]).T
+
+
+def dot_rows(
+    axes: Axes,
+    groups: Mapping[str, Sequence[float]],
+    *,
+    shift: float = 0.0,
+    color: str = "#222222",
+    marker: str = "o",
+    label: str | None = None,
+) -> None:
+    """A row for each group, the first on top: a dot for each value, a bar at their median.
+
+    shift: up, in rows, for a second series beside the first.
+    """
+    places = [place + shift for place in reversed(range(len(groups)))]
+    for place, values in zip(places, groups.values(), strict=True):
+        axes.plot(
+            values,
+            [place] * len(values),
+            marker=marker,
+            linestyle="none",
+            color=color,
+            alpha=0.7,
+            markeredgecolor="white",
+            label=label,
+        )
+        label = None  # once
+        if len(values) > 1:
+            bar = [place - 0.13, place + 0.13]
+            axes.plot([np.median(values)] * 2, bar, color=color, linewidth=2.2)
+    axes.set_yticks(range(len(groups)), list(groups)[::-1])
+    axes.set_ylim(-0.5, len(groups) - 0.5)
+    axes.grid(visible=False, axis="y")
 
 
 def length_axis(axes: Axes, lengths: Iterable[int], label: str = "sequence length T") -> None:

@@ -187,7 +187,11 @@ def build(
             cls = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}[config.kind]
             return cls.init(key, input_size, hidden, **options)
         case Diagonal():
-            ring = {"r_min": config.r_min, "r_max": config.r_max, "max_phase": config.max_phase}
+            ring: Any = {
+                "r_min": config.r_min,
+                "r_max": config.r_max,
+                "max_phase": config.max_phase,
+            }
             return LRU.init(key, input_size, hidden, output_size, **ring)
         case Minimal():
             return _minimal(config, key, input_size, hidden)
@@ -221,9 +225,9 @@ def _needed(length: int | None, config: Kind) -> int:
     return length
 
 
-def _minimal(config: Minimal, key: jax.Array, input_size: int, hidden: int) -> MinGRU | MinLSTM:
+def _minimal(config: Minimal, key: jax.Array, input_size: int, hidden: int) -> Layer:
     cls = MinGRU if config.kind == "MinGRU" else MinLSTM
-    layer = cls.init(key, input_size, hidden)
+    layer: Layer = cls.init(key, input_size, hidden)
     if config.decay_bias is None:
         return layer
     # 1 - sigmoid(-a) = sigmoid(a); and with gates f and i of a and -a, f / (f + i) = sigmoid(a).

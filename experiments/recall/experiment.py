@@ -133,9 +133,7 @@ def _run_point(config: Config, point: Point) -> Record:
     }
 
 
-def _reach(
-    model: SequenceModel, test: Recall, probes: int, edges: tuple[int, ...]
-) -> np.ndarray:
+def _reach(model: SequenceModel, test: Recall, probes: int, edges: tuple[int, ...]) -> np.ndarray:
     """Mean ln norm of an answer's gradient at the value it needs, over that at the question."""
     x, y, distance = test.x[:probes], test.y[:probes], test.distance[:probes]
     norms = np.asarray(models.reach(model, x, y), np.float64)

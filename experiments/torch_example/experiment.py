@@ -189,7 +189,7 @@ def _classifier(config: Config, point: Point) -> Iterator[Record]:
         config.training,
         point["seed"],
     )
-    logits = trained.model(data.test.x)
+    logits, _ = trained.model(data.test.x)
     yield {
         "parameters": parameter_count(model),
         "hidden": config.hidden,

@@ -11,8 +11,9 @@ pytest.importorskip("sklearn")
 
 from experiments.digits import classifier, experiment, measure
 from experiments.harness import config as harness_config
+from experiments.harness import sequence_models
 from experiments.harness.figures import STYLE
-from experiments.harness.layer_configs import Dense, Diagonal
+from experiments.harness.layer_configs import KINDS, Dense, Diagonal
 from experiments.harness.training import parameter_count
 from rnnscan.tasks import Split
 
@@ -55,42 +56,31 @@ def test_every_layer_learns_to_read_rows(records):
         assert record["parameters"] <= 700
         assert len(record["step_seconds"]) == 8
         assert record["compile_seconds"] > 0
-        assert len(record["state_after"]) == 9
         assert len(record["input_after"]) == 8
-        assert record["state_before"][0] == record["input_before"][0] == 0
+        assert record["input_before"][0] == 0
 
 
 def test_a_point_depends_on_no_other(records):
     (alone,) = experiment.run(resolve(), [records[1]["point"]])
     assert alone["test_accuracy"] == records[1]["test_accuracy"]
-    np.testing.assert_array_equal(alone["state_after"], records[1]["state_after"])
+    np.testing.assert_array_equal(alone["input_after"], records[1]["input_after"])
     assert alone["compile_seconds"] == 0  # nor does it compile what the process has compiled
-
-
-@pytest.mark.parametrize(
-    ("config", "features", "head"),
-    [(RNN, 1, "linear"), (LINEAR, 1, "mlp"), (LRU, 1, "linear"), (LRU, 5, "mlp")],
-)
-def test_the_last_state_says_all_that_the_sequence_does(config, features, head):
-    """With 5 features, as many as outputs, an LRU's skip is a vector."""
-    model = model_of(config, features, head)
-    x = jax.random.normal(jax.random.key(1), (9, features))
-    state = measure.last_state(model.layer, x)
-    np.testing.assert_allclose(model.read_state(state, x[-1]), model(x), rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("config", [RNN, LRU], ids=lambda config: config.name)
 def test_reach_is_the_gradient_of_the_loss(config):
+    """Against differences of the loss in float64."""
     model = model_of(config)
-    x = jax.random.uniform(jax.random.key(1), (1, 12, 1))
-    y = jnp.asarray([3])
-    got = measure.reach(model, Split(np.asarray(x), np.asarray(y)))
-    gradient = jax.grad(lambda x: classifier.loss(model, x, y)[0])(x)[0, ::-1, 0]
-    expected = np.log(np.abs(gradient))
-    # From lag 1 on, since an LRU's last input also reaches the loss beside the state.
-    np.testing.assert_allclose(
-        got["input"][1:] - got["input"][1], expected[1:] - expected[1], rtol=1e-3, atol=2e-3
-    )
+    x, y = np.random.default_rng(1).uniform(size=(1, 12, 1)), np.asarray([3])
+    got = measure.reach(model, Split(x.astype(np.float32), y))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), model)
+        shifts = 1e-5 * np.eye(12)[:, :, None]
+        moved = jnp.asarray(np.stack([x[0] + shifts, x[0] - shifts]))
+        of_each = jax.jit(jax.vmap(jax.vmap(lambda x: classifier.loss(wide, x[None], y)[0])))
+        up, down = np.asarray(of_each(moved))
+    expected = np.log(np.abs(up - down) / 2e-5)[::-1]
+    np.testing.assert_allclose(got, expected - expected[0], rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("config", [RNN, LINEAR, LRU], ids=lambda config: config.name)
@@ -104,13 +94,41 @@ def test_the_widest_layer_within_a_budget(config):
             )
         )
 
-    hidden = classifier.widest(config, 1000, **sizes)
+    def bare(hidden):
+        return lambda key: classifier.init(config, key, hidden=hidden, **sizes)
+
+    hidden = sequence_models.largest(bare, 1000, name=config.name)
     assert parameters(hidden) <= 1000 < parameters(hidden + 1)
 
 
-def test_a_budget_too_small_is_named():
-    with pytest.raises(ValueError, match=r"parameters = 50: should be at least \d+ for LRU"):
-        classifier.widest(LRU, 50, features=1, outputs=64, head="linear")
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_budget_too_small_is_named(depth):
+    config = resolve(parameters=20, depth=depth)
+    with pytest.raises(ValueError, match=r"parameters = 20: should be at least \d+, which RNN has"):
+        next(experiment.run(config))
+
+
+def test_blocks_take_every_kind_and_a_bare_layer_must_have_a_state():
+    layers = [{"name": kind, "kind": kind} for kind in KINDS]
+    config = resolve(layers=layers, depth=2, parameters=8000)
+    for layer in config.layers:
+        width, make = experiment._made(config, layer, 8, 8)
+        model = jax.eval_shape(make, jax.random.key(0))
+        assert width % 4 == 0
+        assert 4000 < parameter_count(model) <= 8000
+        x = jax.ShapeDtypeStruct((3, 8, 8), jnp.float32)
+        logits, _ = jax.eval_shape(lambda model, x: model(x), model, x)
+        assert logits.shape == (3, 10)
+    with pytest.raises(harness_config.ConfigError, match=r"depth = 0 with the layers .*MLP"):
+        resolve(layers=layers)
+
+
+def test_blocks_are_trained_and_measured():
+    layers = [{"name": "attention", "kind": "CausalSelfAttention"}]
+    changes = {"depth": 1, "parameters": 800, "training": {"epochs": 1}}
+    (record,) = experiment.run(resolve(layers=layers, **changes))
+    assert (record["depth"], record["read"]) == (1, "last")
+    assert np.isfinite(record["input_after"]).all()
 
 
 def test_every_figure_and_table_of_any_subset(records):
@@ -119,7 +137,6 @@ def test_every_figure_and_table_of_any_subset(records):
             **record,
             "point": {**record["point"], "reading": "pixels"},
             "length": 64,
-            **{f"state_{when}": list(-0.1 * np.arange(65)) for when in ("before", "after")},
             **{f"input_{when}": list(-0.1 * np.arange(64)) for when in ("before", "after")},
         }
         for record in records
@@ -159,7 +176,7 @@ def test_the_verdict_on_the_classifier_follows_its_accuracy(records):
     assert experiment.summary(good).verdicts[0].outcome == "confirmed"
 
 
-@pytest.mark.parametrize("name", ["default", "small"])
+@pytest.mark.parametrize("name", ["default", "mixers", "small"])
 def test_shipped_configs_are_valid(name):
     file = harness_config.read(FOLDER / "configs" / f"{name}.toml")
     assert file.experiment == "digits"
