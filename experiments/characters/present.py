@@ -1,0 +1,196 @@
+"""Figures, tables and verdict of `characters`, from its records alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from experiments.harness import figures
+from experiments.harness.experiment import Record, Summary, Table, Verdict
+from experiments.harness.layer_configs import RECURRENT
+
+ATTENTION = "CausalSelfAttention"
+
+
+def plot(records: Sequence[Record]) -> dict[str, Figure]:
+    done = _done(records)
+    return {"learning": _learning(done), "speed": _speed(done)} if done else {}
+
+
+def summary(records: Sequence[Record]) -> Summary:
+    done = _done(records)
+    numbers = [_table(done)] if done else []
+    texts = [_text_table(record) for record in done if record["point"]["seed"] == 0]
+    return Summary((_verdict(done),), (*numbers, *texts))
+
+
+def _done(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if "test_bits" in record]
+
+
+def _layers(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(record["point"]["layer"] for record in records))
+
+
+def _of(records: Sequence[Record], layer: str) -> list[Record]:
+    return [record for record in records if record["point"]["layer"] == layer]
+
+
+def _median(records: Sequence[Record], key: str = "test_bits") -> float:
+    """inf for nan: a linear recurrence may grow on a stream until there are no numbers left."""
+    return float(np.nan_to_num(np.median([record[key] for record in records]), nan=math.inf))
+
+
+def _written(records: Sequence[Record]) -> float:
+    """Characters a second; nan where no model's steps passed their check."""
+    speeds = [record["written_per_second"] for record in records if record["counts"]]
+    return float(np.median(speeds)) if speeds else math.nan
+
+
+def _trained(records: Sequence[Record]) -> float:
+    return _median(records, "trained_per_second")
+
+
+def _learning(records: Sequence[Record]) -> Figure:
+    figure, ((axes,),) = figures.new_figure(size=(8.4, 5.4))
+    for layer in _layers(records):
+        mine = _of(records, layer)
+        curves = np.array([record["validation_loss"] for record in mine], float) / math.log(2)
+        # The untrained model is far above all that follows.
+        seen = 1e-6 * mine[0]["train_size"] * np.arange(1, curves.shape[1])
+        axes.plot(
+            seen,
+            np.median(curves, axis=0)[1:],
+            label=layer,
+            **figures.line_style(mine[0]["kind"]),
+        )
+    _level(axes, records[0]["trivial_bits"]["validation_bigram"], "from the character before")
+    axes.set_xlabel("characters read in training, millions")
+    axes.set_ylabel("bits per character")
+    axes.set_title("Validation")
+    figures.legend_below(figure)
+    figure.set_label(
+        f"Validation bits per character after each epoch, models of {_budget(records)} parameters."
+    )
+    return figure
+
+
+def _speed(records: Sequence[Record]) -> Figure:
+    figure, (panels,) = figures.new_figure(1, 2, size=(11.6, 5.2), sharey=True)
+    titles = ("Training", "Writing, one character after another")
+    speeds: tuple[Callable[[Sequence[Record]], float], ...] = (_trained, _written)
+    for axes, title, speed in zip(panels, titles, speeds, strict=True):
+        for layer in _layers(records):
+            mine = _of(records, layer)
+            look = figures.line_style(mine[0]["kind"]) | {"linestyle": "", "markersize": 10}
+            axes.plot([speed(mine)], [_median(mine)], label=layer, **look)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("characters per second")
+        axes.set_title(title)
+    panels[0].set_ylabel("test bits per character")
+    figures.legend_below(figure)
+    first = records[0]
+    figure.set_label(
+        f"Test bits per character against speed: training in batches of {first['batch_size']} "
+        f"windows of {first['length']}, and writing by steps, one text at a time. Lower and "
+        "further right is better."
+    )
+    return figure
+
+
+def _level(axes: Axes, height: float, label: str) -> None:
+    axes.axhline(height, color="#444444", linewidth=1, linestyle=(0, (1, 2)))
+    axes.annotate(
+        label,
+        (1, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+        color="#444444",
+    )
+
+
+def _budget(records: Sequence[Record]) -> str:
+    counts = [record["parameters"] for record in records]
+    return f"{min(counts):,} to {max(counts):,}"
+
+
+def _verdict(records: Sequence[Record]) -> Verdict:
+    claim = "any of these mixers learns the text"
+    if not records:
+        return Verdict(claim, "open", "needs a trained model")
+    bits = {layer: _median(_of(records, layer)) for layer in _layers(records)}
+    kinds = {record["point"]["layer"]: record["kind"] for record in records}
+    bigram = records[0]["trivial_bits"]["bigram"]
+    better = [layer for layer in bits if bits[layer] < bigram]
+    best = min(bits, key=lambda layer: bits[layer])
+    text = (
+        f"{len(better)} of {len(bits)} predict the test part better than the character before does "
+        f"({bigram:.2f} bits per character); best is {best}, {bits[best]:.2f}."
+    )
+    recurrent = [layer for layer in bits if kinds[layer] in RECURRENT]
+    attention = [layer for layer in bits if kinds[layer] == ATTENTION]
+    if recurrent and attention:
+        first, second = (
+            min(some, key=lambda layer: bits[layer]) for some in (recurrent, attention)
+        )
+        text += f" Best recurrence: {first}, {bits[first]:.2f}; {second}: {bits[second]:.2f}."
+    value = f"{best} {bits[best]:.2f} bits per character, bigrams {bigram:.2f}"
+    if not better:
+        return Verdict(claim, "refuted", text, value=value)
+    return Verdict(claim, "confirmed" if len(better) == len(bits) else "refined", text, value=value)
+
+
+def _table(records: Sequence[Record]) -> Table:
+    rows = []
+    for layer in sorted(_layers(records), key=lambda layer: _median(_of(records, layer))):
+        mine = _of(records, layer)
+        written = _written(mine)
+        rows.append(
+            (
+                layer,
+                f"{_median(mine):.3f}",
+                f"{_median(mine, 'test_bits_windowed'):.3f}",
+                f"{mine[0]['width']}",
+                f"{mine[0]['parameters']:,}",
+                f"{_trained(mine):,.0f}",
+                "–" if math.isnan(written) else f"{written:,.0f}",
+            )
+        )
+    first, trivial = records[0], records[0]["trivial_bits"]
+    seeds = len({record["point"]["seed"] for record in records})
+    return Table(
+        "Bits per character of the test part, and characters per second",
+        ("mixer", "bits", "forgetting", "width", "parameters", "trained/s", "written/s"),
+        tuple(rows),
+        note=(
+            f"Of {first['test_size']:,} characters, read as one stream; forgetting: each window of "
+            f"{first['length']} begins anew. Without training: uniform {trivial['uniform']:.2f}, "
+            f"by frequency {trivial['unigram']:.2f}, after the character before "
+            f"{trivial['bigram']:.2f} bits. "
+            + (f"Medians of {seeds} seeds. " if seeds > 1 else "")
+            + "A dash: what the steps gave did not pass its check."
+        ),
+    )
+
+
+def _text_table(record: Record) -> Table:
+    """What a model wrote, a row for each line; spaces that keep their width on a page."""
+    written = (record["prompt"] + record["sample"]).split("\n")
+    lines = [line.replace("  ", "\u00a0\u00a0") or "\u00a0" for line in written]
+    return Table(
+        f"{record['point']['layer']} writes ({record['test_bits']:.2f} bits per character)",
+        (f"after {record['prompt']!r}, at temperature {record['temperature']:g}",),
+        tuple((line,) for line in lines),
+        brief=False,
+    )
