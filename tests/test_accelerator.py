@@ -20,6 +20,14 @@ rounds = 3
 sample_seconds = 1e-5
 budget_seconds = 0.05
 product_size = 16
+
+[[layers]]
+name = "tanh RNN"
+kind = "RNN"
+
+[[layers]]
+name = "LRU"
+kind = "LRU"
 """
 
 

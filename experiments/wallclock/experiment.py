@@ -1,10 +1,12 @@
-"""How long tanh RNN, LinearRNN and LRU take, against length: step by step and in parallel."""
+"""How long every layer takes, against length: step by step and in parallel over time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+import functools
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, Literal, cast
 
+import jax
 import pydantic
 from matplotlib.figure import Figure
 
@@ -12,21 +14,37 @@ from experiments.harness import limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.layer_configs import Kind, LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.timing import Contender, compare
-from experiments.wallclock import present, work
-from experiments.wallclock.contenders import BOTH, FORWARD, WAYS, contender, make_task
+from experiments.wallclock import time_figures, verdicts, work
+from experiments.wallclock.contenders import (
+    BOTH,
+    FORWARD,
+    contender,
+    contender_name,
+    make_layer,
+    make_task,
+    ways,
+)
+from experiments.wallclock.records import counted
+from experiments.wallclock.tables import tables
 
 CLAIM = (
-    "Claim 5, the serial bottleneck: step t waits for step t-1, so the machine idles. Time against "
-    "length, step by step and parallel over time, and its distance from the machine's limit."
+    "Claim 5, the serial bottleneck: step t waits for step t-1, so the machine idles; and claim 8: "
+    "Mamba returns to a linear recurrence, to be parallel. Time against length, step by step and "
+    "parallel over time, and its distance from the machine's limit."
 )
 
 
 class Config(BaseConfig):
-    """What to time: every layer by every method, at every length."""
+    """What to time: every layer at every length, by every method where it has a choice."""
 
-    lengths: tuple[pydantic.PositiveInt, ...] = tuple(2**k for k in range(6, 16))
+    layers: tuple[LayerConfig, ...] = pydantic.Field(min_length=1)
+    methods: tuple[Literal["sequential", "associative", "blocked", "auto"], ...] = pydantic.Field(
+        ("sequential", "associative", "auto"), description="of layers that have a choice"
+    )
+    lengths: tuple[pydantic.PositiveInt, ...] = (64, 512, 4096, 16384)
     directions: tuple[Literal["forward", "forward+backward"], ...] = (FORWARD, BOTH)
     batch: pydantic.PositiveInt = 8
     width: int = pydantic.Field(32, ge=2, description="features, state width and outputs")
@@ -36,9 +54,14 @@ class Config(BaseConfig):
     budget_seconds: pydantic.PositiveFloat = 2.0
     product_size: int = pydantic.Field(1024, ge=16, description="of the matrices timed as limit")
     max_bytes: pydantic.PositiveInt = 4 * 2**30
-    max_seconds: pydantic.PositiveFloat = 10.0
+    max_seconds: pydantic.PositiveFloat = pydantic.Field(4.0, description="of one evaluation")
+    max_reference_seconds: pydantic.PositiveFloat = pydantic.Field(
+        20.0, description="of the float64 evaluation that judges it"
+    )
 
-    @pydantic.field_validator("lengths", "directions")
+    _names = pydantic.field_validator("layers")(check_names)
+
+    @pydantic.field_validator("methods", "lengths", "directions")
     @classmethod
     def _some_and_distinct(cls, values: tuple) -> tuple:
         if not values or len(set(values)) < len(values):
@@ -67,27 +90,34 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
+    return time_figures.plot(counted(records))
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
+    return Summary((verdicts.waits(records), verdicts.returns(records)), tables(records))
 
 
 def _run_point(config: Config, point: Point) -> Iterator[Record]:
     direction, length = point["direction"], point["length"]
-    task = make_task(config.batch, length, config.width, config.seed)
-    ways: dict[str, tuple[str, str]] = {}
+    backward = BOTH in config.directions
+    own = {"length": length, "width": config.width, "seed": config.seed}
+    facts: dict[str, dict[str, Any]] = {}
     contenders: list[Contender] = []
-    for layer, method in WAYS:
-        refusal = _too_large(config, layer, method, direction, length)
-        if refusal:
-            yield {"point": point, "contender": f"{layer} {method}", **refusal}
-        else:
-            contenders.append(contender(task, layer, method, direction))
-            ways[contenders[-1].name] = (layer, method)
-    # As many bytes as the dense layers must move: the limit at this very size, caches included.
-    streamed = work.least("RNN", direction, config.batch, length, config.width).bytes
+    for layer in config.layers:
+        shapes = jax.eval_shape(functools.partial(make_layer, layer, **own))
+        for way in ways(layer.kind, config.methods):
+            name = contender_name(layer, way)
+            if refusal := _too_large(config, shapes, way, direction, length):
+                said = f"{name}, {describe(point)}: {refusal.pop('reason')} (predicted)"
+                yield {"point": point, "contender": name, "skipped": said, **refusal}
+                continue
+            say(f"reference of {layer.name}")
+            frozen = cast(Hashable, layer)  # every config is
+            task = make_task(frozen, **own, batch=config.batch, backward=backward)
+            contenders.append(contender(task, way, direction))
+            facts[name] = _facts(config, layer, shapes, way, direction, length)
+    # As many bytes as a dense layer must move: the limit at this very size, caches included.
+    streamed = 4 * (6 if direction == BOTH else 2) * config.batch * length * config.width
     timings = compare(
         contenders + limits.contenders(streamed, config.product_size),
         rounds=config.rounds,
@@ -98,16 +128,10 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
     machine = limits.measured(timings, streamed, config.product_size)
     for timing in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
-        if timing.name in ways:
-            layer, method = ways[timing.name]
-            least = work.least(layer, direction, config.batch, length, config.width)
+        if timing.name in facts:
+            record |= facts[timing.name]
+            least = limits.Work(record["least_bytes"], record["least_flops"])
             record |= {
-                "layer": layer,
-                "method": method,
-                "batch": config.batch,
-                "width": config.width,
-                "least_bytes": least.bytes,
-                "least_flops": least.flops,
                 "bandwidth": machine.bandwidth,
                 "flop_rate": machine.flop_rate,
                 "limit_seconds": machine.seconds(least),
@@ -116,28 +140,43 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
         yield record
 
 
+def _facts(
+    config: Config, layer: Kind, shapes: Any, way: str, direction: str, length: int
+) -> dict[str, Any]:
+    """What a record says of its contender beside what was measured."""
+    least = work.least(shapes, direction, config.batch, length)
+    return {
+        "layer": layer.name,
+        "kind": layer.kind,
+        "method": way,
+        "batch": config.batch,
+        "width": config.width,
+        "span": work.span(shapes, way, config.batch, length),
+        "least_bytes": least.bytes,
+        "least_flops": least.flops,
+    }
+
+
 def _too_large(
-    config: Config, layer: str, method: str, direction: str, length: int
-) -> dict[str, str | float]:
+    config: Config, shapes: Any, way: str, direction: str, length: int
+) -> dict[str, Any]:
     """Why not to try it, with the prediction; empty where it fits the memory and the patience."""
-    sizes = (config.batch, length, config.width)
-    needed = work.predicted_bytes(layer, method, direction, *sizes)
-    seconds = work.least(layer, direction, *sizes).flops / limits.flop_rate(config.product_size)
-    if method == "sequential":
-        seconds += (3 if direction == BOTH else 1) * length * limits.step_seconds()
-    tree = work.composition_flops(layer, method, direction, length, config.width)
-    if tree:
-        seconds += tree / limits.flop_rate(config.width, count=256)
+    needed = work.predicted_bytes(shapes, way, direction, config.batch, length)
+    seconds = work.predicted_seconds(shapes, way, direction, config.batch, length)
+    backward = BOTH in config.directions
+    judging = work.reference_seconds(shapes, backward, config.batch, length)
     available = min(config.max_bytes, limits.memory_bytes() * 3 // 4)
-    name = f"{layer} {method}, {describe({'direction': direction, 'length': length})}"
     if needed > available:
         reason = f"would need {short_bytes(needed)} of {short_bytes(available)}"
     elif seconds > config.max_seconds:
         reason = f"would take {short_seconds(seconds)} of {short_seconds(config.max_seconds)}"
+    elif judging > (most := config.max_reference_seconds):
+        reason = f"its float64 reference would take {short_seconds(judging)} of {most:g} s"
     else:
         return {}
     return {
-        "skipped": f"{name}: {reason} (predicted)",
+        "reason": reason,
         "predicted_bytes": needed,
         "predicted_seconds": seconds,
+        "predicted_reference_seconds": judging,
     }

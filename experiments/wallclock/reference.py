@@ -2,27 +2,28 @@
 
 Dense (RNN with phi = tanh, LinearRNN with phi = identity), L a loss with dL/dy = g:
 
-    z_t = W_ih x_t + W_hh h_{t-1} + b,    h_t = phi(z_t),    y_t = h_t dz_t = phi'(z_t) * (g_t +
-    W_hh^T dz_{t+1}) dW_hh = sum_t dz_t h_{t-1}^T,    dW_ih = sum_t dz_t x_t^T,    db = sum_t dz_t,
-    dx_t = W_ih^T dz_t
+    z_t = W_ih x_t + W_hh h_{t-1} + b,    h_t = phi(z_t),    y_t = h_t
+    dz_t = phi'(z_t) * (g_t + W_hh^T dz_{t+1}),    dx_t = W_ih^T dz_t
+    dW_hh = sum_t dz_t h_{t-1}^T,    dW_ih = sum_t dz_t x_t^T,    db = sum_t dz_t
 
 Diagonal (LRU), with p_t defined by dL = Re(sum_t p_t dh_t), which needs no conjugates:
 
     u_t = B x_t,    h_t = lambda * h_{t-1} + gamma * u_t,    y_t = Re(C h_t) + D x_t
     p_t = C^T g_t + lambda * p_{t+1}
 
-Nothing here is shared with the layers, so that a mistake there shows here.
+Nothing here is shared with the layers, so that a mistake there shows here. `stepped.py` has the
+other layers.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import numpy as np
 
-from rnnscan.layers.linear_rnn import LinearRNN
-from rnnscan.layers.lru import LRU
-from rnnscan.layers.rnn import RNN
+from rnnscan import LRU, RNN
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,12 +47,10 @@ def evaluate(layer: Any, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
 
 
 def parameters(layer: Any) -> dict[str, Any]:
-    """The arrays of a layer (or of a gradient of it) by name."""
-    if isinstance(layer, RNN):
-        layer = layer.cells[0][0]
-    elif not isinstance(layer, (LinearRNN, LRU)):
-        raise TypeError(f"layer: got {type(layer).__name__}, expected RNN, LinearRNN or LRU")
-    return {name: leaf for name, leaf in vars(layer).items() if hasattr(leaf, "shape")}
+    """The arrays of a layer (or of a gradient of it) by name: "w_hh", "conv.w"."""
+    names = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
+    named = [(names(path), leaf) for path, leaf in jax.tree.leaves_with_path(layer)]
+    return {name.removeprefix("cells.0.0."): leaf for name, leaf in named}
 
 
 def _dense(w: Arrays, x: np.ndarray, g: np.ndarray, phi: Any) -> tuple[Arrays, float]:

@@ -1,4 +1,4 @@
-"""`wallclock`: a tiny run by the command line, and what its records mean."""
+"""`wallclock`: a tiny run by the command line, every layer's judge, and what the records mean."""
 
 import json
 import subprocess
@@ -7,12 +7,23 @@ import sys
 import jax
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from experiments import __main__ as command_line
 from experiments.harness import environment, registry, run_folder
-from experiments.wallclock import experiment, present, work
-from experiments.wallclock.contenders import BOTH, FORWARD, WAYS, contender, make_task
+from experiments.harness.layer_configs import KINDS, LayerConfig
+from experiments.wallclock import experiment, reference, stepped, work
+from experiments.wallclock.contenders import (
+    BOTH,
+    FORWARD,
+    LINEAR,
+    contender,
+    make_layer,
+    make_task,
+    ways,
+)
 
+METHODS = ("sequential", "associative", "auto")
 TINY = dict(
     lengths=[4],
     directions=[BOTH],
@@ -22,7 +33,8 @@ TINY = dict(
     sample_seconds=1e-9,
     product_size=16,
 )
-OVERRIDES = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
+LAYERS = 'layers=[{name="tanh RNN", kind="RNN"}, {name="an LRU", kind="LRU"}]'
+OVERRIDES = [LAYERS, *(f"{key}={json.dumps(value)}" for key, value in TINY.items())]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +51,10 @@ def test_every_contender_is_timed_and_right(tiny_run):
     assert folder.finished
     assert not jax.config.jax_enable_compilation_cache
     records = [record for record in folder.records() if "layer" in record]
-    assert len(records) == len(WAYS)
+    assert [record["contender"] for record in records] == [
+        "tanh RNN, step by step",
+        *(f"an LRU, {method}" for method in METHODS),
+    ]
     for record in records:
         assert record["counts"]
         assert 0 <= record["error"] <= record["tolerance"] < 1e-4
@@ -58,9 +73,9 @@ def test_the_report_is_rebuilt_and_shown(tiny_run, capsys):
     _, folder = tiny_run
     assert command_line.main(["report", "--runs", str(folder.path.parent)]) == 0
     output = capsys.readouterr().out
-    assert "tanh RNN, lax.scan" in output
+    assert "tanh RNN, step by step" in output
     assert str(folder.report) in output
-    assert (folder.path / "figures" / "time.png").exists()
+    assert (folder.path / "figures" / "time_forward_and_backward.png").exists()
 
 
 def test_the_same_command_measures_nothing_again(tiny_run, capsys, monkeypatch):
@@ -72,58 +87,147 @@ def test_the_same_command_measures_nothing_again(tiny_run, capsys, monkeypatch):
     assert "nothing is left to measure" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("layer", "method"), WAYS)
-def test_a_result_that_is_slightly_wrong_does_not_pass(layer, method):
-    task = make_task(batch=2, length=5, width=3, seed=0)
-    it = contender(task, layer, method, BOTH)
+def layer_config(kind, **options):
+    return TypeAdapter(LayerConfig).validate_python({"name": kind, "kind": kind, **options})
+
+
+def task_of(kind, length=4, **options):
+    return make_task(layer_config(kind, **options), batch=2, length=length, width=3, seed=0)
+
+
+def shapes(kind, length, n, **options):
+    """A layer whose arrays are shapes alone."""
+    config = layer_config(kind, **options)
+    return jax.eval_shape(lambda: make_layer(config, length=length, width=n, seed=0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_result_that_is_slightly_wrong_does_not_pass(kind):
+    task = task_of(kind, **({"state_size": 2} if kind in ("SelectiveSSM", "Mamba") else {}))
+    it = contender(task, ways(kind, ("associative",))[0], BOTH)
     y, dlayer, dx = jax.jit(it.function)(*it.arguments)
     assert it.check((y, dlayer, dx)).passed
-    assert not it.check((y.at[1, 4, 2].multiply(1.001), dlayer, dx)).passed
+    assert not it.check((y.at[1, -1, 2].multiply(1.001), dlayer, dx)).passed
     assert not it.check((y, dlayer, dx.at[0, 0].multiply(-1))).passed
-    wrong = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].multiply(1.01), dlayer)
-    assert not it.check((y, wrong, dx)).passed
     assert not it.check((y.at[0, 0, 0].set(np.nan), dlayer, dx)).passed
+    leaves, structure = jax.tree.flatten(dlayer)
+    for i, leaf in enumerate(leaves):  # the largest number of each, in case another is zero
+        largest = np.unravel_index(np.argmax(np.abs(leaf)), leaf.shape)
+        wrong = [*leaves[:i], leaf.at[largest].multiply(1.01), *leaves[i + 1 :]]
+        assert not it.check((y, structure.unflatten(wrong), dx)).passed
+
+
+def test_stepping_by_jax_gives_what_numpy_gives_by_hand():
+    """The two judges agree, in stretches of time too; y alone is y."""
+    task = task_of("LRU", length=6)
+    by_hand, _ = reference.evaluate(task.layer, task.x, task.g)
+    found = stepped.evaluate(task.layer, task.x, task.g)
+    assert found.keys() == by_hand.keys()
+    for name, expected in by_hand.items():
+        np.testing.assert_allclose(
+            found[name], expected, rtol=0, atol=1e-13 * np.abs(expected).max()
+        )
+    (y,) = stepped.evaluate(task.layer, task.x, None).values()
+    np.testing.assert_array_equal(y, found["y"])
+
+
+def test_attention_that_is_written_out_is_attention_by_steps():
+    layer = task_of("CausalSelfAttention", length=6, context=3).layer
+    x = np.random.default_rng(0).standard_normal((2, 6, 3))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), layer)
+        found, expected = (jax.jit(f)(wide, x) for f in (stepped._attention, stepped._stepped))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
 
 
 def test_too_large_is_recorded_and_never_tried(monkeypatch):
     monkeypatch.setattr(experiment, "contender", lambda *_: pytest.fail("was tried"))
+    monkeypatch.setattr(experiment, "make_task", lambda *_: pytest.fail("was evaluated"))
     for limit, reason in (
         ({"max_bytes": 100}, "would need"),
-        ({"max_seconds": 1e-9}, "would take"),
+        ({"max_seconds": 1e-12}, "would take"),
+        ({"max_reference_seconds": 1e-12}, "its float64 reference would take"),
     ):
-        config = experiment.Config(**{**TINY, "lengths": (4,), "directions": (FORWARD,), **limit})
+        values = {**TINY, "layers": [dict(name=kind, kind=kind) for kind in KINDS], **limit}
+        config = experiment.Config.model_validate_json(
+            json.dumps(values | {"directions": [FORWARD]})
+        )
         records = [r for r in experiment.run(config) if "skipped" in r]
-        assert len(records) == len(WAYS)
+        assert len(records) == len(KINDS) + 2 * len(LINEAR)
         for record in records:
+            kind, way = record["contender"].split(", ")
             assert reason in record["skipped"]
             assert record["predicted_bytes"] == work.predicted_bytes(
-                *record["contender"].split(), FORWARD, 2, 4, 3
+                shapes(kind, 4, 3), way, FORWARD, 2, 4
             )
-        assert present.plot(records) == {}
-        assert present.summary(records).verdicts[0].outcome == "open"
+        assert experiment.plot(records) == {}
+        summary = experiment.summary(records)
+        assert [verdict.outcome for verdict in summary.verdicts] == ["open", "open"]
+        assert len(summary.tables[0].rows) == len(records)
 
 
 def test_the_least_work_is_counted_by_hand():
+    def least(kind, direction, batch, length, n, **options):
+        return work.least(shapes(kind, length, n, **options), direction, batch, length)
+
     # One step of width 2: two 2 x 2 products of 8 operations; x read, y written.
-    assert work.least("RNN", FORWARD, 1, 1, 2) == work.Work(bytes=16, flops=16)
-    assert work.least("LinearRNN", BOTH, 3, 5, 2) == work.Work(bytes=15 * 48, flops=15 * 48)
+    assert least("RNN", FORWARD, 1, 1, 2) == work.Work(bytes=16, flops=16)
+    assert least("LinearRNN", BOTH, 3, 5, 2) == work.Work(bytes=15 * 48, flops=15 * 48)
+    # Four gates of that; c is written and read besides.
+    assert least("LSTM", BOTH, 1, 1, 2) == work.Work(bytes=64, flops=3 * 64)
+    assert least("GRU", FORWARD, 1, 1, 2) == work.Work(bytes=16, flops=48)
     # B x and C h are two real products each; lambda h + gamma u on two complex numbers: 20.
-    assert work.least("LRU", FORWARD, 1, 1, 2) == work.Work(bytes=16, flops=32 + 20)
-    assert work.composition_flops("LRU", "associative", BOTH, 8, 2) == 0
-    assert work.composition_flops("LinearRNN", "associative", FORWARD, 8, 2) == 16 * 16
+    assert least("LRU", FORWARD, 1, 1, 2) == work.Work(bytes=16, flops=32 + 20)
+    # A gate and a candidate; (1 - p) h + p g is three operations.
+    assert least("MinGRU", FORWARD, 1, 1, 2) == work.Work(bytes=16, flops=16 + 6)
+    assert least("MinLSTM", BOTH, 1, 1, 2) == work.Work(bytes=48, flops=3 * (24 + 6))
+    # Of 2 channels with 3 numbers: 7 rows of W_x, one column of W_dt, 7 operations a number.
+    ssm = 2 * 7 * 2 + 2 * 2 + 7 * 6
+    assert least("SelectiveSSM", BOTH, 1, 1, 2, state_size=3) == work.Work(40, 3 * ssm)
+    # 4 channels between products with 8 x 2 and 2 x 4; each has a window of 4.
+    ssm = 2 * 7 * 4 + 2 * 4 + 7 * 12
+    inner = 2 * 16 + 2 * 8 + 2 * 4 * 4
+    assert least("Mamba", FORWARD, 1, 1, 2, state_size=3) == work.Work(16, inner + ssm)
+    # Four 2 x 2 maps; 1 + 2 + 2 keys in a window of two, each of them 2 + 2 times 2 operations.
+    attention = dict(num_heads=1, context=2)
+    assert least("CausalSelfAttention", FORWARD, 1, 3, 2, **attention) == work.Work(
+        48, 3 * 32 + 5 * 8
+    )
+    assert least("CausalConv1D", FORWARD, 1, 1, 2, width=3) == work.Work(16, 3 * 8)
+    # A weight for each of 3 x 2 inputs and 2 outputs, once for the batch of 4.
+    assert least("MLP", FORWARD, 4, 3, 2) == work.Work(4 * (24 + 12), 4 * 24)
+    linear = shapes("LinearRNN", 8, 2)
+    assert work.composition_flops(shapes("LRU", 8, 2), "associative", BOTH, 8) == 0
+    assert work.composition_flops(linear, "associative", FORWARD, 8) == 16 * 16
 
 
-def records(rnn=1.0, tree=1.0, spread=0.0, limit=0.1, counts=True):
-    """Records of a run in which the tanh RNN and both trees took that long."""
+def test_what_waits_for_what():
+    def span(kind, way, length=1024):
+        return work.span(shapes(kind, length, 32), way, 8, length)
 
-    def record(layer, method, length, seconds):
+    assert span("RNN", "step by step") == span("LRU", "sequential") == 1024
+    assert span("CausalSelfAttention", "one pass") == 1
+    assert span("MinGRU", "associative") == span("LinearRNN", "associative") == 20
+    assert span("Mamba", "auto") is None
+    # A state-space layer goes by stretches, as many as it takes, and a tree over each.
+    assert span("SelectiveSSM", "associative", 16) == 8
+    assert 20 <= span("SelectiveSSM", "associative") < 1024
+
+
+def records(loop=1.0, tree=1.0, spread=0.0, limit=0.1, counts=True, kinds=KINDS):
+    """Records of a run in which every tree took `tree` and all else `loop`, in seconds."""
+
+    def record(kind, way, length):
+        seconds = tree if way == "associative" else loop
         return {
             "point": {"direction": FORWARD, "length": length},
-            "contender": f"{layer} {method}",
-            "layer": layer,
-            "method": method,
+            "contender": f"{kind}, {way}",
+            "layer": kind,
+            "kind": kind,
+            "method": way,
             "batch": 2,
             "width": 4,
+            "span": 14 if way == "associative" else length,
             "seconds": [seconds * (1 - spread), seconds, seconds * (1 + spread)],
             "counts": counts,
             "limit_seconds": limit,
@@ -135,9 +239,10 @@ def records(rnn=1.0, tree=1.0, spread=0.0, limit=0.1, counts=True):
         }
 
     return [
-        record(layer, method, length, tree if method == "associative" else rnn)
+        record(kind, way, length)
         for length in (64, 128)
-        for layer, method in WAYS
+        for kind in kinds
+        for way in ways(kind, METHODS)
     ]
 
 
@@ -149,39 +254,81 @@ def records(rnn=1.0, tree=1.0, spread=0.0, limit=0.1, counts=True):
         (records(tree=8.0), "refined", "takes 8 times as long"),
         (records(limit=0.6), "refuted", "hardly idles"),
         (records(counts=False), "open", "No tanh RNN"),
-        (records()[:1], "open", "No parallel method"),
+        (records(kinds=["RNN"]), "open", "No parallel method"),
         ([], "open", "No tanh RNN"),
     ],
 )
-def test_the_verdict_follows_from_the_records(case, outcome, text):
-    (verdict,) = present.summary(case).verdicts
-    assert verdict.outcome == outcome
+def test_whether_the_machine_idles_follows_from_the_records(case, outcome, text):
+    verdict = experiment.summary(case).verdicts[0]
+    assert (verdict.number, verdict.outcome) == (5, outcome)
+    assert text in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("case", "outcome", "text"),
+    [
+        (records(tree=0.25), "confirmed", "0.25 times as long as the tanh RNN"),
+        (records(tree=0.25), "confirmed", "14 operations wait for one another instead of 128"),
+        (records(tree=0.9, spread=0.5), "refined", "on this machine no faster"),
+        (records(tree=8.0), "refined", "8 times as long as its own sequential method"),
+        (records(tree=0.5, kinds=["Mamba"]), "confirmed", "6 evaluations of Mamba"),
+        # One wrong result, however fast, of whichever method.
+        (
+            [*records(tree=0.25), *records(kinds=["Mamba"], counts=False)[-1:]],
+            "refuted",
+            "is off from its definition",
+        ),
+        (records(kinds=["RNN", "LRU"]), "open", "No selective state-space layer"),
+        (records(kinds=["Mamba"])[:1], "open", "No selective state-space layer"),
+        ([], "open", "No selective state-space layer"),
+    ],
+)
+def test_whether_mamba_is_parallel_follows_from_the_records(case, outcome, text):
+    verdict = experiment.summary(case).verdicts[1]
+    assert (verdict.number, verdict.outcome) == (8, outcome)
     assert text in verdict.text
 
 
 def test_times_are_per_sequence_and_wrong_results_are_in_no_table_but_their_own():
-    good, bad = records(rnn=2.0)[0], {**records(rnn=2.0)[3], "counts": False, "error": 1.0}
-    tables = present.summary([good, bad]).tables
-    assert tables[0].rows == (("tanh RNN, lax.scan", "1 s", "5 %"),)
+    good = records(loop=2.0, kinds=["RNN"])[0]
+    bad = {**records(kinds=["LRU"])[0], "counts": False, "error": 1.0}
+    tables = experiment.summary([good, bad]).tables
+    assert tables[0].rows == (("RNN, step by step", "1 s", "5.00%"),)
     assert tables[-1].title.startswith("Not counted")
-    assert tables[-1].rows[0][0] == "LRU sequential, forward, T = 64"
+    assert tables[-1].rows[0][0] == "LRU, sequential, forward, T = 64"
 
 
-def test_figures_have_a_panel_for_each_direction():
+def test_figures_have_a_panel_for_each_layer_that_has_a_choice():
     both = records() + [
         {**record, "point": {**record["point"], "direction": BOTH}} for record in records()
     ]
-    figures = present.plot(both)
-    assert list(figures) == ["time", "fraction_of_limit", "compile_and_memory"]
-    assert [axes.get_title(loc="left") or axes.get_title() for axes in figures["time"].axes] == [
-        "forward",
-        "forward + backward",
+    figures = experiment.plot(both)
+    assert list(figures) == [
+        "time_forward",
+        "time_forward_and_backward",
+        "share_of_limit",
+        "time_to_compile",
+        "working_memory",
     ]
-    assert len(figures["time"].axes[0].lines) == len(WAYS) + 2  # and two limits
+    for figure in figures.values():
+        panels = [axes for axes in figure.axes if axes.get_visible()]
+        assert [axes.get_title(loc="left") or axes.get_title() for axes in panels] == [
+            "one program each",
+            *LINEAR,
+        ]
+    panels = figures["time_forward"].axes
+    assert len(panels[0].lines) == len(KINDS) - len(LINEAR)
+    # By three methods, beside the tanh RNN and the limit; and a legend's line for each method.
+    assert len(panels[1].lines) == 3 + 2 + 3
+
+
+def test_figures_cope_with_what_there_is():
+    assert len(experiment.plot(records(kinds=["Mamba"]))["time_forward"].axes) == 1
+    assert len(experiment.plot(records(kinds=["GRU"])[:1])["time_forward"].axes) == 1
 
 
 def test_points_are_planned_shortest_first():
-    config = experiment.Config(lengths=(8, 4))
+    config = experiment.Config(layers=(layer_config("RNN"),), lengths=(8, 4))
     assert [tuple(point.values()) for point in experiment.plan(config)] == [
         (FORWARD, 4),
         (BOTH, 4),
@@ -191,11 +338,11 @@ def test_points_are_planned_shortest_first():
 
 
 def test_bad_input_is_told_at_once_and_makes_no_folder(tmp_path, capsys):
-    bad = ["lengths=[64, 0]", "widht=3", "rounds=2", "directions=[]", "batch"]
+    bad = ["lengths=[64, 0]", "widht=3", "rounds=2", "directions=[]", "methods=['tree']", "batch"]
     code = command_line.main(["run", "wallclock", *bad, "--runs", str(tmp_path / "runs")])
     errors = capsys.readouterr().err
     assert code == 2
-    assert "5 faults" in errors
+    assert "6 faults" in errors
     for expected in (
         "lengths[1] = 0: should be greater than 0",
         "widht = 3: no such key; did you mean width?",
@@ -230,7 +377,8 @@ def test_list_shows_claims_configs_and_times(capsys, monkeypatch):
     assert "Claim 5" in output
     assert "run wallclock " in output
     assert "run experiments/wallclock/configs/small.toml" in output
-    assert "about 5 minutes on two cores" in output
+    assert "about 8 minutes on two cores" in output
+    assert "claim 8" in output
 
 
 def test_the_command_is_a_module():

@@ -1,0 +1,106 @@
+"""The tables of `wallclock`: times, and in the report what else each program costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from experiments.harness.experiment import Record, Table
+from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.wallclock.records import (
+    by_length,
+    counted,
+    distinct,
+    fraction,
+    lengths,
+    of,
+    seconds,
+    series,
+    title,
+)
+
+_OTHERS = (
+    ("Share of the machine's limit", fraction, "{:.2%}".format),
+    ("Compile time", lambda record: record["compile_seconds"], short_seconds),
+    ("Peak temporary memory", lambda record: record["temporary_bytes"], short_bytes),
+    ("Largest relative error against float64", lambda record: record["error"], "{:.1e}".format),
+)
+
+
+def tables(records: Sequence[Record]) -> tuple[Table, ...]:
+    good = counted(records)
+    directions = distinct(good, "direction")
+    made = [_time_table(of(good, direction=direction), direction) for direction in directions]
+    for name, value, text in _OTHERS:
+        for direction in directions:
+            rows = of(good, direction=direction)
+            made.append(_plain_table(rows, f"{name}, {title(direction)}", value, text))
+    skipped = [record for record in records if "skipped" in record]
+    if skipped:
+        made.append(_skipped_table(skipped))
+    wrong = [record for record in records if record.get("counts") is False]
+    if wrong:
+        made.append(_wrong_table(wrong))
+    return tuple(made)
+
+
+def _some(lengths: list[int], most: int = 5) -> list[int]:
+    """Not more lengths than a table has room for, the ends always among them."""
+    if len(lengths) <= most:
+        return lengths
+    picks = np.unique(np.linspace(0, len(lengths) - 1, most).round().astype(int))
+    return [lengths[pick] for pick in picks]
+
+
+def _time_table(rows: list[Record], direction: str) -> Table:
+    """Times, and the share of the limit at the longest length that a contender was timed at."""
+    table = _plain_table(rows, "", seconds, short_seconds)
+    shares = [f"{fraction(records[-1]):.2%}" for records in series(rows)]
+    return Table(
+        f"Time per sequence, {title(direction)} "
+        f"(batch {rows[0]['batch']}, width {rows[0]['width']})",
+        (*table.columns, "of the limit"),
+        tuple((*row, share) for row, share in zip(table.rows, shares, strict=True)),
+        note="Share of the limit at the longest of a row. – : left out as too large."
+        if any("–" in row for row in table.rows)
+        else "Share of the limit at the longest.",
+    )
+
+
+def _plain_table(
+    rows: list[Record],
+    name: str,
+    value: Callable[[Record], float],
+    text: Callable[[float], str],
+) -> Table:
+    shown = _some(lengths(rows))
+    body = []
+    for records in series(rows):
+        found = by_length(records)
+        cells = [text(value(found[n])) if n in found else "–" for n in shown]
+        body.append((records[0]["contender"], *cells))
+    heads = ("", *(f"T = {short_count(n)}" for n in shown))
+    return Table(name, heads, tuple(body), brief=False)
+
+
+def _skipped_table(records: Sequence[Record]) -> Table:
+    rows = tuple((record["skipped"], short_bytes(record["predicted_bytes"])) for record in records)
+    return Table("Left out as too large", ("contender", "bytes predicted"), rows, brief=False)
+
+
+def _wrong_table(records: Sequence[Record]) -> Table:
+    rows = tuple(
+        (
+            "{contender}, {point[direction]}, T = {point[length]}".format_map(record),
+            f"{record['error']:.1e}",
+            f"{record['tolerance']:.1e}",
+        )
+        for record in records
+    )
+    return Table(
+        "Not counted: the result was wrong",
+        ("contender", "relative error", "tolerance"),
+        rows,
+        note="These times appear in no figure and no other table.",
+    )

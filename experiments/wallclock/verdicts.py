@@ -1,0 +1,138 @@
+"""The verdicts of `wallclock` on claims 5 and 8, from its records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from experiments.harness.experiment import Record, Verdict
+from experiments.harness.figures import short_count, short_seconds
+from experiments.wallclock.contenders import LINEAR
+from experiments.wallclock.records import (
+    by_length,
+    counted,
+    distinct,
+    fraction,
+    gain,
+    lengths,
+    of,
+    seconds,
+    title,
+)
+from experiments.wallclock.work import levels
+
+PARALLEL = ("associative", "blocked")
+STATE_SPACE = ("SelectiveSSM", "Mamba")
+# A sequential layer at half the limit of the machine would leave no bottleneck worth the name.
+_BUSY = 0.5
+
+
+class _Gain(NamedTuple):
+    """A parallel method beside the sequential one of the same layer, at the longest length that
+    both were timed at; ordered by that length, then by how many times as fast it is."""
+
+    length: int
+    times: float
+    clear: bool
+    sequential: Record
+    parallel: Record
+
+
+def waits(records: Sequence[Record]) -> Verdict:
+    """Claim 5. Confirmed: the tanh RNN is far from the limit and a parallel method clearly faster
+    than its sequential one. Refined: far from the limit, but none is. Refuted: near the limit."""
+    claim, good = "Step t waits for t-1, so the machine idles", counted(records)
+    longest = of(good, kind="RNN", length=max(lengths(good), default=0))
+    if not longest:
+        return Verdict(claim, "open", "No tanh RNN was timed and found right yet.", 5)
+    direction = distinct(longest, "direction")[-1]
+    rnn = of(longest, direction=direction)[0]
+    length, share = rnn["point"]["length"], fraction(rnn)
+    text = (
+        f"{title(direction).capitalize()} at T = {short_count(length)}: the tanh RNN takes "
+        f"{short_seconds(seconds(rnn) * rnn['batch'] / length)} a step and reaches "
+        f"{share:.2%} of this machine's limit ({rnn['limited_by']})."
+    )
+    value = f"{share:.2%} of the limit"
+    if share >= _BUSY:
+        return Verdict(claim, "refuted", f"{text} It hardly idles.", 5, value)
+    best = _best(of(good, direction=direction), LINEAR)
+    if not best:
+        text += " No parallel method was timed beside it yet."
+        return Verdict(claim, "open", text, 5, value)
+    where = f"arallel over time at T = {short_count(best.length)}, {best.parallel['layer']}"
+    if best.times <= 1:
+        text += f" But p{where} (the best of them) takes {1 / best.times:.2g} times as long."
+        return Verdict(claim, "refined", text, 5, value)
+    if not best.clear:
+        text += f" P{where} (the best of them) is no faster beyond the noise."
+        return Verdict(claim, "refined", text, 5, value)
+    text += f" P{where} (the best of them) is {best.times:.2g} times as fast."
+    return Verdict(claim, "confirmed", text, 5, value)
+
+
+def returns(records: Sequence[Record]) -> Verdict:
+    """Claim 8, by the selective state-space layers. Refuted: one of their results is not that of
+    the definition, step by step. Confirmed: all are, and a parallel method is clearly faster than
+    the sequential one. Refined: all are, but no parallel method is faster here."""
+    claim = "Mamba-like models return to linear recurrence to be parallel"
+    mine = [record for record in records if record.get("kind") in STATE_SPACE]
+    wrong = [record for record in mine if not record["counts"]]
+    if wrong:
+        worst = max(wrong, key=lambda record: record["error"] / record["tolerance"])
+        text = (
+            f"{worst['contender']}, {title(worst['point']['direction'])} at T = "
+            f"{short_count(worst['point']['length'])}, is off from its definition, step by step in "
+            f"float64, by {worst['error']:.1e}; rounding explains {worst['tolerance']:.1e}."
+        )
+        return Verdict(claim, "refuted", text, 8, f"error {worst['error']:.1e}")
+    direction = distinct(mine, "direction")[-1:]
+    best = _best(of(mine, direction=direction[0]), STATE_SPACE) if direction else None
+    if not best:
+        text = "No selective state-space layer was timed by a parallel and the sequential method."
+        return Verdict(claim, "open", text, 8)
+    parallel, length = best.parallel, best.length
+    layer, worst = parallel["layer"], max(mine, key=lambda record: record["error"])
+    text = (
+        f"{len(mine)} evaluations of {' and '.join(distinct(mine, 'layer'))} are their definition, "
+        f"step by step in float64, to {worst['error']:.1e} (tolerance {worst['tolerance']:.1e}). "
+        f"{title(direction[0]).capitalize()} at T = {short_count(length)}, {layer} by trees over "
+        f"time: {_chain(parallel, length)}. That takes {1 / best.times:.2g} times as long as its "
+        "own sequential method"
+    )
+    beside = of(records, direction=direction[0], length=length)
+    rnn, auto = of(beside, kind="RNN", counts=True), of(beside, layer=layer, method="auto")
+    text += (
+        f", {seconds(parallel) / seconds(rnn[0]):.2g} times as long as the tanh RNN" if rnn else ""
+    )
+    text += (
+        f"; `auto` takes {seconds(auto[0]) / seconds(parallel):.2g} times as long" if auto else ""
+    )
+    value = f"error {worst['error']:.0e}; {layer} in parallel {best.times:.2g} times as fast"
+    if best.times > 1 and best.clear:
+        return Verdict(claim, "confirmed", f"{text}.", 8, value)
+    text += ". Parallel is possible, and on this machine no faster."
+    return Verdict(claim, "refined", text, 8, value)
+
+
+def _chain(record: Record, length: int) -> str:
+    """What waits for what."""
+    tree = levels(length)
+    text = f"{record['span']:,} operations wait for one another instead of {length:,}"
+    if record["span"] > tree:
+        text += f" ({tree} in one tree; it goes by stretches that fit into a cache)"
+    return text
+
+
+def _best(rows: Sequence[Record], kinds: Sequence[str]) -> _Gain | None:
+    """The largest gain at the longest length, of the layers of these kinds."""
+    gains = []
+    for layer in distinct([row for row in rows if row["kind"] in kinds], "layer"):
+        slow = by_length(of(rows, layer=layer, method="sequential"))
+        for method in PARALLEL:
+            fast = by_length(of(rows, layer=layer, method=method))
+            length = max(slow.keys() & fast.keys(), default=0)
+            if length:
+                times, clear = gain(slow[length], fast[length])
+                gains.append(_Gain(length, times, clear, slow[length], fast[length]))
+    return max(gains, key=lambda gain: gain[:2], default=None)
