@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from experiments.harness.layer_configs import Layer
 from rnnscan.gradients import LogNorms, log_gradient_norms
@@ -25,7 +26,19 @@ def log_norms(layer: Layer, x: jax.Array, cotangents: jax.Array | None = None) -
     def step(h, x_t):
         return layer.step(x_t, h)[1]
 
-    return log_gradient_norms(step, zero_state(layer), x, cotangents=cotangents)
+    h0 = zero_state(layer, dtype=x.dtype)
+    return log_gradient_norms(step, h0, x, cotangents=cotangents)
+
+
+def output_log_norms(layer: Layer, x: jax.Array, readouts: jax.Array) -> jax.Array:
+    """(T,) ln of the norm of d(readouts @ y_T)/dx_{T-k} by lag k, for one sequence (T, features).
+
+    For layers that carry no state from step to step: a plain VJP through the call. -inf where the
+    gradient is exactly zero, as beyond the window of a convolution. readouts: (p, output_size).
+    """
+    _, pull_back = jax.vjp(lambda x: layer(x)[0][-1], x)
+    (gradients,) = lax.map(pull_back, readouts)
+    return 0.5 * jnp.log(jnp.sum(jnp.square(gradients), axis=(0, 2)))[::-1]
 
 
 def thinned_lags(length: int, per_doubling: int = 12) -> np.ndarray:
