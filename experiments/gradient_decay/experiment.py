@@ -1,22 +1,27 @@
-"""How the norm of a gradient depends on how far back it is taken: tanh RNN, LinearRNN and LRU."""
+"""How the norm of a gradient depends on how far back it is taken, for every kind of layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
-from experiments.gradient_decay import measure, present
+from experiments.gradient_decay import decay_figures, gain_figure, measure, tables, verdicts
+from experiments.gradient_decay.closed_forms import drive_std, expected, tanh_exponent
+from experiments.gradient_decay.records import DOZEN, of_study
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.layer_configs import Dense, LayerConfig, check_names, describe_init
 from experiments.harness.reach import thinned_lags
+from rnnscan.gradients import half_life
 
 CLAIM = (
     "Claim 4: in practice a plain RNN forgets; after a dozen or so steps the early information is "
-    "almost gone. Norm of dh_T/dh_t and dL/dx_t against lag, at initialisation."
+    "almost gone, against which LSTM and GRU were made. Norm of dh_T/dh_t and dL/dx_t against lag, "
+    "for every layer at initialisation."
 )
 
 
@@ -86,48 +91,77 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
+    decay, gain = of_study(records, "decay"), of_study(records, "gain")
+    made = {
+        "decay": decay_figures.by_group(decay),
+        "input": decay_figures.by_group(decay, of="input"),
+        "full_range": decay_figures.full_range(decay),
+        "gain": gain_figure.by_gain(gain),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
+    decay, gain = of_study(records, "decay"), of_study(records, "gain")
+    made = (
+        tables.of_state(decay),
+        tables.of_input(decay),
+        tables.by_length(decay),
+        tables.by_gain(gain),
+    )
+    found = (verdicts.of_a_dozen(decay, gain), verdicts.of_closed_forms(decay))
+    return Summary(found, tuple(table for table in made if table is not None))
 
 
 def _decay(config: Config, point: Point) -> Iterator[Record]:
     layer = next(layer for layer in config.layers if layer.name == point["layer"])
     length = point["length"]
-    sizes = {"hidden": config.hidden, "input_size": config.input_size}
+    sizes = {
+        "hidden": config.hidden,
+        "input_size": config.input_size,
+        "input_std": config.input_std,
+    }
     states, inputs = measure.curves(
-        layer,
-        seeds=config.seeds,
-        sequences=config.sequences,
-        length=length,
-        input_std=config.input_std,
-        **sizes,
+        layer, seeds=config.seeds, sequences=config.sequences, length=length, **sizes
     )
     lags = thinned_lags(length)
-    name, by_state, by_input = measure.closed_forms(
-        layer, lags, input_std=config.input_std, **sizes
-    )
-    for seed, (state, of_input) in enumerate(zip(states, inputs, strict=True)):
+    theory = expected(layer, np.arange(length + 1), **sizes)
+
+    def said_of(
+        log_norms: np.ndarray, by_theory: np.ndarray | None, first: int = 0
+    ) -> dict[str, Any]:
+        at = lags[lags < len(log_norms)]  # lag T has no input
+        known = by_theory is not None
+        return {
+            **measure.numbers(log_norms[first:], config.eps, config.fit_lags),
+            "norms": np.round(log_norms[at], 4),
+            "theory": np.round(by_theory[at], 4) if known else None,
+            "theory_half_life": float(half_life(by_theory[first:])) if known else None,
+        }
+
+    # Attention's newest input is its query too, which is no matter of distance: count from lag 1.
+    first = 1 if layer.kind == "CausalSelfAttention" else 0
+    for seed, of_input in enumerate(inputs):
+        # The norm at the first lag is that of the weights of the input: relative to it.
+        of_input = of_input - of_input[first]
         yield {
             "point": point,
             "seed": seed,
             "kind": layer.kind,
             "init": describe_init(layer),
-            "plain": isinstance(layer, Dense) and layer.recurrent == "torch",
+            "plain": isinstance(layer, Dense)
+            and layer.recurrent == "torch"
+            and layer.forget_bias is None,
             **sizes,
-            "input_std": config.input_std,
             "sequences": config.sequences,
             "eps": config.eps,
-            **measure.numbers(state, config.eps, config.fit_lags),
+            "closed_form": theory.name,
             "lags": lags,
-            "state": np.round(state[lags], 4),
-            # Lag T has no input, and the norm at lag 0 is that of W_ih: relative to it.
-            "input": np.round((of_input - of_input[0])[lags[:-1]], 4),
-            "theory": name,
-            "theory_state": np.round(by_state, 4),
-            "theory_input": np.round(by_input[:-1], 4),
+            "state": None if states is None else said_of(states[seed], theory.state),
+            "input": {
+                **said_of(of_input, theory.input, first),
+                "share_of_newest": measure.share_of_newest(of_input, DOZEN),
+            },
         }
 
 
@@ -135,21 +169,20 @@ def _gain(config: Config, point: Point) -> Iterator[Record]:
     gain, input_std = point["gain"], point["input_std"]
     layer = Dense(name="tanh RNN", kind="RNN", recurrent="gaussian", gain=gain)
     sizes = {"hidden": config.hidden, "input_size": config.input_size, "input_std": input_std}
+    length = config.gains.length
     states, _ = measure.curves(
-        layer,
-        seeds=config.seeds,
-        sequences=config.sequences,
-        length=config.gains.length,
-        **sizes,
+        layer, seeds=config.seeds, sequences=config.sequences, length=length, **sizes
     )
+    assert states is not None
+    drive = drive_std(**sizes)
     for seed, state in enumerate(states):
         yield {
             "point": point,
             "seed": seed,
-            "length": config.gains.length,
+            "length": length,
             **sizes,
-            "drive_std": measure.drive_std(**sizes),
+            "drive_std": drive,
             "eps": config.eps,
-            **measure.numbers(state, config.eps, config.fit_lags),
-            "theory_exponent": measure.tanh_exponent(gain, **sizes),
+            "state": measure.numbers(state, config.eps, config.fit_lags),
+            "theory_exponent": tanh_exponent(gain, drive),
         }

@@ -1,15 +1,23 @@
 import math
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pytest
 
 pytest.importorskip("pydantic")
 
-from experiments.gradient_decay import experiment, measure
+from jax.flatten_util import ravel_pytree
+
+from experiments.gradient_decay import closed_forms, decay_figures, experiment, measure
+from experiments.gradient_decay import records as choose
 from experiments.harness import config as harness_config
 from experiments.harness.figures import STYLE
+from experiments.harness.layer_configs import KINDS, RECURRENT, Attention, Convolution, Dense, build
+from experiments.harness.reach import log_norms, output_log_norms
+from rnnscan import LSTM
 from rnnscan.gradients import theory
 
 FOLDER = Path(experiment.__file__).parent
@@ -25,6 +33,16 @@ SMALL = {
         {"name": "RNN 0.9", "kind": "RNN", "recurrent": "gaussian", "gain": 0.9},
         {"name": "orthogonal", "kind": "LinearRNN", "recurrent": "orthogonal", "gain": 0.8},
         {"name": "ring", "kind": "LRU", "r_min": 0.5, "r_max": 0.9},
+        {"name": "LSTM torch", "kind": "LSTM"},
+        {"name": "LSTM 3", "kind": "LSTM", "forget_bias": 3.0},
+        {"name": "GRU torch", "kind": "GRU"},
+        {"name": "minGRU", "kind": "MinGRU"},
+        {"name": "minLSTM", "kind": "MinLSTM", "decay_bias": 1.0},
+        {"name": "S6", "kind": "SelectiveSSM", "dt_max": 0.5},
+        {"name": "Mamba", "kind": "Mamba"},
+        {"name": "attention", "kind": "CausalSelfAttention"},
+        {"name": "convolution", "kind": "CausalConv1D"},
+        {"name": "MLP", "kind": "MLP"},
     ],
     "gains": {"values": [0.5, 2.0], "length": 32},
 }
@@ -45,127 +63,301 @@ def of(records, **wanted):
 
 def test_every_point_is_measured_with_every_seed(records):
     points = experiment.plan(resolve())
-    assert len(points) == 4 + 2
+    assert len(points) == len(SMALL["layers"]) + 2
     for point in points:
         assert [record["seed"] for record in records if record["point"] == point] == [0, 1, 2]
+
+
+def test_every_kind_has_the_curves_that_it_can_have(records):
+    decay = of(records, study="decay")
+    assert {record["kind"] for record in decay} == set(KINDS)
+    for record in decay:
+        assert (record["state"] is not None) == (record["kind"] in RECURRENT)
+        assert len(record["input"]["norms"]) == len(record["lags"]) - 1
+        first = 1 if record["kind"] == "CausalSelfAttention" else 0
+        assert record["input"]["norms"][first] == 0
+        assert not np.isnan(record["input"]["norms"]).any()
+        if record["state"] is not None:
+            assert np.isfinite(record["state"]["norms"]).all()
+            assert record["state"]["norms"][0] == 0
 
 
 def test_a_point_depends_on_no_other(records):
     point = {"study": "decay", "layer": "RNN 0.9", "length": 32}
     alone = list(experiment.run(resolve(), [point]))
     for one, other in zip(alone, of(records, **point), strict=True):
-        np.testing.assert_array_equal(one["state"], other["state"])
-        assert one["half_life"] == other["half_life"]
+        np.testing.assert_array_equal(one["state"]["norms"], other["state"]["norms"])
+        assert one["state"]["half_life"] == other["state"]["half_life"]
 
 
 def test_an_orthogonal_matrix_has_its_gain_at_every_lag(records):
     for record in of(records, layer="orthogonal", length=32):
         expected = np.log(0.8) * record["lags"]
-        np.testing.assert_allclose(record["state"], expected, atol=1e-3)
-        np.testing.assert_allclose(record["input"], expected[:-1], atol=1e-3)
-        assert record["half_life"] == pytest.approx(np.log(2) / -np.log(0.8), rel=1e-3)
-        assert record["law"] == "exponential"
+        np.testing.assert_allclose(record["state"]["norms"], expected, atol=1e-3)
+        np.testing.assert_allclose(record["input"]["norms"], expected[:-1], atol=1e-3)
+        half_life = np.log(2) / -np.log(0.8)
+        assert record["state"]["half_life"] == pytest.approx(half_life, rel=1e-3)
+        assert record["state"]["theory_half_life"] == pytest.approx(half_life, rel=1e-6)
+        assert record["state"]["law"] == "exponential"
 
 
-def test_closed_forms_are_near_the_measurement(records):
+@pytest.mark.parametrize(
+    ("layer", "fields", "falls"),
+    [
+        *((name, ("state", "input"), True) for name in ("RNN torch", "RNN 0.9", "ring")),
+        *((name, ("state", "input"), True) for name in ("LSTM torch", "GRU torch")),
+        *((name, ("state",), True) for name in ("minGRU", "minLSTM")),
+        *((name, ("state",), False) for name in ("S6", "Mamba")),
+        *((name, ("input",), False) for name in ("attention", "convolution", "MLP")),
+    ],
+)
+def test_closed_forms_are_near_the_measurement(records, layer, fields, falls):
     """At a width of 32, while k² is below it: the mean of three seeds, in units of ln."""
-    for layer in ("RNN torch", "RNN 0.9", "ring"):
-        mine = of(records, layer=layer, length=32)
-        early = mine[0]["lags"] <= 5
-        for field in ("state", "input"):
-            measured = np.mean([record[field][early[: len(record[field])]] for record in mine], 0)
-            expected = mine[0][f"theory_{field}"][early[: len(mine[0][field])]]
-            assert np.abs(measured - expected).max() < 0.3
-            assert measured.min() < -0.75  # so that the bound says something
+    mine = of(records, layer=layer, length=32)
+    for field in fields:
+        curve = mine[0][field]
+        early = (mine[0]["lags"] <= 5)[: len(curve["norms"])] & np.isfinite(curve["theory"])
+        assert early.sum() >= 3
+        measured = np.mean([record[field]["norms"][early] for record in mine], 0)
+        assert np.abs(measured - curve["theory"][early]).max() < 0.3
+        assert not falls or measured.min() < -0.75  # so that the bound says something
+
+
+def test_nothing_is_drawn_where_no_closed_form_holds(records):
+    sizes = {"hidden": 128, "input_size": 8}
+    lags = np.arange(20)
+    usual = Dense(name="a", kind="LSTM")
+    assert closed_forms.expected(usual, lags, input_std=1.0, **sizes).state is not None
+    assert closed_forms.expected(usual, lags, input_std=20.0, **sizes).state is None
+    (panel, *_), counts = decay_figures.by_group(of(records, layer="LSTM 3")).axes, {}
+    for line in panel.lines:
+        counts[line.get_label()] = len(line.get_xdata())
+    assert counts["LSTM 3"] > 0
+    assert counts["closed form"] == 0  # the entry of the legend, and no other in black
+    black = [line for line in panel.lines if line.get_color() == "black"]
+    assert [line.get_label() for line in black] == ["closed form"]
+
+
+def test_a_leak_beside_a_gaussian_matrix():
+    """(leak + W)^k: 1, l² + g², l⁴ + 4 l² g² + g⁴, and one draw of a wide matrix."""
+    leak, gain = 0.6, 0.3
+    squares = np.exp(2 * closed_forms.leaky_log_norm(np.arange(3), leak, gain))
+    expected = [1, leak**2 + gain**2, leak**4 + 4 * leak**2 * gain**2 + gain**4]
+    np.testing.assert_allclose(squares, expected, rtol=1e-12)
+    n = 400
+    w = leak * np.eye(n) + gain / math.sqrt(n) * np.random.default_rng(0).standard_normal((n, n))
+    drawn = np.log(np.linalg.norm(np.linalg.matrix_power(w, 12)) / math.sqrt(n))
+    assert drawn == pytest.approx(closed_forms.leaky_log_norm(np.array([12]), leak, gain), abs=0.05)
+
+
+def test_windows_have_closed_forms_with_ends():
+    sizes = {"hidden": 8, "input_size": 2, "input_std": 1.0}
+    dilated = Convolution(name="a", kind="CausalConv1D", width=3, dilation=2)
+    near = Attention(name="b", kind="CausalSelfAttention", context=3)
+    gone = -np.inf
+    for config, expected in (
+        (dilated, [0, gone, 0, gone, 0, gone, gone]),
+        (near, [np.nan, 0, 0, gone, gone, gone, gone]),
+    ):
+        form = closed_forms.expected(config, np.arange(7), **sizes)
+        assert form.state is None
+        np.testing.assert_array_equal(form.input, expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Convolution(name="a", kind="CausalConv1D", width=3),
+        Attention(name="b", kind="CausalSelfAttention", num_heads=2),
+    ],
+)
+def test_the_gradient_of_an_output_is_a_row_of_the_jacobian(config):
+    keys = jax.random.split(jax.random.key(0), 3)
+    layer = build(config, keys[0], input_size=3, hidden=4, length=6)
+    x = jax.random.normal(keys[1], (6, 3))
+    rows = jax.random.normal(keys[2], (2, layer.output_size))
+
+    @jax.jit
+    def both(x):
+        return jax.jacrev(lambda x: layer(x)[0][-1])(x), output_log_norms(layer, x, rows)
+
+    dense, log_norms = (np.asarray(part, np.float64) for part in both(x))
+    gradients, norms = np.einsum("po,otf->ptf", np.asarray(rows), dense), np.exp(log_norms)
+    expected = np.sqrt(np.square(gradients).sum((0, 2)))[::-1]
+    np.testing.assert_allclose(norms, expected, rtol=2e-5, atol=1e-12)
+    assert (norms[3:] == 0).all() == isinstance(config, Convolution)
+
+
+def test_norms_of_a_state_of_several_arrays_are_those_of_the_dense_product():
+    """(h, c) of an LSTM in float64, against the product of whole Jacobians."""
+    with jax.enable_x64(True):
+        layer = LSTM.init(jax.random.key(0), 2, 3, dtype=jnp.float64)
+        x = jax.random.normal(jax.random.key(1), (7, 2), jnp.float64)
+        norms = jax.jit(log_norms)(layer, x)
+        _, state = layer.step(x[0])
+        h, back = ravel_pytree(jax.tree.map(jnp.zeros_like, state))
+
+        @jax.jit
+        def jacobians(h, x_t):
+            def step(h, x_t):
+                return ravel_pytree(layer.step(x_t, back(h))[1])[0]
+
+            return step(h, x_t), *jax.jacfwd(step, (0, 1))(h, x_t)
+
+        by_h, by_x = [], []
+        for x_t in x:
+            h, *both = jacobians(h, x_t)
+            by_h.append(np.asarray(both[0]))
+            by_x.append(np.asarray(both[1]))
+    product, of_state, of_input = np.eye(6), [1.0], []
+    for a, b in zip(by_h[::-1], by_x[::-1], strict=True):
+        of_input.append(np.linalg.norm(product @ b) / math.sqrt(6))
+        product = product @ a
+        of_state.append(np.linalg.norm(product) / math.sqrt(6))
+    np.testing.assert_allclose(norms.state, np.log(of_state), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(norms.input, np.log(of_input), rtol=1e-9, atol=1e-9)
+
+
+def test_a_curve_that_falls_to_zero_has_a_horizon_and_no_law():
+    window = np.where(np.arange(20) < 3, 0.0, -np.inf)
+    numbers = measure.numbers(window, 1e-3, 8)
+    assert (numbers["half_life"], numbers["horizon"], numbers["law"]) == (3, 3, None)
+    assert measure.share_of_newest(window, 2) == pytest.approx(2 / 3)
+    assert measure.share_of_newest(np.zeros(100), 12) == pytest.approx(0.12)
 
 
 def test_seeds_and_layers_differ(records):
-    curves = [tuple(r["state"]) for r in records if "state" in r and r["point"]["length"] == 32]
-    assert len(set(curves)) >= len(curves) - 2  # the orthogonal ones agree
+    curves = [tuple(r["input"]["norms"]) for r in of(records, study="decay")]
+    assert len(set(curves)) >= len(curves) - 4  # the orthogonal ones agree, and the windows
 
 
 def test_more_gain_reaches_further(records):
-    rates = {gain: [r["rate"] for r in of(records, gain=gain)] for gain in (0.5, 2.0)}
+    rates = {gain: [r["state"]["rate"] for r in of(records, gain=gain)] for gain in (0.5, 2.0)}
     assert min(rates[0.5]) > 0.5 > 0 > max(rates[2.0])
     for gain in rates:
         record = of(records, gain=gain)[0]
-        drive = measure.drive_std(hidden=32, input_size=4, input_std=1.0)
+        drive = closed_forms.drive_std(hidden=32, input_size=4, input_std=1.0)
         assert record["theory_exponent"] == theory.driven_tanh(gain, drive).exponent
 
 
 def test_drive_is_that_of_a_real_layer():
-    import jax
-
     from rnnscan import RNN
 
     layer = RNN.init(jax.random.key(0), 50, 400)
     (cell,) = layer.cells[0]
     x = 3.0 * np.random.default_rng(0).standard_normal((200, 50))
     drive = x @ np.asarray(cell.w_ih, np.float64).T + np.asarray(cell.b_ih + cell.b_hh)
-    expected = measure.drive_std(hidden=400, input_size=50, input_std=3.0)
+    expected = closed_forms.drive_std(hidden=400, input_size=50, input_std=3.0)
     assert drive.std() == pytest.approx(expected, rel=0.02)
 
 
 def test_every_figure_and_table_of_any_subset(records):
-    short = {**records[0], "point": {**records[0]["point"], "length": 16}}  # drawn as a ring
-    records = [short, *records]
-    with mpl.rc_context(STYLE):
-        assert set(experiment.plot(records)) == {"decay", "full_range", "gain"}
-        for subset in ([], records[:1], records[-1:], records[4:11]):
+    decay = of(records, study="decay")
+    short = {**decay[0], "point": {**decay[0]["point"], "length": 16}}  # drawn as a ring
+    without_state = [record for record in decay if record["state"] is None]
+    deep = [{**r, "state": {**r["state"], "float32_lag": 30.0}} for r in decay[:3]]
+    with mpl.rc_context({**STYLE, "figure.dpi": 50}):
+        assert set(experiment.plot([short, *records])) == {"decay", "input", "gain"}
+        assert set(experiment.plot(deep)) == {"decay", "input", "full_range"}
+        for subset in ([], decay[:1], without_state, deep, records[-1:], [short, *records]):
             for figure in experiment.plot(subset).values():
                 figure.canvas.draw()
             summary = experiment.summary(subset)
             assert all(verdict.text for verdict in summary.verdicts)
+            assert "nan" not in str(summary)
     assert all(v.outcome == "open" for v in experiment.summary([]).verdicts)
     titles = [table.title for table in experiment.summary(records).tables]
-    assert len(titles) == 3
+    assert len(titles) == 4
     assert "T = 32" in titles[0]
+    assert [len(table.rows) for table in experiment.summary(without_state).tables] == [3]
 
 
-def plain_record(horizon, seed=0):
-    """A tanh RNN with torch's weights that decays exponentially down to 1e-3 at `horizon`."""
+def test_a_panel_tells_its_layers_apart(records):
+    with mpl.rc_context(STYLE):
+        figure = decay_figures.by_group(of(records, study="decay"))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(choose.GROUPS)
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if line.get_label() in choose.layers(records[:-6])]
+        assert len({line.get_marker() for line in lines}) == len(lines) > 0
+
+
+def test_numbers_in_words():
+    assert [choose.fraction(eps) for eps in (1e-3, 0.01, 0.3)] == ["1/1000", "1/100", "0.3"]
+    assert choose.with_interval(np.full(4, np.inf), 64) == "> 64"
+    assert choose.with_interval(np.array([11.8, 11.8, 12.04]), 64) == "11.8 [11.8, 12.0]"
+
+
+def plain_record(horizon, layer="tanh", kind="RNN", seed=0):
+    """A layer with torch's weights that decays exponentially down to 1e-3 at `horizon`."""
     lags, rate = np.arange(65), math.log(1000) / horizon
-    return {
-        "point": {"study": "decay", "layer": "RNN", "length": 64},
-        "seed": seed,
-        "kind": "RNN",
-        "init": "W_hh torch",
-        "plain": True,
-        "eps": 1e-3,
+    curve = {
         "fit_lags": 64,
         "half_life": math.log(2) / rate,
         "horizon": horizon if horizon <= 64 else math.inf,
         "float32_lag": math.inf,
         "rate": rate,
         "law": "exponential",
-        "lags": list(lags),
-        "state": list(-rate * lags),
-        "theory_state": list(-rate * lags),
+        "norms": list(-rate * lags),
+        "theory": list(-rate * lags),
+        "theory_half_life": math.log(2) / rate,
     }
+    return {
+        "point": {"study": "decay", "layer": layer, "length": 64},
+        "seed": seed,
+        "kind": kind,
+        "init": "W_hh torch",
+        "plain": True,
+        "eps": 1e-3,
+        "lags": list(lags),
+        "state": curve,
+        "input": {**curve, "norms": curve["norms"][:-1], "share_of_newest": 0.9},
+    }
+
+
+def dozen(*records):
+    return experiment.summary(records).verdicts[0]
 
 
 @pytest.mark.parametrize(
     ("horizon", "outcome"), [(12.0, "confirmed"), (3.0, "refuted"), (60.0, "refuted")]
 )
 def test_the_verdict_follows_the_horizon(horizon, outcome):
-    verdict, closed_forms = experiment.summary([plain_record(horizon)]).verdicts
+    verdict, closed = experiment.summary([plain_record(horizon)]).verdicts
     assert verdict.outcome == outcome
-    assert closed_forms.outcome == "confirmed"
+    assert verdict.number == 4
+    assert closed.outcome == "confirmed"
     kept = 100 * 1000 ** (-12 / horizon)
     assert f"{kept:.2g} %" in verdict.text or f"{kept:.3g} %" in verdict.text
+    assert verdict.value == f"1/1000 after {choose.steps(horizon)} steps"
 
 
-def test_the_verdict_is_refined_by_a_layer_that_reaches_further():
-    other = plain_record(40.0)
-    other = {**other, "plain": False, "point": {**other["point"], "layer": "better"}}
-    verdict = experiment.summary([plain_record(12.0), other]).verdicts[0]
+def test_the_value_has_its_interval():
+    records = [plain_record(horizon, seed=i) for i, horizon in enumerate((11.0, 12.0, 13.0))]
+    assert dozen(*records).value == "1/1000 after 12.0 [11.0, 13.0] steps"
+
+
+def test_the_verdict_is_refined_by_an_rnn_that_reaches_further():
+    verdict = dozen(plain_record(12.0), {**plain_record(40.0, "better"), "plain": False})
     assert verdict.outcome == "refined"
-    assert "better" in verdict.text
+    assert "better (40.0)" in verdict.text
+
+
+def test_the_verdict_weighs_what_gates_do_at_their_usual_start():
+    """They were made to reach further: where they do, the claim stands as it is."""
+    helped = dozen(
+        plain_record(12.0), plain_record(48.0, "a", "LSTM"), plain_record(99.0, "b", "GRU")
+    )
+    assert helped.outcome == "confirmed"
+    assert "LSTM after 48.0 and GRU after > 64 steps, 4 and more than 5.3 times" in helped.text
+    biased = {**plain_record(40.0, "with bias", "LSTM"), "plain": False}
+    alike = dozen(plain_record(12.0), plain_record(13.2, "a", "LSTM"), biased)
+    assert alike.outcome == "refined"
+    assert "1.1 times as far; more than twice as far: with bias (40.0)." in alike.text
 
 
 def test_a_wrong_closed_form_is_not_confirmed():
     record = plain_record(12.0)
-    record["theory_state"] = list(0.5 * np.array(record["state"]))
+    record["state"]["theory"] = list(0.5 * np.array(record["state"]["norms"]))
     assert experiment.summary([record]).verdicts[1].outcome == "refined"
 
 
@@ -174,7 +366,11 @@ def test_shipped_configs_are_valid(name):
     file = harness_config.read(FOLDER / "configs" / f"{name}.toml")
     assert file.experiment == "gradient_decay"
     assert file.takes
-    assert experiment.plan(harness_config.resolve(experiment.Config, file.values))
+    config = harness_config.resolve(experiment.Config, file.values)
+    assert experiment.plan(config)
+    usual = {(layer.kind, getattr(layer, "forget_bias", None)) for layer in config.layers}
+    assert {("RNN", None), ("LSTM", None), ("GRU", None), ("CausalSelfAttention", None)} <= usual
+    assert name == "small" or {layer.kind for layer in config.layers} == set(KINDS)
 
 
 def test_every_fault_of_a_config_is_reported_at_once():
