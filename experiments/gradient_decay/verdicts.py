@@ -113,16 +113,16 @@ def _gated(decay: Sequence[Record], horizon: float) -> tuple[list[float], str]:
     usual = {kind: records for kind, records in usual.items() if records}
     if not usual:
         return [], ""
-    parts = [f"{kind} after {measured(mine, 'state', 'horizon')}" for kind, mine in usual.items()]
+    parts = [f"{kind} takes {measured(mine, 'state', 'horizon')}" for kind, mine in usual.items()]
     reach = [_horizon(mine) / horizon for mine in usual.values()]
     end = max(mine[0]["point"]["length"] for mine in usual.values()) / horizon
     times = " and ".join(
         f"more than {end:.2g}" if np.isinf(ratio) else f"{ratio:.2g}" for ratio in reach
     )
-    text = f"At torch's start {' and '.join(parts)} steps, {times} times as far"
+    text = f"At torch's start {' and '.join(parts)} steps, {times} times as many"
     started = _further(decay, horizon, kinds=tuple(usual))
     if started:
-        text += f"; more than twice as far: {'; '.join(started)}"
+        text += f"; more than twice as many: {'; '.join(started)}"
     return reach, f"{text}."
 
 

@@ -348,11 +348,11 @@ def test_the_verdict_weighs_what_gates_do_at_their_usual_start():
         plain_record(12.0), plain_record(48.0, "a", "LSTM"), plain_record(99.0, "b", "GRU")
     )
     assert helped.outcome == "confirmed"
-    assert "LSTM after 48.0 and GRU after > 64 steps, 4 and more than 5.3 times" in helped.text
+    assert "LSTM takes 48.0 and GRU takes > 64 steps, 4 and more than 5.3 times" in helped.text
     biased = {**plain_record(40.0, "with bias", "LSTM"), "plain": False}
     alike = dozen(plain_record(12.0), plain_record(13.2, "a", "LSTM"), biased)
     assert alike.outcome == "refined"
-    assert "1.1 times as far; more than twice as far: with bias (40.0)." in alike.text
+    assert "1.1 times as many; more than twice as many: with bias (40.0)." in alike.text
 
 
 def test_a_wrong_closed_form_is_not_confirmed():
