@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator, model_validator
 
-from experiments.digits import classifier, measure, present
+from experiments.digits import classifier, measure, pictures, tables, verdicts
+from experiments.digits.records import done, longest_reading, of, readings
 from experiments.harness import sequence_models
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
@@ -90,11 +91,25 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
+    found = done(records)
+    if not found:
+        return {}
+    longest = of(found, reading=longest_reading(found))
+    drawn = {"accuracy": pictures.accuracy_figure(found), "reach": pictures.reach_figure(longest)}
+    if longest[0]["length"] == 64:
+        drawn["pixels"] = pictures.pixel_figure(longest)
+    return drawn
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
+    found = done(records)
+    by_reading = {reading: of(found, reading=reading) for reading in readings(found)}
+    made = [tables.accuracy_table(mine) for mine in by_reading.values()]
+    for reading, mine in by_reading.items():
+        made.append(tables.reach_table(mine, brief=reading == longest_reading(found)))
+    if found and found[0]["depth"]:
+        return Summary((verdicts.mixer(found),), tuple(made))
+    return Summary((verdicts.classifier(found), verdicts.memory(found)), tuple(made))
 
 
 @functools.cache

@@ -176,6 +176,23 @@ def test_the_verdict_on_the_classifier_follows_its_accuracy(records):
     assert experiment.summary(good).verdicts[0].outcome == "confirmed"
 
 
+def test_the_verdict_on_mixers_is_of_the_one_that_validates_best(records):
+    def verdict(*scores):
+        found = [
+            {**r, "depth": 2, "length": 64, "validation_accuracy": [score], "test_accuracy": test}
+            for r, (score, test) in zip(records, scores, strict=True)
+        ]
+        (said,) = experiment.summary(found).verdicts
+        return said.outcome, said.text
+
+    assert verdict((0.98, 0.96), (0.97, 0.5))[0] == "confirmed"
+    outcome, text = verdict((0.97, 0.99), (0.98, 0.9))
+    assert outcome == "refuted"
+    assert text.startswith("LRU, the recurrent mixer that validates best: 90.0")
+    blocks = [{**records[0], "depth": 2, "length": 8}]
+    assert experiment.summary(blocks).verdicts[0].outcome == "open"
+
+
 @pytest.mark.parametrize("name", ["default", "mixers", "small"])
 def test_shipped_configs_are_valid(name):
     file = harness_config.read(FOLDER / "configs" / f"{name}.toml")
