@@ -44,17 +44,17 @@ class Config(BaseConfig):
     methods: tuple[Literal["sequential", "associative", "blocked", "auto"], ...] = pydantic.Field(
         ("sequential", "associative", "auto"), description="of layers that have a choice"
     )
-    lengths: tuple[pydantic.PositiveInt, ...] = (64, 512, 4096, 16384)
+    lengths: tuple[pydantic.PositiveInt, ...] = (64, 1024, 4096, 16384)
     directions: tuple[Literal["forward", "forward+backward"], ...] = (FORWARD, BOTH)
     batch: pydantic.PositiveInt = 8
     width: int = pydantic.Field(32, ge=2, description="features, state width and outputs")
     seed: pydantic.NonNegativeInt = 0
     rounds: int = pydantic.Field(9, ge=3, description="samples of each contender")
     sample_seconds: pydantic.PositiveFloat = 1e-3
-    budget_seconds: pydantic.PositiveFloat = 2.0
+    budget_seconds: pydantic.PositiveFloat = 1.0
     product_size: int = pydantic.Field(1024, ge=16, description="of the matrices timed as limit")
     max_bytes: pydantic.PositiveInt = 4 * 2**30
-    max_seconds: pydantic.PositiveFloat = pydantic.Field(4.0, description="of one evaluation")
+    max_seconds: pydantic.PositiveFloat = pydantic.Field(3.0, description="of one evaluation")
     max_reference_seconds: pydantic.PositiveFloat = pydantic.Field(
         20.0, description="of the float64 evaluation that judges it"
     )

@@ -77,3 +77,12 @@ def gain(slow: Record, fast: Record) -> tuple[float, bool]:
 
 def title(direction: str) -> str:
     return direction.replace("+", " + ")
+
+
+def share(value: float) -> str:
+    """A share in percent.
+
+    >>> share(0.3123)
+    '31 %'
+    """
+    return f"{100 * value:.2g} %"

@@ -17,11 +17,12 @@ from experiments.wallclock.records import (
     of,
     seconds,
     series,
+    share,
     title,
 )
 
 _OTHERS = (
-    ("Share of the machine's limit", fraction, "{:.2%}".format),
+    ("Share of the machine's limit", fraction, share),
     ("Compile time", lambda record: record["compile_seconds"], short_seconds),
     ("Peak temporary memory", lambda record: record["temporary_bytes"], short_bytes),
     ("Largest relative error against float64", lambda record: record["error"], "{:.1e}".format),
@@ -56,12 +57,12 @@ def _some(lengths: list[int], most: int = 5) -> list[int]:
 def _time_table(rows: list[Record], direction: str) -> Table:
     """Times, and the share of the limit at the longest length that a contender was timed at."""
     table = _plain_table(rows, "", seconds, short_seconds)
-    shares = [f"{fraction(records[-1]):.2%}" for records in series(rows)]
+    shares = [share(fraction(records[-1])) for records in series(rows)]
     return Table(
         f"Time per sequence, {title(direction)} "
         f"(batch {rows[0]['batch']}, width {rows[0]['width']})",
         (*table.columns, "of the limit"),
-        tuple((*row, share) for row, share in zip(table.rows, shares, strict=True)),
+        tuple((*row, reached) for row, reached in zip(table.rows, shares, strict=True)),
         note="Share of the limit at the longest of a row. – : left out as too large."
         if any("–" in row for row in table.rows)
         else "Share of the limit at the longest.",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.harness import figures
 from experiments.harness.experiment import Record
@@ -44,7 +44,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         f"How near each program comes to the limit of the machine, {name}: the larger of bytes / "
         "measured bandwidth and operations / measured rate of matrix products, over the time taken."
     )
-    compiling = _grid(last, lambda r: r["compile_seconds"], _seconds_axis("compile time"))
+    compiling = _grid(last, lambda r: r["compile_seconds"], _compile_axis)
     compiling.set_label(f"Time to compile, {name}, once for each length.")
     memory = _grid(last, lambda r: max(r["temporary_bytes"], 1024), _bytes_axis)
     memory.set_label(
@@ -97,7 +97,7 @@ def _grid(
             rnn = of(records, kind="RNN")[:1]
             beside = of(single, layer=rnn[0]["layer"]) if rnn else []
             line = {"color": figures.BLUE, "linewidth": 1, "alpha": 0.6}
-            _draw(axes, beside, value, None, label="tanh RNN, step by step", **line)
+            _draw(axes, beside, value, None, label="the tanh RNN, to compare", **line)
             _draw_limit(axes, mine, limit)
         for one in series(mine):
             _draw(axes, one, value, samples, **_look(one[0], records))
@@ -114,7 +114,7 @@ def _grid(
 
 def _look(record: Record, records: Sequence[Record]) -> dict:
     """A layer's colour and marker; the line of its method, or among several of its kind its own."""
-    look = figures.line_style(record["kind"], record["method"])
+    look = figures.line_style(record["kind"], record["method"]) | {"markeredgewidth": 0.5}
     if has_choice(record):
         return look
     alike = distinct(of(records, kind=record["kind"]), "layer")
@@ -160,12 +160,23 @@ def _seconds_axis(label: str) -> Callable[[Axes], None]:
     return lambda axes: figures.seconds_axis(axes, label)
 
 
+def _compile_axis(axes: Axes) -> None:
+    figures.seconds_axis(axes, "compile time")
+    axes.yaxis.set_major_locator(_narrow())
+
+
+def _narrow() -> LogLocator:
+    """Ticks for what stays within a decade or two."""
+    return LogLocator(subs=(1.0, 2.0, 5.0))
+
+
 def _bytes_axis(axes: Axes) -> None:
     figures.bytes_axis(axes, "temporary memory")
 
 
 def _percent_axis(axes: Axes) -> None:
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(_narrow())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("share of the limit reached")

@@ -17,6 +17,7 @@ from experiments.wallclock.records import (
     lengths,
     of,
     seconds,
+    share,
     title,
 )
 from experiments.wallclock.work import levels
@@ -47,14 +48,14 @@ def waits(records: Sequence[Record]) -> Verdict:
         return Verdict(claim, "open", "No tanh RNN was timed and found right yet.", 5)
     direction = distinct(longest, "direction")[-1]
     rnn = of(longest, direction=direction)[0]
-    length, share = rnn["point"]["length"], fraction(rnn)
+    length, reached = rnn["point"]["length"], fraction(rnn)
     text = (
         f"{title(direction).capitalize()} at T = {short_count(length)}: the tanh RNN takes "
         f"{short_seconds(seconds(rnn) * rnn['batch'] / length)} a step and reaches "
-        f"{share:.2%} of this machine's limit ({rnn['limited_by']})."
+        f"{share(reached)} of this machine's limit ({rnn['limited_by']})."
     )
-    value = f"{share:.2%} of the limit"
-    if share >= _BUSY:
+    value = f"{share(reached)} of the limit"
+    if reached >= _BUSY:
         return Verdict(claim, "refuted", f"{text} It hardly idles.", 5, value)
     best = _best(of(good, direction=direction), LINEAR)
     if not best:

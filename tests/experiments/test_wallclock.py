@@ -293,7 +293,7 @@ def test_times_are_per_sequence_and_wrong_results_are_in_no_table_but_their_own(
     good = records(loop=2.0, kinds=["RNN"])[0]
     bad = {**records(kinds=["LRU"])[0], "counts": False, "error": 1.0}
     tables = experiment.summary([good, bad]).tables
-    assert tables[0].rows == (("RNN, step by step", "1 s", "5.00%"),)
+    assert tables[0].rows == (("RNN, step by step", "1 s", "5 %"),)
     assert tables[-1].title.startswith("Not counted")
     assert tables[-1].rows[0][0] == "LRU, sequential, forward, T = 64"
 
