@@ -30,8 +30,8 @@ CLAIM = (
     "Any of these mixers makes a language model of characters: each of them, on one budget, "
     "predicts the Python reference better than the character before does. Bits per character."
 )
-# Of the logits by steps from those by one call, relative to the largest, in float32: a hundred
-# times what is seen, and far below what a wrong step gives.
+# Of the logits by steps from those by one call, relative to the largest, in float32: a thousand
+# times what is seen on a CPU, and far below what a wrong step gives.
 TOLERANCE = 1e-3
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from textwrap import TextWrapper
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +17,7 @@ from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.layer_configs import RECURRENT
 
 ATTENTION = "CausalSelfAttention"
+_WRAPPER = TextWrapper(100, drop_whitespace=False, replace_whitespace=False)
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
@@ -67,9 +70,10 @@ def _learning(records: Sequence[Record]) -> Figure:
             seen,
             np.median(curves, axis=0)[1:],
             label=layer,
-            **figures.line_style(mine[0]["kind"]),
+            **_look(mine[0], markersize=7),
         )
     _level(axes, records[0]["trivial_bits"]["validation_bigram"], "from the character before")
+    axes.set_xlim(left=0)
     axes.set_xlabel("characters read in training, millions")
     axes.set_ylabel("bits per character")
     axes.set_title("Validation")
@@ -87,7 +91,7 @@ def _speed(records: Sequence[Record]) -> Figure:
     for axes, title, speed in zip(panels, titles, speeds, strict=True):
         for layer in _layers(records):
             mine = _of(records, layer)
-            look = figures.line_style(mine[0]["kind"]) | {"linestyle": "", "markersize": 10}
+            look = _look(mine[0], markersize=11, linestyle="")
             axes.plot([speed(mine)], [_median(mine)], label=layer, **look)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -104,6 +108,11 @@ def _speed(records: Sequence[Record]) -> Figure:
         "further right is better."
     )
     return figure
+
+
+def _look(record: Record, **changes: Any) -> dict[str, Any]:
+    """Edges narrow enough to leave a star its points."""
+    return figures.line_style(record["kind"]) | {"markeredgewidth": 0.5} | changes
 
 
 def _level(axes: Axes, height: float, label: str) -> None:
@@ -185,9 +194,10 @@ def _table(records: Sequence[Record]) -> Table:
 
 
 def _text_table(record: Record) -> Table:
-    """What a model wrote, a row for each line; spaces that keep their width on a page."""
+    """What a model wrote, a row for each line, long ones in pieces; spaces that a page keeps."""
     written = (record["prompt"] + record["sample"]).split("\n")
-    lines = [line.replace("  ", "\u00a0\u00a0") or "\u00a0" for line in written]
+    pieces = [piece for line in written for piece in _WRAPPER.wrap(line) or [""]]
+    lines = [piece.replace("  ", "\u00a0\u00a0") or "\u00a0" for piece in pieces]
     return Table(
         f"{record['point']['layer']} writes ({record['test_bits']:.2f} bits per character)",
         (f"after {record['prompt']!r}, at temperature {record['temperature']:g}",),

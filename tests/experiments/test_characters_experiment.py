@@ -203,9 +203,11 @@ def test_figures_and_tables_cope_with_any_subset(records):
 
 
 def test_written_text_keeps_its_lines_and_spaces(records):
-    record = {**records[0], "prompt": "for x", "sample": " in xs:\n    y\n\nend"}
+    record = {**records[0], "prompt": "for x", "sample": " in xs:\n    y\n\n" + 30 * "more "}
     (_, text) = experiment.summary([record]).tables
-    assert text.rows == (("for x in xs:",), (4 * "\u00a0" + "y",), ("\u00a0",), ("end",))
+    *lines, long, rest = (cell for (cell,) in text.rows)
+    assert lines == ["for x in xs:", 4 * "\u00a0" + "y", "\u00a0"]
+    assert (long, rest) == (20 * "more ", 10 * "more ")
     assert not text.brief
 
 
