@@ -50,7 +50,11 @@ def by_definition(p, layer):
     return y.reshape(len(q), -1) @ p["w_o"].T + p.get("b_o", 0)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    ("option", "x64"),
+    [*((option, True) for option in OPTIONS), ("rotary", False)],
+    indirect=["x64"],
+)
 def test_equals_a_loop_with_all_gradients(option, x64):
     dtype = jnp.float64 if x64 else jnp.float32
     layer, x = make(dtype, **OPTIONS[option]), draw(6, 3, dtype=dtype)
@@ -158,9 +162,9 @@ def test_what_is_not_finite_reaches_the_outputs_that_see_it_and_no_other(bad):
         np.testing.assert_array_equal(np.isnan(y).all(-1), reached)
         assert_close(y[~reached], clean[~reached])
 
-    cache = None
+    step, cache = jax.jit(lambda x_t, cache: layer.step(x_t, cache)), None
     for t in range(9):  # by and by the slot is written again
-        y, cache = layer.step(given[:, t], cache)
+        y, cache = step(given[:, t], cache)
         np.testing.assert_array_equal(~np.isfinite(y).any(-1), reached[:, t])
 
 

@@ -39,8 +39,15 @@ def by_definition(p, layer):
     return y, window[len(window) - reach :]
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("steps", [5, 1])
+@pytest.mark.parametrize(
+    ("option", "steps", "x64"),
+    [
+        *((option, 5, True) for option in OPTIONS),
+        *((option, 1, True) for option in ("plain", "dilated")),  # fewer than the window reaches
+        *((option, 5, False) for option in ("plain", "depthwise")),
+    ],
+    indirect=["x64"],
+)
 def test_equals_a_loop_with_all_gradients(option, steps, x64):
     dtype = jnp.float64 if x64 else jnp.float32
     layer = make(dtype, **OPTIONS[option])

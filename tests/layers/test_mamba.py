@@ -32,7 +32,14 @@ def by_definition(layer, x, window, h):
 
 
 @pytest.mark.parametrize(
-    ("method", "width", "expand"), [("auto", 4, 2), ("associative", 1, 1), ("sequential", 3, 3)]
+    ("method", "width", "expand", "x64"),
+    [
+        ("auto", 4, 2, True),
+        ("associative", 1, 1, True),
+        ("sequential", 3, 3, True),
+        ("auto", 4, 2, False),
+    ],
+    indirect=["x64"],
 )
 def test_equals_its_sequential_definition(method, width, expand, x64):
     dtype = np.float64 if x64 else np.float32
@@ -43,7 +50,7 @@ def test_equals_its_sequential_definition(method, width, expand, x64):
     state = draw(width - 1, inner, seed=2, dtype=dtype), draw(inner, 4, seed=3, dtype=dtype)
     expected = by_definition(layer, *(np.asarray(v, np.float64) for v in (x, *state)))
     expected = jax.tree.map(lambda v: v.astype(dtype), expected)
-    assert_close(layer(x, state), expected, 1e-13 if x64 else 2e-6)
+    assert_close(jax.jit(layer)(x, state), expected, 1e-13 if x64 else 2e-6)
 
 
 def test_equals_a_block_of_torch_modules_in_every_gradient():

@@ -63,7 +63,11 @@ def by_definition(layer, x, h, dy, dlast):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize(("method", "bias"), [("auto", True), ("associative", False)])
+@pytest.mark.parametrize(
+    ("method", "bias", "x64"),
+    [("auto", True, True), ("associative", False, True), ("auto", True, False)],
+    indirect=["x64"],
+)
 def test_equals_its_sequential_definition(kind, method, bias, x64):
     dtype = np.float64 if x64 else np.float32
     layer = LAYERS[kind].init(jax.random.key(0), 3, 5, bias=bias, method=method, dtype=dtype)

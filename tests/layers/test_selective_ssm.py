@@ -69,7 +69,11 @@ CASES = {  # steps, options
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "x64"),
+    [*((case, True) for case in CASES), ("auto", False), ("stretches", False), ("zoh", False)],
+    indirect=["x64"],
+)
 def test_equals_its_sequential_definition(case, x64):
     steps, options = CASES[case]
     dtype = np.float64 if x64 else np.float32
