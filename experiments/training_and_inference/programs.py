@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from experiments.harness.layer_configs import Kind, build
 from experiments.harness.reach import zero_state
@@ -85,9 +86,9 @@ def _logits(w: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.matmul(y, w.T, precision=lax.Precision.HIGHEST)
 
 
-def _loss(w: jax.Array, y: jax.Array, labels: jax.Array) -> jax.Array:
+def _loss(w: jax.Array, y: jax.Array, labels: ArrayLike) -> jax.Array:
     logits = jax.nn.log_softmax(_logits(w, y))
-    return -jnp.mean(jnp.take_along_axis(logits, labels[:, None], axis=1))
+    return -jnp.mean(jnp.take_along_axis(logits, jnp.asarray(labels)[:, None], axis=1))
 
 
 def _classify(layer: Any, w: jax.Array, x: jax.Array) -> jax.Array:

@@ -12,11 +12,11 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 
-def positive(**sizes: int) -> None:
+def positive(**sizes: int | None) -> None:
     """Raise unless every named size is an integer of 1 or more."""
     for name, value in sizes.items():
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < 1:
+        if value is None or not whole or value < 1:
             raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
 
 

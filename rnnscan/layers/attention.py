@@ -136,10 +136,10 @@ class CausalSelfAttention:
         into, out = (hidden_size, input_size), (output_size, hidden_size)
         b = input_size**-0.5, hidden_size**-0.5
         into_shapes = (into,) * 3 + ((hidden_size,),) * (3 * bias)
-        w_q, w_k, w_v, *biases = uniform(into_key, into_shapes, -b[0], b[0], dtype)
-        w_o, *b_o = uniform(out_key, (out,) + ((output_size,),) * bias, -b[1], b[1], dtype)
-        biases = [*biases, *b_o] if bias else [None] * 4
-        return cls(w_q, w_k, w_v, w_o, *biases, num_heads, context, rotary)
+        w_q, w_k, w_v, *b_in = uniform(into_key, into_shapes, -b[0], b[0], dtype)
+        w_o, *b_out = uniform(out_key, (out,) + ((output_size,),) * bias, -b[1], b[1], dtype)
+        b_q, b_k, b_v, b_o = (*b_in, *b_out) if bias else (None,) * 4
+        return cls(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o, num_heads, context, rotary)
 
     @property
     def input_size(self) -> int:
@@ -259,10 +259,11 @@ def _evaluate(
         # The part of the window that the cache holds, in its order.
         past = layer.context - 1
         slots = (position + _along(past, position) - past) % layer.context
-        before = flat(_take(keys, slots)), flat(_take(values, slots))
-        joined = [jnp.concatenate([a, flat(b)], 1) for a, b in zip(before, (k, v), strict=True)]
+        past_k, past_v = flat(_take(keys, slots)), flat(_take(values, slots))
+        seen_k = jnp.concatenate([past_k, flat(k)], 1)
+        seen_v = jnp.concatenate([past_v, flat(v)], 1)
         known = jnp.minimum(cache.position, past).reshape(count)
-        y = _attend(flat(q), *joined, layer.context, known)
+        y = _attend(flat(q), seen_k, seen_v, layer.context, known)
     y = y.reshape((*batch, steps, layer.hidden_size))
     y = masked(affine(y, layer.w_o, layer.b_o), valid)
 

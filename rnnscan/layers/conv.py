@@ -184,12 +184,15 @@ def _convolve(layer: CausalConv1D, window: jax.Array, steps: int) -> jax.Array:
     One product for each k. There are few, and XLA's convolution is no faster on CPUs, and thirty
     times as slow where it is depthwise.
     """
-    total = None
-    for k in range(layer.width):
+
+    def part(k: int) -> jax.Array:
         start = layer.reach - k * layer.dilation
         x = lax.slice_in_dim(window, start, start + steps, axis=window.ndim - 2)
-        part = _mix(x, layer.w[k], layer.groups)
-        total = part if total is None else total + part
+        return _mix(x, layer.w[k], layer.groups)
+
+    total = part(0)
+    for k in range(1, layer.width):
+        total = total + part(k)
     if layer.b is not None:
         total = total + layer.b.reshape((1,) * (total.ndim - 1) + layer.b.shape)
     return total

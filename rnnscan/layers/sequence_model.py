@@ -124,7 +124,7 @@ class SequenceModel:
                 'read: expected "last" or "mean" with an MLP as mixer, whose output depends on all '
                 'steps, got "every"'
             )
-        if tokens is not None:
+        if input_size is None:
             positive(tokens=tokens)
             encoder, gain = (tokens, width), 1.0
         else:

@@ -112,10 +112,10 @@ def _parts(text: str, validation: float, test: float) -> Characters:
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     tokens = np.unique(codes, return_inverse=True)[1].astype(np.int32)
     stops = np.round((1 - np.array([validation + test, test])) * len(tokens)).astype(int)
-    parts = np.split(tokens, stops)
-    if not all(len(part) for part in parts):
+    first, second, third = np.split(tokens, stops)
+    if not (len(first) and len(second) and len(third)):
         raise ValueError(f"validation = {validation}, test = {test}: leave a part empty")
-    return Characters(*parts, vocabulary, hashlib.sha256(text.encode()).hexdigest())
+    return Characters(first, second, third, vocabulary, hashlib.sha256(text.encode()).hexdigest())
 
 
 def windows(tokens: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
