@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
@@ -43,14 +44,24 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     for layer in layers:
         mine = _of(done, layer)
         kind = mine[0]["kind"]
-        look = layer_look(kind, seen.get(kind, 0))
+        # The marker of a kind; another start of it has another line and depth.
+        start = layer_look(kind, seen.get(kind, 0))
+        look = start | {"marker": figures.line_style(kind)["marker"]}
         seen[kind] = seen.get(kind, 0) + 1
         curves = np.array([r["train_loss"] for r in mine], np.float64)
         epochs = np.arange(1, curves.shape[1] + 1)
         look["markevery"] = (len(seen) % 5, max(1, len(epochs) // 6))
         middle.plot(epochs, np.median(curves, axis=0), label=layer, **look)
     middle.axhline(np.log(10), color="#444444", linewidth=1, linestyle=(0, (1, 2)))
-    middle.annotate("guessing", (1, np.log(10)), fontsize=8.5, va="bottom", color="#444444")
+    middle.annotate(
+        "guessing",
+        (1, np.log(10)),
+        xycoords=("axes fraction", "data"),
+        fontsize=8.5,
+        ha="right",
+        va="bottom",
+        color="#444444",
+    )
     middle.set_ylim(0, None)
     middle.set_xlabel("epoch")
     middle.set_ylabel("training loss, nats")
@@ -59,7 +70,9 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         right, {n: [float(np.median(r["step_seconds"])) for r in _of(done, n)] for n in layers}
     )
     right.set_xscale("log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.xaxis.set_major_formatter(lambda value, _: figures.short_seconds(value))
+    right.xaxis.set_minor_formatter(NullFormatter())
     right.set_yticklabels([])
     right.set_xlabel(f"time, batch of {done[0]['batch_size']}")
     right.set_title("A training step")
@@ -100,9 +113,17 @@ def _seeds(records: Sequence[Record]) -> str:
 
 
 def _best(records: Sequence[Record], kinds: Sequence[str]) -> tuple[float, str] | None:
-    """Mean test accuracy and name of the best layer of some kinds."""
+    """Mean test accuracy and name of the layer of some kinds that validates best, so that the test
+    set chooses nothing."""
+
+    def validated(layer: str) -> float:
+        return float(np.mean([max(r["validation_accuracy"]) for r in _of(records, layer)]))
+
     layers = _layers([record for record in records if record["kind"] in kinds])
-    return max(((float(np.mean(_test(records, n))), n) for n in layers), default=None)
+    if not layers:
+        return None
+    best = max(layers, key=validated)
+    return float(np.mean(_test(records, best))), best
 
 
 def _verdict(records: Sequence[Record]) -> Verdict:
@@ -116,8 +137,8 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     noise = 2 * (0.25 / first["test_size"]) ** 0.5
     ahead = attention[0] - recurrent[0]
     text = (
-        f"Right answers over {first['length']:,} steps, mean of {_seeds(records)}: "
-        f"{_percent(recurrent[0])} by the best recurrence ({recurrent[1]}), "
+        f"Right answers over {first['length']:,} steps, {_seeds(records)}: "
+        f"{_percent(recurrent[0])} by the recurrence that validates best ({recurrent[1]}), "
         f"{_percent(attention[0])} by attention; nearest neighbours {_percent(first['nearest'])}, "
         f"and of sorted sequences, which have no order left, {_percent(first['nearest_sorted'])}."
     )
@@ -162,8 +183,9 @@ def _table(records: Sequence[Record]) -> Table:
         ),
         tuple(rows),
         note=(
-            f"Mean ± standard deviation over {_seeds(records)}; time of a training step, batch of "
-            f"{first['batch_size']}. The epoch that validates best, on a handful of sequences, is "
-            f"tested once on {first['test_size']}."
+            f"{_seeds(records).capitalize()}"
+            f"{', mean ± standard deviation' if len(records) > len(rows) else ''}; time of a "
+            f"training step, batch of {first['batch_size']}. The epoch that validates best, on a "
+            f"handful of sequences, is tested once on {first['test_size']}."
         ),
     )
