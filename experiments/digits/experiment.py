@@ -94,8 +94,11 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     found = done(records)
     if not found:
         return {}
+    drawn = {"accuracy": pictures.accuracy_figure(found)}
+    if found[0]["depth"]:  # the norm of a block makes a dark pixel loud: no reach to be read off
+        return drawn
     longest = of(found, reading=longest_reading(found))
-    drawn = {"accuracy": pictures.accuracy_figure(found), "reach": pictures.reach_figure(longest)}
+    drawn["reach"] = pictures.reach_figure(longest)
     if longest[0]["length"] == 64:
         drawn["pixels"] = pictures.pixel_figure(longest)
     return drawn
@@ -105,10 +108,10 @@ def summary(records: Sequence[Record]) -> Summary:
     found = done(records)
     by_reading = {reading: of(found, reading=reading) for reading in readings(found)}
     made = [tables.accuracy_table(mine) for mine in by_reading.values()]
-    for reading, mine in by_reading.items():
-        made.append(tables.reach_table(mine, brief=reading == longest_reading(found)))
     if found and found[0]["depth"]:
         return Summary((verdicts.mixer(found),), tuple(made))
+    for reading, mine in by_reading.items():
+        made.append(tables.reach_table(mine, brief=reading == longest_reading(found)))
     return Summary((verdicts.classifier(found), verdicts.memory(found)), tuple(made))
 
 

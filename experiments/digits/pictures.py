@@ -48,14 +48,17 @@ def accuracy_figure(records: Sequence[Record]) -> Figure:
     middle.set_xlabel("epoch")
     middle.set_ylabel("validation accuracy, %")
     middle.set_ylim(0, 100)
-    middle.legend(loc="lower right", fontsize=8)
+    if len(look_of) <= 6:
+        middle.legend(loc="lower right", fontsize=8)
     _dots(right, records, lambda record: 1e3 * float(np.median(record["step_seconds"])))
     right.set_xlim(left=0)
     right.set_title("Time of a training step")
     right.set_xlabel(f"ms, batch of {records[0]['batch_size']}")
     right.set_yticklabels([])
     handles, labels = left.get_legend_handles_labels()
-    if len(readings(records)) > 1:
+    if len(look_of) > 6:
+        figures.legend_below(figure)
+    elif len(readings(records)) > 1:
         figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=9, frameon=False)
     sizes = sorted({record["parameters"] for record in records})
     figure.set_label(
@@ -79,7 +82,7 @@ def _dots(axes: Axes, records: Sequence[Record], value: Callable[[Record], float
             shift=0.16 * (1 - 2 * row) if several else 0.0,
             color=colour,
             marker=marker,
-            label=reading_title(mine[0]),
+            label=reading_title(mine[0]) if several else None,
         )
 
 
