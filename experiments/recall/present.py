@@ -35,7 +35,14 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         right.plot(places, np.median(_array(mine, "gradient") / LN10, axis=0), **look)
     chance = 100 * done[0]["chance"]
     left.axhline(chance, color="#444444", linewidth=1, linestyle=(0, (1, 2)))
-    left.annotate("chance", (1, chance), fontsize=8.5, va="bottom", color="#444444")
+    left.annotate(
+        " chance",
+        (0, chance),
+        xycoords=("axes fraction", "data"),
+        fontsize=8.5,
+        va="top",
+        color="#444444",
+    )
     left.set_ylim(0, 103)
     left.set_ylabel("right answers, %")
     left.set_title("Recall")
