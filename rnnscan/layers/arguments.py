@@ -54,6 +54,8 @@ def initial_state(
         return jnp.zeros(shape, dtype)
     if not jax.tree_util.all_leaves([state]):  # an LSTM's pair, say
         raise ValueError(f"state: expected one array of shape {shape}, got {described(state)}")
+    if isinstance(state, str):
+        raise TypeError(f"state: expected one array of shape {shape}, got {state!r}")
     state = jnp.asarray(state)
     floating("state", state.dtype)
     state_shape(state, shape)

@@ -217,7 +217,7 @@ class CausalSelfAttention:
         if state is None:
             zeros = jnp.zeros(shape, dtype)
             return KeyValueCache(zeros, zeros, jnp.zeros(batch, jnp.int32))
-        if not isinstance(state, tuple) or len(state) != 3:
+        if not isinstance(state, tuple) or len(state) != 3 or any(s is None for s in state):
             raise ValueError(
                 f"state: expected a KeyValueCache (keys, values, position), got {described(state)}"
             )

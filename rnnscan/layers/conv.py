@@ -208,7 +208,7 @@ def _mix(x: jax.Array, w: jax.Array, groups: int) -> jax.Array:
     x = x.reshape((*x.shape[:-1], groups, inputs))
     w = w.reshape((groups, -1, inputs))
     y = jnp.einsum("...gi,goi->...go", x, w, precision=lax.Precision.HIGHEST)
-    return y.reshape((*y.shape[:-2], -1))
+    return y.reshape((*y.shape[:-2], y.shape[-2] * y.shape[-1]))  # of no steps as well
 
 
 def _last(window: jax.Array, count: int, lengths: jax.Array | None) -> jax.Array:

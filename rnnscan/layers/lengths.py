@@ -18,7 +18,7 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
     Concrete values outside 0..steps raise ValueError; traced ones cannot be read and are clipped.
     """
     traced = isinstance(lengths, core.Tracer)
-    given = jnp.asarray(lengths) if traced else np.asarray(lengths)
+    given = jnp.asarray(lengths) if traced else integers(lengths)
     if not jnp.issubdtype(given.dtype, jnp.integer):
         raise TypeError(f"lengths: expected integers, got {given.dtype}")
     if given.shape != batch:
@@ -30,6 +30,12 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
         if wrong.size:
             raise ValueError(f"lengths: expected values in 0..{steps}, the steps, got {wrong[0]}")
     return jnp.asarray(given, jnp.int32)
+
+
+def integers(given: ArrayLike) -> np.ndarray:
+    """A NumPy array; an empty list has integers, where NumPy would have it real."""
+    given = np.asarray(given)
+    return given if given.size or given.dtype != np.float64 else given.astype(np.int32)
 
 
 def valid_steps(lengths: jax.Array, steps: int) -> jax.Array:

@@ -158,7 +158,8 @@ def _evaluate(
 ) -> tuple[jax.Array, jax.Array]:
     layer, x = working(dtype, layer, x)
     x = masked(x, valid)
-    h = affine(x.reshape((*x.shape[:-2], 1, -1)), layer.w_in, layer.b_in)
+    whole = (*x.shape[:-2], 1, x.shape[-2] * x.shape[-1])  # spelled out: no -1 in an empty batch
+    h = affine(x.reshape(whole), layer.w_in, layer.b_in)
     y = jax.nn.gelu(h, approximate=False)
     if layer.w_out is not None:
         y = affine(y, layer.w_out, layer.b_out)

@@ -14,14 +14,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import core, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layers.affine import affine, product
 from rnnscan.layers.arguments import described, floating, one_step, positive, sequence, working
 from rnnscan.layers.draws import normal
-from rnnscan.layers.lengths import checked_lengths, masked, state_at, valid_steps
+from rnnscan.layers.lengths import checked_lengths, integers, masked, state_at, valid_steps
 from rnnscan.layers.mlp import MLP
 
 READS = ("every", "last", "mean")
@@ -118,6 +117,11 @@ class SequenceModel:
             raise ValueError(f"read: expected one of {', '.join(map(repr, READS))}, got {read!r}")
         dtype = floating("dtype", dtype)
         keys = jax.random.split(key, depth + 1)
+        if isinstance(mixer, type):
+            raise TypeError(
+                "mixer: expected a function (key, width) that makes a layer, for instance lambda "
+                f"key, width: {mixer.__name__}.init(key, width, ...), got the class itself"
+            )
         mixers = [mixer(k, width) for k in keys[1:]]
         if read == "every" and any(isinstance(m, MLP) for m in mixers):
             raise ValueError(
@@ -257,7 +261,7 @@ class SequenceModel:
             size = self.encoder.shape[-1]
             return one_step(x, size) if one else sequence(x, size)
         traced = isinstance(x, core.Tracer)
-        given = jnp.asarray(x) if traced else np.asarray(x)
+        given = jnp.asarray(x) if traced else integers(x)
         if not jnp.issubdtype(given.dtype, jnp.integer):
             raise TypeError(f"{name}: expected integers, the tokens, got {given.dtype}")
         if not one and given.ndim < 1:

@@ -166,3 +166,11 @@ def test_halves_are_computed_in_float32():
     y_wide, last_wide = wide(x.astype(jnp.float32))
     np.testing.assert_array_equal(y, y_wide.astype(jnp.bfloat16), strict=True)
     np.testing.assert_array_equal(last, last_wide.astype(jnp.bfloat16), strict=True)
+
+
+def test_no_steps_and_no_sequences_of_a_grouped_convolution():
+    layer = CausalConv1D.init(jax.random.key(0), 4, 6, groups=2)
+    for shape in ((2, 0, 4), (0, 2, 4)):
+        y, _ = layer(jnp.zeros(shape))
+        assert y.shape == (*shape[:-1], 6)
+    assert layer.step(jnp.zeros((0, 4)))[0].shape == (0, 6)

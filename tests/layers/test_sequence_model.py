@@ -342,6 +342,10 @@ WRONG = {
         lambda f: f.init(KEY, MIXERS["gru"], **SIZE, tokens=2, input_size=3),
         r"tokens, input_size: expected one of them, got tokens=2, input_size=3",
     ),
+    "class": (
+        lambda f: f.init(KEY, GRU, **SIZE, tokens=2),
+        r"mixer: expected a function \(key, width\) .*GRU\.init.*, got the class itself",
+    ),
     "read": (
         lambda f: f.init(KEY, MIXERS["gru"], **SIZE, tokens=2, read="first"),
         r"read: expected one of 'every', 'last', 'mean', got 'first'",
