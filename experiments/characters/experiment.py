@@ -19,7 +19,7 @@ from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
-from experiments.harness.sequence_models import make, widest
+from experiments.harness.sequence_models import check_budget, make, widest
 from experiments.harness.timing import Check, Contender, Timing, compare
 from experiments.harness.training import Training, parameter_count, train
 from rnnscan import SequenceModel
@@ -79,6 +79,7 @@ class Config(BaseConfig):
 
 def plan(config: Config) -> list[Point]:
     """One point for each trained model; mixers take turns."""
+    check_budget(config.layers, config.parameters, **_sizes(config))
     return [
         {"layer": layer.name, "seed": seed}
         for seed in range(config.seeds)
@@ -135,12 +136,17 @@ def _trivial(characters: int | None, length: int) -> dict[str, float]:
     }
 
 
+def _sizes(config: Config) -> dict[str, Any]:
+    """Of the network around a mixer, but for its width."""
+    tokens = len(text(config.characters).vocabulary)
+    return {"depth": config.depth, "length": config.length, "tokens": tokens, "outputs": tokens}
+
+
 def _run_point(config: Config, point: Point) -> Record:
     layer = next(layer for layer in config.layers if layer.name == point["layer"])
     data = text(config.characters)
     size = len(data.vocabulary)
-    sizes: dict[str, Any] = {"depth": config.depth, "length": config.length}
-    sizes |= {"tokens": size, "outputs": size}
+    sizes = _sizes(config)
     width = widest(layer, config.parameters, **sizes)
     model_key, writing_key = jax.random.split(jax.random.key(point["seed"]))
     untrained = make(layer, model_key, width=width, **sizes)

@@ -13,11 +13,11 @@ from pydantic import Field, field_validator, model_validator
 
 from experiments.digits import classifier, measure, pictures, tables, verdicts
 from experiments.digits.records import done, longest_reading, of, readings
-from experiments.harness import sequence_models
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.layer_configs import Kind, LayerConfig, check_names, describe_init
 from experiments.harness.progress import say
+from experiments.harness.sequence_models import largest, make, refuse_small_budget
 from experiments.harness.training import Training, parameter_count, train
 from rnnscan.tasks import Digits, Split
 from rnnscan.tasks import digits as load
@@ -72,6 +72,7 @@ class Config(BaseConfig):
 
 def plan(config: Config) -> list[Point]:
     """One point for each trained classifier; layers take turns, so that a slow hour hits all."""
+    _check_budget(config)
     return [
         {"reading": reading, "layer": layer.name, "seed": seed}
         for reading in config.readings
@@ -120,31 +121,33 @@ def _data(reading: Literal["pixels", "rows"], seed: int) -> Digits:
     return load(reading, seed=seed)
 
 
-def _made(
-    config: Config, layer: Kind, length: int, features: int
-) -> tuple[int, Callable[[jax.Array], Any]]:
-    """The width that fits the budget, and what makes a classifier of it from a key."""
+def _maker(
+    config: Config, layer: Kind, reading: str
+) -> tuple[int, Callable[[int], Callable[[jax.Array], Any]]]:
+    """What its width is a multiple of, and what makes a classifier from a width and a key."""
+    length, features = READINGS[reading]
     sizes: dict[str, Any]
     if config.depth:
         sizes = {"depth": config.depth, "length": length, "input_size": features}
         sizes |= {"outputs": CLASSES, "read": config.read}
-        width = sequence_models.widest(layer, config.parameters, **sizes)
-        return width, lambda key: sequence_models.make(layer, key, width=width, **sizes)
+        return 4, lambda width: functools.partial(make, layer, width=width, **sizes)
     sizes = {"features": features, "outputs": config.outputs, "head": config.head}
+    return 1, lambda width: functools.partial(classifier.init, layer, hidden=width, **sizes)
 
-    def bare(hidden: int) -> Callable[[jax.Array], Any]:
-        return lambda key: classifier.init(layer, key, hidden=hidden, **sizes)
 
-    hidden = sequence_models.largest(bare, config.parameters, name=layer.name)
-    return hidden, bare(hidden)
+def _check_budget(config: Config) -> None:
+    for reading in config.readings:
+        makers = {layer.name: _maker(config, layer, reading) for layer in config.layers}
+        smallest = {name: model(step) for name, (step, model) in makers.items()}
+        refuse_small_budget(config.parameters, smallest, 4 if config.depth else 1)
 
 
 def _run_point(config: Config, point: Point) -> Record:
     layer = next(layer for layer in config.layers if layer.name == point["layer"])
     data = _data(point["reading"], config.split_seed)
-    length, features = READINGS[point["reading"]]
-    hidden, init = _made(config, layer, length, features)
-    untrained = init(jax.random.key(point["seed"]))
+    step, model = _maker(config, layer, point["reading"])
+    hidden = largest(model, config.parameters, step=step, name=layer.name)
+    untrained = model(hidden)(jax.random.key(point["seed"]))
     probes = Split(data.validation.x[: config.probes], data.validation.y[: config.probes])
 
     say("gradient reach before training")
@@ -165,7 +168,7 @@ def _run_point(config: Config, point: Point) -> Record:
         "head": config.head,
         "depth": config.depth,
         "read": config.read if config.depth else "last",
-        "length": length,
+        "length": data.train.x.shape[1],
         "hidden": hidden,
         "parameters": parameter_count(untrained),
         "train_size": len(data.train),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 
+from experiments.harness.config import ConfigError
 from experiments.harness.layer_configs import Kind, build
 from experiments.harness.training import parameter_count
 from rnnscan import SequenceModel
@@ -55,13 +57,9 @@ def largest(
     """
 
     def count(size: int) -> int:
-        return parameter_count(jax.eval_shape(model(size), jax.random.key(0)))
+        return _count(model(size))
 
-    if count(step) > parameters:
-        raise ValueError(
-            f"parameters = {parameters}: should be at least {count(step)}, which {name} has at a "
-            f"width of {step}"
-        )
+    refuse_small_budget(parameters, {name: model(step)}, step)
     low, high = 1, 2  # in steps
     while count(high * step) <= parameters:
         low, high = high, 2 * high
@@ -69,3 +67,30 @@ def largest(
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle * step) <= parameters else (low, middle)
     return low * step
+
+
+def check_budget(layers: Iterable[Kind], parameters: int, **sizes: Any) -> None:
+    """Raises ConfigError, with every layer that has more parameters at a width of 4. For a `plan`:
+    nothing has run by then."""
+    smallest = {layer.name: functools.partial(make, layer, width=4, **sizes) for layer in layers}
+    refuse_small_budget(parameters, smallest, 4)
+
+
+def refuse_small_budget(
+    parameters: int, smallest: Mapping[str, Callable[[jax.Array], Any]], width: int
+) -> None:
+    """Raises ConfigError where models, made from a key at their smallest width, have more."""
+    needed = {name: _count(model) for name, model in smallest.items()}
+    faults = [
+        f"parameters = {parameters}: should be at least {count}, which {name} has at a width of "
+        f"{width}"
+        for name, count in needed.items()
+        if count > parameters
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _count(model: Callable[[jax.Array], Any]) -> int:
+    key = jax.eval_shape(jax.random.key, 0)  # no device is asked for
+    return parameter_count(jax.eval_shape(model, key))

@@ -45,6 +45,7 @@ class Config(BaseConfig):
 
 def plan(config: Config) -> list[Point]:
     """One point for each trained network; mixers take turns."""
+    sequence_models.check_budget(config.layers, config.parameters, **_sizes(config))
     return [
         {"layer": layer.name, "seed": seed}
         for seed in range(config.seeds)
@@ -81,11 +82,16 @@ def _neighbours(length: int, seed: int) -> dict[str, float]:
     return {"nearest": nearest(known, asked), "nearest_sorted": nearest_sorted(known, asked)}
 
 
+def _sizes(config: Config) -> dict[str, Any]:
+    """Of the network around a mixer, but for its width."""
+    ends = {"input_size": 1, "outputs": len(CLASSES), "read": config.read}
+    return {"depth": config.depth, "length": config.length, **ends}
+
+
 def _run_point(config: Config, point: Point) -> Record:
     layer = next(layer for layer in config.layers if layer.name == point["layer"])
     data: Appliances = _data(config.split_seed)
-    sizes: dict[str, Any] = {"depth": config.depth, "length": config.length, "input_size": 1}
-    sizes |= {"outputs": len(CLASSES), "read": config.read}
+    sizes = _sizes(config)
     width = sequence_models.widest(layer, config.parameters, **sizes)
     untrained = sequence_models.make(layer, jax.random.key(point["seed"]), width=width, **sizes)
     seen, held_out = (

@@ -15,7 +15,7 @@ from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
-from experiments.harness.sequence_models import make, widest
+from experiments.harness.sequence_models import check_budget, make, widest
 from experiments.harness.training import Training, parameter_count, train
 from experiments.recall import model as models
 from experiments.recall import present
@@ -56,6 +56,7 @@ class Config(BaseConfig):
 
 def plan(config: Config) -> list[Point]:
     """One point for each trained model; mixers take turns."""
+    check_budget(config.layers, config.parameters, **_sizes(config))
     return [
         {"layer": layer.name, "seed": seed}
         for seed in range(config.seeds)
@@ -87,14 +88,19 @@ def _data(count: int, length: int, pairs: int, vocabulary: int, seed: int) -> Re
     return associative_recall(count, **sizes, seed=seed)
 
 
+def _sizes(config: Config) -> dict[str, Any]:
+    """Of the network around a mixer, but for its width."""
+    ends = {"tokens": config.vocabulary, "outputs": config.vocabulary}
+    return {"depth": config.depth, "length": config.length, **ends}
+
+
 def _run_point(config: Config, point: Point) -> Record:
     layer = next(layer for layer in config.layers if layer.name == point["layer"])
     sizes = (config.length, config.pairs, config.vocabulary)
     training = _data(config.train_size, *sizes, seed=0)
     validation = _data(config.test_size, *sizes, seed=1)
     test = _data(config.test_size, *sizes, seed=2)
-    model: dict[str, Any] = {"depth": config.depth, "length": config.length}
-    model |= {"tokens": config.vocabulary, "outputs": config.vocabulary}
+    model = _sizes(config)
     width = widest(layer, config.parameters, **model)
     untrained = make(layer, jax.random.key(point["seed"]), width=width, **model)
     trained = train(

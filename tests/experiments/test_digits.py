@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import jax
@@ -102,18 +103,21 @@ def test_the_widest_layer_within_a_budget(config):
 
 
 @pytest.mark.parametrize("depth", [0, 1])
-def test_a_budget_too_small_is_named(depth):
-    config = resolve(parameters=20, depth=depth)
-    with pytest.raises(ValueError, match=r"parameters = 20: should be at least \d+, which RNN has"):
-        next(experiment.run(config))
+def test_a_budget_too_small_is_refused_for_all_layers_before_anything_runs(depth):
+    with pytest.raises(harness_config.ConfigError) as caught:
+        experiment.plan(resolve(parameters=20, depth=depth))
+    assert len(caught.value.faults) == 2
+    for name, fault in zip(("RNN", "LRU"), caught.value.faults, strict=True):
+        assert re.search(rf"parameters = 20: should be at least \d+, which {name} has", fault)
 
 
 def test_blocks_take_every_kind_and_a_bare_layer_must_have_a_state():
     layers = [{"name": kind, "kind": kind} for kind in KINDS]
     config = resolve(layers=layers, depth=2, parameters=8000)
     for layer in config.layers:
-        width, make = experiment._made(config, layer, 8, 8)
-        model = jax.eval_shape(make, jax.random.key(0))
+        step, make = experiment._maker(config, layer, "rows")
+        width = sequence_models.largest(make, 8000, step=step, name=layer.name)
+        model = jax.eval_shape(make(width), jax.random.key(0))
         assert width % 4 == 0
         assert 4000 < parameter_count(model) <= 8000
         x = jax.ShapeDtypeStruct((3, 8, 8), jnp.float32)
