@@ -183,9 +183,14 @@ def _time_first(x):
 
 
 def _dot(spec, x, w):
-    """x W^T over the last axis."""
-    dims = (((x.ndim - 1,), (1,)), ((), ()))
-    return lax.dot_general(x, w, dims, precision=spec.precision)
+    """x W^T over the last axis.
+
+    Of matrices: the gradient of W is then a sum over one axis, which XLA computes twice as fast on
+    a CPU as one over batch and time.
+    """
+    rows = x if x.ndim == 2 else lax.collapse(x, 0, x.ndim - 1)
+    y = lax.dot_general(rows, w, (((1,), (1,)), ((), ())), precision=spec.precision)
+    return y if x.ndim == 2 else y.reshape((*x.shape[:-1], w.shape[0]))
 
 
 def _parts(z, count):
