@@ -135,5 +135,5 @@ def test_errors_name_the_argument(wrong):
 
 def test_an_empty_batch():
     layer = MLP.init(jax.random.key(0), 3, 4, 2, length=5)
-    assert layer(jnp.zeros((0, 5, 3)), lengths=[])[0].shape == (0, 2)
+    assert layer(jnp.zeros((0, 5, 3)), lengths=[])[0].shape == (0, 1, 2)
     assert layer.step(jnp.zeros((0, 3)))[0].shape == (0, 2)
