@@ -110,11 +110,12 @@ def summary(records: Sequence[Record]) -> Summary:
             text = f"No verdict among the records: it waits for {waits}."
             mine = [("–", Verdict(claim.text, "open", text, number))]
         for name, verdict in mine:
-            rows.append((f"{number}", claim.text, verdict.outcome, verdict.value or "–", name))
+            rows.append((f"{number}", verdict.outcome, verdict.value or "–", claim.text, name))
             verdicts.append(verdict)
     table = Table(
         "The claims and their verdicts",
-        ("claim", "in short", "verdict", "number", "experiment"),
+        # The verdict and its number first: a narrow terminal leaves out the last columns.
+        ("claim", "verdict", "number", "in short", "experiment"),
         tuple(rows),
         note="Every verdict is computed from this run; small settings, so small conclusions.",
     )
