@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnscan.scan.product import sum_to
-from rnnscan.scan.time_axis import carry_dtype, keep
+from rnnscan.scan.precision import carry_dtype
+from rnnscan.scan.time_axis import keep
 
 
 class Maps(NamedTuple):

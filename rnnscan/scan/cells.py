@@ -31,7 +31,7 @@ from jax.interpreters import ad, batching, mlir
 
 from rnnscan.scan.arguments import vary_alike
 from rnnscan.scan.cpu_kernel import library
-from rnnscan.scan.product import matmul_precision
+from rnnscan.scan.precision import matmul_precision
 
 KINDS = ("tanh", "relu", "lstm", "gru")  # in the order of `Cell` in cpu_kernel/cells.h
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}

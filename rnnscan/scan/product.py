@@ -68,15 +68,6 @@ elementwise = Product(
 )
 
 
-def matmul_precision() -> str:
-    """The caller's, by `jax.default_matmul_precision`, else the highest.
-
-    On a GPU the default (TF32) keeps 10 bits, an error that a recurrence carries from step to step.
-    """
-    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    return chosen or "highest"
-
-
 @functools.cache
 def matrix(precision: str) -> Product:
     """A (n, n) times h (n,), in this precision."""

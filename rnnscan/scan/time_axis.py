@@ -51,11 +51,6 @@ class TimeAxis:
         return lax.concatenate([first, lax.slice_in_dim(x, 0, -1, axis=self.axis)], self.axis)
 
 
-def carry_dtype(dtype: np.dtype) -> np.dtype:
-    """Half precision is carried in float32; everything else as it is."""
-    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
-
-
 def where(flags: jax.Array | None, x: jax.Array, y: jax.Array) -> jax.Array:
     """x where flagged, else y, broadcast; y itself without flags."""
     if flags is None:

@@ -40,9 +40,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnscan.scan.linear_methods import associative
+from rnnscan.scan.precision import carry_dtype
 from rnnscan.scan.product import sum_to
 from rnnscan.scan.table import Method
-from rnnscan.scan.time_axis import TimeAxis, carry_dtype, keep, where
+from rnnscan.scan.time_axis import TimeAxis, keep, where
 
 # Estimates, not measurements. A step costs a launch or two however little it does, so chunks are
 # short; but the pairs, their copies in the tree among them, take 10 / C of b's memory.

@@ -13,9 +13,10 @@ Any product; `matrix_scan` uses this file too.
 import jax.numpy as jnp
 from jax import lax
 
+from rnnscan.scan.precision import carry_dtype
 from rnnscan.scan.product import sum_to
 from rnnscan.scan.table import Method
-from rnnscan.scan.time_axis import carry_dtype, keep, where
+from rnnscan.scan.time_axis import keep, where
 
 
 def _loop(length, body, carry):

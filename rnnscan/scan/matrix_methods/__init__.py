@@ -4,7 +4,8 @@ from functools import cache
 
 from rnnscan.scan.linear_methods import associative, sequential
 from rnnscan.scan.matrix_methods import blocked, diagonal
-from rnnscan.scan.product import matmul_precision, matrix
+from rnnscan.scan.precision import matmul_precision
+from rnnscan.scan.product import matrix
 from rnnscan.scan.table import Case, MethodTable
 
 # Estimates for accelerators, not measurements. Above this n, the n^3 of a composition outweighs the

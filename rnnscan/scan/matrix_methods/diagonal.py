@@ -31,9 +31,10 @@ from jax.typing import ArrayLike
 
 from rnnscan.scan import by_drives
 from rnnscan.scan.linear_methods import table as elementwise_table
+from rnnscan.scan.precision import carry_dtype
 from rnnscan.scan.recurrence import recurrence
 from rnnscan.scan.table import Case, Method
-from rnnscan.scan.time_axis import carry_dtype, where
+from rnnscan.scan.time_axis import where
 
 # The largest cond(V) * u, about the relative error: three decimal digits are left.
 LARGEST_LOSS = 2.0**-10

@@ -1,0 +1,21 @@
+"""In what precision products are computed, and in what dtype a state is carried: once for all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+
+def matmul_precision() -> str:
+    """Of every product of matrices: the caller's, by `jax.default_matmul_precision`, or the highest.
+
+    On a GPU the default (TF32) keeps 10 bits, an error that a recurrence carries from step to step.
+    """
+    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return chosen or "highest"
+
+
+def carry_dtype(dtype: DTypeLike) -> np.dtype:
+    """Of a state between steps: float32 for float16 and bfloat16, else `dtype` itself."""
+    dtype = jnp.dtype(dtype)
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
