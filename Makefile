@@ -4,7 +4,7 @@ VENV ?= .venv
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
-KERNEL := $(wildcard rnnscan/scan/cpu_kernel/*.h rnnscan/scan/cpu_kernel/*.cc)
+KERNEL := $(wildcard $(addprefix rnnscan/scan/cpu_kernel/,sources.py */*.h */*.cc))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:

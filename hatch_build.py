@@ -6,13 +6,13 @@ Without one (or where anything else fails) the install succeeds all the same, as
     CXX=...            which compiler to use (default: the first of c++, g++, clang++ that runs)
     RNNSCAN_NATIVE=0   do not compile; =1: fail where it cannot be compiled
 
-The kernel is compiled once per level of x86-64 and chosen when it runs, so a wheel may move between
-machines. The XLA headers are those of the oldest jaxlib that rnnscan supports: a library made with
-newer ones would keep an older CPU backend from starting.
+Every `kernel.cc` is compiled once per level of x86-64 and chosen when it runs, so a wheel may move
+between machines; every other source is compiled once. The XLA headers are those of the oldest
+jaxlib that rnnscan supports: a library made with newer ones would keep an older CPU backend from
+starting.
 """
 
 import concurrent.futures
-import hashlib
 import importlib.util
 import os
 import platform
@@ -29,12 +29,6 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 OLDEST_JAXLIB = "jaxlib==0.10.2"
 FOLDER = Path("rnnscan/scan/cpu_kernel")
 LIBRARY = "librnnscan_cpu.so"  # its name everywhere; loaded by path, with no Python ABI
-SOURCES = (
-    *("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc"),
-    *("cells.h", "activations.h", "cells.cc", "runtime.h", "handlers.cc", "cell_handlers.cc"),
-)
-KERNELS = ("kernel.cc", "cells.cc")  # compiled once per instruction set
-ENTRIES = ("handlers.cc", "cell_handlers.cc")
 FLAGS = shlex.split(
     "-std=gnu++17 -fPIC -fvisibility=hidden -w -O3 -ffp-contract=fast -fno-math-errno "
     "-fno-strict-aliasing"
@@ -56,12 +50,12 @@ def wanted() -> bool:
     return os.environ.get("RNNSCAN_NATIVE", "") != "0" and sys.platform in ("linux", "darwin")
 
 
-def source_hash(folder: Path) -> str:
-    """What a library is compiled from, and for; `library.py` compares it."""
-    digest = hashlib.sha256(platform.machine().encode())
-    for source in SOURCES:
-        digest.update((folder / source).read_bytes())
-    return digest.hexdigest()
+def list_of_sources(root: Path):
+    """The module `sources.py`, by path: the package needs JAX. `library.py` compares its hash."""
+    spec = importlib.util.spec_from_file_location("sources", root / FOLDER / "sources.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def is_current(root: Path) -> bool:
@@ -69,7 +63,8 @@ def is_current(root: Path) -> bool:
     library = root / FOLDER / LIBRARY
     if os.environ.get("CXX") or not library.is_file():
         return False
-    return source_hash(root / FOLDER).encode() in library.read_bytes()
+    source_hash = list_of_sources(root).source_hash(root / FOLDER)
+    return source_hash.encode() in library.read_bytes()
 
 
 def compile_library(root: Path) -> None:
@@ -79,7 +74,13 @@ def compile_library(root: Path) -> None:
     if jaxlib is None:
         raise RuntimeError(f"the XLA headers of {OLDEST_JAXLIB} are not in the build environment")
     folder = root / FOLDER
-    common = [*command, *FLAGS, f"-I{Path(jaxlib.origin).parent / 'include'}"]
+    listed = list_of_sources(root)
+    units = [source for source in listed.sources(folder) if source.endswith(".cc")]
+    kernels = [source for source in units if source.endswith("/kernel.cc")]
+    others = [source for source in units if source not in kernels]
+    hash_flag = f'-DRNNSCAN_SOURCE_HASH="{listed.source_hash(folder)}"'
+    headers = Path(jaxlib.origin).parent / "include"
+    common = [*command, *FLAGS, f"-I{folder}", f"-I{headers}"]
     levels = ["baseline"]
     if platform.machine().lower() in ("x86_64", "amd64"):
         levels += ["x86_64_v3", "x86_64_v4"]
@@ -92,22 +93,23 @@ def compile_library(root: Path) -> None:
                 flags += [f"-march={level.replace('_', '-')}"]
             if level == "x86_64_v4":
                 flags += ["-mprefer-vector-width=512"]
-            for source in KERNELS:
-                jobs[f"{scratch}/{level}_{source}.o"] = [*flags, "-c", str(folder / source)]
-        hash_flag = f'-DRNNSCAN_SOURCE_HASH="{source_hash(folder)}"'
-        for source in ENTRIES:
-            jobs[f"{scratch}/{source}.o"] = [hash_flag, "-c", str(folder / source)]
+            for source in kernels:
+                made = f"{scratch}/{level}_{source.replace('/', '_')}.o"
+                jobs[made] = [*flags, "-c", str(folder / source)]
+        for source in others:
+            made = f"{scratch}/{source.replace('/', '_')}.o"
+            jobs[made] = [hash_flag, "-c", str(folder / source)]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda job: run([*common, *job[1], "-o", job[0]]), jobs.items()))
-        made = f"{scratch}/{LIBRARY}"
-        link = [*command, "-shared", "-o", made, *jobs]
+        library = f"{scratch}/{LIBRARY}"
+        link = [*command, "-shared", "-o", library, *jobs]
         try:  # independent of the C++ runtime that another package may have loaded
             run([*link, "-static-libstdc++", "-static-libgcc"])
         except RuntimeError:
             run(link)
         # Moved into place: a process that has the old file open keeps it.
         partial = folder / f"{LIBRARY}.partial"
-        shutil.copyfile(made, partial)
+        shutil.copyfile(library, partial)
         os.replace(partial, folder / LIBRARY)
 
 

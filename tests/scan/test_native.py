@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from experiments.scan_limits.shapes import SHAPES
 from rnnscan import explain_linear_scan, linear_scan
 from rnnscan.scan.cpu_kernel import library
+from rnnscan.scan.cpu_kernel.sources import source_hash
 from tests.scan.cases import Call
 from tests.scan.reference import unit_roundoff
 from tests.scan.test_cells import KINDS, SIZES
@@ -265,12 +267,28 @@ def test_without_the_kernel_everything_works_and_explain_says_so(without_kernel)
 @needs_kernel
 @pytest.mark.parametrize(
     ("name", "value", "word"),
-    [("_source_hash", "another", "other sources"), ("_ffi_version", 0, "newer jaxlib")],
+    [("source_hash", "another", "other sources"), ("_ffi_version", 0, "newer jaxlib")],
 )
 def test_a_library_that_does_not_fit_is_not_registered(monkeypatch, name, value, word):
-    monkeypatch.setattr(library, name, lambda: value)
+    monkeypatch.setattr(library, name, lambda *_: value)
     monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *_, **__: pytest.fail("registered"))
     assert word in library.why_not.__wrapped__()
+
+
+def test_the_hash_is_of_the_sources_alone(tmp_path):
+    """Of their contents and names, and of nothing that a build or an editor leaves beside them."""
+    folder = shutil.copytree(library.FOLDER, tmp_path / "kernel", ignore=lambda *_: ["__pycache__"])
+    kernel = folder / "linear" / "kernel.cc"
+    before = source_hash(folder)
+    assert before == source_hash(library.FOLDER)
+    for left_over in (library.NAME, "linear/kernel.cc~", "linear/.kernel.cc.swp"):
+        (folder / left_over).write_text("left over")
+    (kernel.parent / ".#kernel.cc").symlink_to("nobody@nowhere")  # Emacs: it is being edited
+    assert source_hash(folder) == before
+    renamed = kernel.rename(kernel.with_name("kernels.cc"))
+    changed = source_hash(folder)
+    renamed.rename(kernel).write_text("another")
+    assert len({before, changed, source_hash(folder)}) == 3
 
 
 @needs_kernel

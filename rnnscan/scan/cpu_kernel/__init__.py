@@ -1,4 +1,6 @@
-"""The native CPU kernel of `linear_scan`: C++ that the install compiles, and what finds it.
+"""The CPU kernels of `linear_scan` and of the recurrent cells: C++ that the install compiles.
 
-`kernel.cc` computes, `handlers.cc` is what XLA calls, `library.py` loads what was compiled.
+`linear/` and `cells/` alike: `problem.h` says what is asked, `kernel.cc` computes it, compiled once
+per instruction set, and `handlers.cc` is what XLA calls. `shared/` is what both include, and knows
+neither. `library.py` finds, checks and registers what was compiled from `sources.py`'s list.
 """

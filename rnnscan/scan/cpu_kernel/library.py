@@ -2,20 +2,16 @@
 
 import ctypes
 import functools
-import hashlib
 import importlib.metadata
-import platform
 import re
 from pathlib import Path
 
 import jax
 
+from rnnscan.scan.cpu_kernel.sources import source_hash
+
 FOLDER = Path(__file__).parent
 NAME = "librnnscan_cpu.so"
-SOURCES = (
-    *("problem.h", "number.h", "lanes.h", "loop.h", "plan.h", "kernel.cc"),
-    *("cells.h", "activations.h", "cells.cc", "runtime.h", "handlers.cc", "cell_handlers.cc"),
-)
 TARGETS = (
     *("rnnscan_forward", "rnnscan_tangent", "rnnscan_transpose", "rnnscan_transpose_drive"),
     *("rnnscan_cell_forward", "rnnscan_cell_backward"),
@@ -25,7 +21,7 @@ REMEDY = "install a C++ compiler (g++ or clang++) and rnnscan again: pip install
 
 @functools.cache
 def why_not() -> str | None:
-    """Registers the kernel with XLA, once; or the reason why there is none, and what to do."""
+    """Registers the kernels with XLA, once; or the reason why there is none, and what to do."""
     path = _find()
     if path is None:
         return f"the CPU kernel was not compiled when rnnscan was installed; {REMEDY}"
@@ -33,7 +29,7 @@ def why_not() -> str | None:
         library = ctypes.CDLL(str(path))
         compiled = _text(library.rnnscan_source_hash)
         version = int(library.rnnscan_ffi_version())
-        sources, supported = _source_hash(), _ffi_version()
+        sources, supported = source_hash(FOLDER), _ffi_version()
     except (OSError, AttributeError, KeyError) as fault:
         return f"the CPU kernel does not load ({fault}); {REMEDY}"
     if compiled != sources:
@@ -48,7 +44,7 @@ def why_not() -> str | None:
 
 
 def instruction_set() -> str:
-    """What the kernel uses on this machine; `why_not()` must be `None`."""
+    """What the kernels use on this machine; `why_not()` must be `None`."""
     return _text(ctypes.CDLL(str(_find())).rnnscan_instruction_set)
 
 
@@ -67,13 +63,6 @@ def _find() -> Path | None:
 def _text(function) -> str:
     function.restype = ctypes.c_char_p
     return function().decode()
-
-
-def _source_hash() -> str:
-    digest = hashlib.sha256(platform.machine().encode())
-    for source in SOURCES:
-        digest.update((FOLDER / source).read_bytes())
-    return digest.hexdigest()
 
 
 def _ffi_version() -> int:

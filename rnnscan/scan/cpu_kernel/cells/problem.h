@@ -1,9 +1,11 @@
-// What the FFI handlers (cell_handlers.cc) ask of the kernel of recurrent cells (cells.cc, compiled
-// once per instruction set). Plain data, no templates, as in problem.h.
+// What the FFI handlers (handlers.cc) ask of the kernel of recurrent cells (kernel.cc). Plain data,
+// no templates, as in shared/pool.h.
 
 #pragma once
 
-#include "problem.h"
+#include <cstdint>
+
+#include "shared/pool.h"
 
 namespace rnnscan {
 

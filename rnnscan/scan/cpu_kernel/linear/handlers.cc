@@ -1,9 +1,26 @@
 // XLA FFI entry points of the elementwise scan: buffers to a `Problem`.
 
-#include "runtime.h"
+#include "linear/problem.h"
+#include "shared/level.h"
+#include "shared/runtime.h"
 
 namespace rnnscan {
+
+namespace baseline { Kernel run; }
+#ifdef RNNSCAN_X86_LEVELS
+namespace x86_64_v3 { Kernel run; }
+namespace x86_64_v4 { Kernel run; }
+#endif
+
 namespace {
+
+Kernel* const kernels[] = {  // by level
+    baseline::run,
+#ifdef RNNSCAN_X86_LEVELS
+    x86_64_v3::run,
+    x86_64_v4::run,
+#endif
+};
 
 bool read_type(ffi::DataType from, Type& to) {
   switch (from) {
@@ -90,7 +107,7 @@ ffi::Error call(Kind kind, bool with_decay, ffi::ThreadPool pool, int64_t axis, 
   if (!read.good || read.next_argument != arguments.size() || axis < 0 || axis >= problem.rank) {
     return ffi::Error::InvalidArgument("rnnscan: operands that do not line up");
   }
-  if (!chosen().run(problem, workers_of(pool))) {
+  if (!kernels[level()](problem, workers_of(pool))) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnscan: out of memory");
   }
   return ffi::Error::Success();
@@ -135,8 +152,3 @@ RNNSCAN_EXPORT XLA_FFI_Error* rnnscan_transpose_drive(XLA_FFI_CallFrame* frame) 
       rnnscan::binding().To(rnnscan::entry<rnnscan::Kind::transpose, false>).release();
   return handler->Call(frame);
 }
-
-// What library.py reads before it registers anything.
-RNNSCAN_EXPORT int rnnscan_ffi_version() { return XLA_FFI_API_MAJOR * 1000 + XLA_FFI_API_MINOR; }
-RNNSCAN_EXPORT const char* rnnscan_source_hash() { return RNNSCAN_SOURCE_HASH; }
-RNNSCAN_EXPORT const char* rnnscan_instruction_set() { return rnnscan::chosen().name; }

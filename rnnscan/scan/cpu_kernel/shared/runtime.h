@@ -1,5 +1,4 @@
-// What the entry points share: the choice of the instruction set at run time, XLA's thread pool as a
-// `Pool`, and memory for results.
+// What the entry points share: XLA's thread pool as a `Pool`, and memory for results.
 
 #pragma once
 
@@ -8,13 +7,11 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <cstdlib>
+#include <cstdint>
 #include <memory>
 #include <mutex>
-#include <string>
 
-#include "cells.h"
-#include "problem.h"
+#include "shared/pool.h"
 #include "xla/ffi/api/ffi.h"
 
 #define RNNSCAN_EXPORT extern "C" __attribute__((visibility("default")))
@@ -22,43 +19,7 @@
 namespace ffi = xla::ffi;
 
 namespace rnnscan {
-
-namespace baseline { Kernel run; CellKernel run_cells; }
-#ifdef RNNSCAN_X86_LEVELS
-namespace x86_64_v3 { Kernel run; CellKernel run_cells; }
-namespace x86_64_v4 { Kernel run; CellKernel run_cells; }
-#endif
-
 namespace {
-
-struct Choice {
-  const char* name;
-  Kernel* run;
-  CellKernel* run_cells;
-};
-
-// The best that this machine has. RNNSCAN_CPU_LEVEL names a lower one, for tests.
-Choice choose() {
-#ifdef RNNSCAN_X86_LEVELS
-  const char* named = std::getenv("RNNSCAN_CPU_LEVEL");
-  const std::string most = named ? named : "";
-  if (most == "baseline") return {"baseline", baseline::run, baseline::run_cells};
-  __builtin_cpu_init();
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                  __builtin_cpu_supports("bmi2");
-  if (v3 && most != "x86-64-v3" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return {"x86-64-v4", x86_64_v4::run, x86_64_v4::run_cells};
-  }
-  if (v3) return {"x86-64-v3", x86_64_v3::run, x86_64_v3::run_cells};
-#endif
-  return {"baseline", baseline::run, baseline::run_cells};
-}
-
-const Choice& chosen() {
-  static const Choice choice = choose();
-  return choice;
-}
 
 constexpr int kSpins = 1000;  // some ten microseconds
 

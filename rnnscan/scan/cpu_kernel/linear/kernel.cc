@@ -28,8 +28,8 @@
 #include <cstring>
 #include <new>
 
-#include "plan.h"
-#include "problem.h"
+#include "linear/plan.h"
+#include "linear/problem.h"
 
 namespace rnnscan {
 namespace KERNEL_NAMESPACE {

@@ -1,11 +1,29 @@
 // XLA FFI entry points of the recurrent cells: buffers to a `CellProblem`.
 
+#include <algorithm>
 #include <initializer_list>
 
-#include "runtime.h"
+#include "cells/problem.h"
+#include "shared/level.h"
+#include "shared/runtime.h"
 
 namespace rnnscan {
+
+namespace baseline { CellKernel run_cells; }
+#ifdef RNNSCAN_X86_LEVELS
+namespace x86_64_v3 { CellKernel run_cells; }
+namespace x86_64_v4 { CellKernel run_cells; }
+#endif
+
 namespace {
+
+CellKernel* const kernels[] = {  // by level
+    baseline::run_cells,
+#ifdef RNNSCAN_X86_LEVELS
+    x86_64_v3::run_cells,
+    x86_64_v4::run_cells,
+#endif
+};
 
 // The operands of one call, in the order in which Python passes them. All are float32, but flags.
 struct CellReader {
@@ -89,7 +107,7 @@ ffi::Error call_cell(bool backward, ffi::ThreadPool pool, int64_t kind, bool rev
   }
   if (padded) p.valid = static_cast<const uint8_t*>(read.argument(ffi::PRED, {B, T}));
   if (!read.good || read.next_argument != arguments.size()) return error;
-  if (!chosen().run_cells(p, workers_of(pool))) {
+  if (!kernels[level()](p, workers_of(pool))) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnscan: out of memory");
   }
   return ffi::Error::Success();
@@ -115,6 +133,7 @@ auto binding() {
 }  // namespace
 }  // namespace rnnscan
 
+// The names that library.py registers.
 RNNSCAN_EXPORT XLA_FFI_Error* rnnscan_cell_forward(XLA_FFI_CallFrame* frame) {
   static auto* handler = rnnscan::binding().To(rnnscan::entry<false>).release();
   return handler->Call(frame);

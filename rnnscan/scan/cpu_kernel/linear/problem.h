@@ -1,10 +1,11 @@
-// What the FFI handlers (handlers.cc) ask of a kernel (kernel.cc, compiled once per instruction
-// set). Plain data, no templates: code that is compiled for one instruction set must not be linked
-// into another's by way of a shared inline function.
+// What the FFI handlers (handlers.cc) ask of the kernel of the elementwise scan (kernel.cc). Plain
+// data, no templates, as in shared/pool.h.
 
 #pragma once
 
 #include <cstdint>
+
+#include "shared/pool.h"
 
 namespace rnnscan {
 
@@ -41,15 +42,6 @@ struct Problem {
   Array reset;          // one byte a flag
   Array out;
   Array d_decay, d_state;  // transpose: da, dh0
-};
-
-// Runs task(data, item, worker) for each item in [0, items), on several threads where there are some.
-// Items are begun in order; workers that run side by side have different numbers below `threads`.
-struct Pool {
-  using Task = void(void* data, int64_t item, int64_t worker);
-  int64_t threads;
-  void* self;
-  void (*run)(void* self, int64_t threads, int64_t items, Task* task, void* data);
 };
 
 // False: out of memory.

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "number.h"
+#include "shared/number.h"
 
 namespace rnnscan {
 namespace KERNEL_NAMESPACE {

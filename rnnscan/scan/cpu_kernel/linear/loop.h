@@ -3,8 +3,8 @@
 
 #pragma once
 
-#include "number.h"
-#include "problem.h"
+#include "linear/problem.h"
+#include "shared/number.h"
 
 namespace rnnscan {
 namespace KERNEL_NAMESPACE {

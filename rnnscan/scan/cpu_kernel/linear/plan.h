@@ -2,9 +2,9 @@
 
 #pragma once
 
-#include "lanes.h"
-#include "loop.h"
-#include "problem.h"
+#include "linear/lanes.h"
+#include "linear/loop.h"
+#include "linear/problem.h"
 
 namespace rnnscan {
 namespace KERNEL_NAMESPACE {

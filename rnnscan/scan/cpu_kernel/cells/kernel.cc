@@ -19,11 +19,10 @@
 // each times the slope of its activation, and l_- = g_- + W_hh^T (all of them).
 // The gradients of the weights are products over all steps at once, left to the caller.
 
-#include "cells.h"
-
 #include <cstdlib>
 
-#include "activations.h"
+#include "cells/activations.h"
+#include "cells/problem.h"
 
 namespace rnnscan {
 namespace KERNEL_NAMESPACE {
