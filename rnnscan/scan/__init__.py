@@ -1,6 +1,25 @@
-"""Evaluate one recurrence; the only place where a method or a kernel is chosen."""
+"""Evaluate one recurrence; the only place where a method or a kernel is chosen.
 
+The rest of the package comes in by this door: the scans, their tables of methods, and what they
+decide for the layers on top of them.
+"""
+
+from rnnscan.scan.arguments import vary_alike as vary_alike
+from rnnscan.scan.cell_method import CellWeights as CellWeights
+from rnnscan.scan.cell_methods import CellMethodName as CellMethodName
+from rnnscan.scan.cell_methods import cell_table as cell_table
+from rnnscan.scan.cells import cell_scan as cell_scan
+from rnnscan.scan.cells import cell_step as cell_step
+from rnnscan.scan.cells import explain_cell_scan as explain_cell_scan
+from rnnscan.scan.checkpoint import scans_saveable as scans_saveable
 from rnnscan.scan.linear import explain_linear_scan as explain_linear_scan
 from rnnscan.scan.linear import linear_scan as linear_scan
+from rnnscan.scan.linear_methods import LinearMethodName as LinearMethodName
+from rnnscan.scan.linear_methods import linear_table as linear_table
 from rnnscan.scan.matrix import explain_matrix_scan as explain_matrix_scan
 from rnnscan.scan.matrix import matrix_scan as matrix_scan
+from rnnscan.scan.matrix_methods import MatrixMethodName as MatrixMethodName
+from rnnscan.scan.matrix_methods import matrix_table as matrix_table
+from rnnscan.scan.matrix_methods.diagonal import require_eigenvectors as require_eigenvectors
+from rnnscan.scan.precision import carry_dtype as carry_dtype
+from rnnscan.scan.precision import matmul_precision as matmul_precision

@@ -1,6 +1,7 @@
 """What a caller may pass to a scan, checked once, with messages that name the argument."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -93,12 +94,17 @@ def initial_state(h0, b: jax.Array, axis: int) -> jax.Array:
     return lax.expand_dims(in_line(h0, b.ndim - 1), (axis,))
 
 
+def flags(reset) -> Any:
+    """`reset` as an array; an empty list has booleans, where NumPy would have it real."""
+    if reset is None or hasattr(reset, "dtype"):
+        return reset
+    return np.asarray(reset, bool if isinstance(reset, (list, tuple)) and not reset else None)
+
+
 def reset_flags(reset, b: jax.Array, axis: int, *, trailing: int):
     """Boolean flags in line with b; 1-D flags are always over time."""
     if reset is None:
         return None
-    if not isinstance(reset, jax.Array):
-        reset = np.asarray(reset, bool if isinstance(reset, (list, tuple)) and not reset else None)
     if reset.dtype != np.bool_:
         raise TypeError(f"reset: got dtype {reset.dtype} and shape {reset.shape}, expected bool")
     reset = jnp.asarray(reset)
@@ -117,6 +123,18 @@ def reset_flags(reset, b: jax.Array, axis: int, *, trailing: int):
             f"reset: shape {reset.shape} does not broadcast to {target}, b {b.shape}{last}"
         )
     return in_line(reset, b.ndim)
+
+
+def by_shapes(in_line: Callable[..., tuple[Any, int]], *arguments) -> tuple[Any, int]:
+    """What `in_line` returns, operands and the axis of time, from shapes and dtypes alone."""
+    axes = []
+
+    def operands_of(*arguments):
+        operands, axis = in_line(*arguments)
+        axes.append(axis)
+        return operands
+
+    return jax.eval_shape(operands_of, *arguments), axes[0]
 
 
 def vary_alike(*operands) -> list[Any]:

@@ -1,17 +1,17 @@
 """`linear_scan`: h_t = a_t * h_{t-1} + b_t, elementwise."""
 
-import operator
 from functools import partial
 
 import jax
-import numpy as np
 from jax.typing import ArrayLike
 
-from rnnscan.scan import arguments
-from rnnscan.scan.evaluate import Target, case_of
-from rnnscan.scan.linear_methods import table
-from rnnscan.scan.recurrence import recurrence
-from rnnscan.scan.table import MethodRow, checked_platform
+from rnnscan.scan import arguments, target
+from rnnscan.scan.linear_lowering import Spec, case_of
+from rnnscan.scan.linear_method import ScanOperands
+from rnnscan.scan.linear_methods import LinearMethodName, linear_table
+from rnnscan.scan.linear_rules import recurrence
+from rnnscan.scan.product import elementwise
+from rnnscan.scan.table import MethodRow
 
 
 def linear_scan(
@@ -22,7 +22,7 @@ def linear_scan(
     axis: int = 0,
     reverse: bool = False,
     reset: ArrayLike | None = None,
-    method: str = "auto",
+    method: LinearMethodName = "auto",
 ) -> jax.Array:
     """Evaluate `h_t = a_t * h_{t-1} + b_t`, elementwise, for all t, differentiable in every mode.
 
@@ -54,8 +54,8 @@ def linear_scan(
     Cost: work O(T); span T (`sequential`), 2 log2 T (`associative`) or about 2 sqrt(T) (`blocked`);
     compile time independent of T (`associative`, `blocked`: grows with log T). `native`, the
     default on CPUs, moves 3 words an element forward and 5 backward at the speed of memory. The
-    backward pass is one reversed scan (equation 3 of `rnnscan/scan/recurrence.py`) and keeps a and
-    h only. Complex gradients follow JAX: no conjugation.
+    backward pass is one reversed scan (equation 3 of `rnnscan/scan/linear_rules.py`) and keeps a
+    and h only. Complex gradients follow JAX: no conjugation.
 
     Sharding: over batch axes by `jax.shard_map`, or automatically (`native` gathers such an array
     first). A mesh with explicit axes needs `jax.shard_map` or `jax.sharding.auto_axes` around the
@@ -79,11 +79,10 @@ def linear_scan(
     >>> linear_scan(0.5, jnp.array([1.0, 1.0, 1.0]), reset=starts)
     Array([1. , 1.5, 1. ], dtype=float32)
     """
-    table.check(method)
+    linear_table.check(method)
     reverse = arguments.direction(reverse)
-    operands = _in_line(a, b, h0, reset, axis)
-    axis = operator.index(axis) % operands[1].ndim
-    return recurrence(table, *operands, axis=axis, reverse=reverse, method=method)
+    operands, axis = _in_line(a, b, h0, arguments.flags(reset), axis=axis)
+    return recurrence(Spec(elementwise, linear_table, method, axis, reverse), operands)
 
 
 def explain_linear_scan(
@@ -106,22 +105,15 @@ def explain_linear_scan(
     ['associative']
     """
     arguments.direction(reverse)  # checked, though no method depends on it
-    if isinstance(reset, (list, tuple)):
-        reset = np.asarray(reset, None if reset else bool)
-    a, b, *_ = jax.eval_shape(partial(_in_line, axis=axis), a, b, h0, reset)
-    axis = operator.index(axis) % len(b.shape)
-    case = case_of(
-        table,
-        Target(checked_platform(platform or jax.default_backend())),
-        b.dtype,
-        b.shape,
-        axis,
-        constant=a.shape[axis] == 1,
-    )
-    return table.explain(case)
+    in_line = partial(_in_line, axis=axis)
+    operands, axis = arguments.by_shapes(in_line, a, b, h0, arguments.flags(reset))
+    b, constant = operands.b, operands.a.shape[axis] == 1
+    case = case_of(elementwise, target.named(platform), b.dtype, b.shape, axis, constant)
+    return linear_table.explain(case)
 
 
-def _in_line(a, b, h0, reset, axis):
+def _in_line(a, b, h0, reset, *, axis) -> tuple[ScanOperands, int]:
+    """The operands, checked, with their axes in line, and the axis of time."""
     a, b, h0 = arguments.promote(a=a, b=b, h0=h0)
     if b.ndim == 0:
         raise ValueError("b: got shape (), expected at least the time axis")
@@ -134,4 +126,4 @@ def _in_line(a, b, h0, reset, axis):
     a = arguments.in_line(a, b.ndim)
     reset = arguments.reset_flags(reset, b, axis, trailing=0)
     h0 = arguments.initial_state(h0, b, axis)
-    return arguments.vary_alike(a, b, h0, reset)
+    return ScanOperands(*arguments.vary_alike(a, b, h0, reset)), axis

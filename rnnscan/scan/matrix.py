@@ -1,18 +1,19 @@
 """`matrix_scan`: h_t = A_t @ h_{t-1} + b_t, dense."""
 
-import operator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from rnnscan.scan import arguments
-from rnnscan.scan.evaluate import Target, case_of
-from rnnscan.scan.matrix_methods import current_table, diagonal
-from rnnscan.scan.recurrence import recurrence
-from rnnscan.scan.table import MethodRow, checked_platform
+from rnnscan.scan import arguments, target
+from rnnscan.scan.linear_lowering import Spec, case_of
+from rnnscan.scan.linear_method import ScanOperands
+from rnnscan.scan.linear_rules import recurrence
+from rnnscan.scan.matrix_methods import MatrixMethodName, diagonal, matrix_table
+from rnnscan.scan.precision import matmul_precision
+from rnnscan.scan.product import matrix
+from rnnscan.scan.table import MethodRow
 
 
 def matrix_scan(
@@ -23,7 +24,7 @@ def matrix_scan(
     axis: int = 0,
     reverse: bool = False,
     reset: ArrayLike | None = None,
-    method: str = "auto",
+    method: MatrixMethodName = "auto",
 ) -> jax.Array:
     """Evaluate `h_t = A_t @ h_{t-1} + b_t` for all t, differentiable in every mode.
 
@@ -93,14 +94,13 @@ def matrix_scan(
     >>> matrix_scan(quarter, b).tolist()
     [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
     """
-    table = current_table()
-    table.check(method)
+    matrix_table.check(method)
     reverse = arguments.direction(reverse)
-    operands = _in_line(A, b, h0, reset, axis)
-    axis = operator.index(axis) % operands[1].ndim
-    if method == "diagonal" and operands[0].shape[axis] == 1:
-        diagonal.require_eigenvectors(A, operands[1].dtype)
-    return recurrence(table, *operands, axis=axis, reverse=reverse, method=method)
+    operands, axis = _in_line(A, b, h0, arguments.flags(reset), axis=axis)
+    if method == "diagonal" and operands.a.shape[axis] == 1:
+        diagonal.require_eigenvectors(A, operands.b.dtype)
+    product = matrix(matmul_precision())
+    return recurrence(Spec(product, matrix_table, method, axis, reverse), operands)
 
 
 def explain_matrix_scan(
@@ -129,21 +129,12 @@ def explain_matrix_scan(
     ('diagonal', 1.0)
     """
     arguments.direction(reverse)  # checked, though no method depends on it
-    if isinstance(reset, (list, tuple)):
-        reset = np.asarray(reset, None if reset else bool)
-    given = A
-    A, b, *_ = jax.eval_shape(partial(_in_line, axis=axis), A, b, h0, reset)
-    axis = operator.index(axis) % len(b.shape)
-    case = case_of(
-        current_table(),
-        Target(checked_platform(platform or jax.default_backend())),
-        b.dtype,
-        b.shape,
-        axis,
-        constant=A.shape[axis] == 1,
-    )
-    rows = current_table().explain(case)
-    return tuple(_with_condition(row, given, b.dtype) for row in rows)
+    in_line = partial(_in_line, axis=axis)
+    operands, axis = arguments.by_shapes(in_line, A, b, h0, arguments.flags(reset))
+    b, constant = operands.b, operands.a.shape[axis] == 1
+    product = matrix(matmul_precision())
+    case = case_of(product, target.named(platform), b.dtype, b.shape, axis, constant)
+    return tuple(_with_condition(row, A, b.dtype) for row in matrix_table.explain(case))
 
 
 def _with_condition(row: MethodRow, A, dtype) -> MethodRow:
@@ -161,7 +152,8 @@ def _with_condition(row: MethodRow, A, dtype) -> MethodRow:
     )
 
 
-def _in_line(A, b, h0, reset, axis):
+def _in_line(A, b, h0, reset, *, axis) -> tuple[ScanOperands, int]:
+    """The operands, checked, with their axes in line, and the axis of time."""
     A, b, h0 = arguments.promote(A=A, b=b, h0=h0)
     if b.ndim < 2:
         raise ValueError(f"b: got shape {b.shape}, expected (..., T, ..., n) with two axes or more")
@@ -180,4 +172,4 @@ def _in_line(A, b, h0, reset, axis):
     h0 = arguments.initial_state(h0, b, axis)
     if h0.shape[-1] != n:
         h0 = jnp.broadcast_to(h0, (*h0.shape[:-1], n))
-    return arguments.vary_alike(A, b, h0, reset)
+    return ScanOperands(*arguments.vary_alike(A, b, h0, reset)), axis

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 
 def matmul_precision() -> str:
-    """Of every product of matrices: the caller's, by `jax.default_matmul_precision`, or the highest.
+    """Of every product of matrices: what `jax.default_matmul_precision` says, else the highest.
 
     On a GPU the default (TF32) keeps 10 bits, an error that a recurrence carries from step to step.
     """

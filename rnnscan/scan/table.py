@@ -1,51 +1,34 @@
 """A method table: which ways there are to compute a recurrence, and which one `auto` takes.
 
-The same rows serve `method="auto"`, `explain_linear_scan` and the tests.
+The same rows serve `method="auto"`, the explanations and the tests, for every scan. What a
+recurrence says of a call is a `Case`, which it may extend; what its methods are given, and what
+they return, is between the two of them.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from rnnscan.scan.product import Product
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-
-
-def checked_platform(name: str) -> str:
-    """One of `PLATFORMS`; JAX calls a CUDA device "gpu"."""
-    name = "cuda" if name == "gpu" else name
-    if name not in PLATFORMS:
-        known = ", ".join(map(repr, PLATFORMS))
-        raise ValueError(f"platform: got {name!r}, expected one of {known}")
-    return name
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is known of a call when a method is chosen: platform, shapes and dtype.
+    """What is known of a call when a method is chosen.
 
     Attributes:
       platform: "cpu", "cuda", "rocm", "tpu" or "other": what the code is lowered for.
-      dtype: of b and h.
+      exported: whether the program is lowered for `jax.export`, to run elsewhere.
+      dtype: of the states.
       length: T.
       width: numbers in the states of one step, batch included.
-      inner: those of them behind time, which lie together in memory.
-      size: the n of a matrix product; 1 for an elementwise one.
-      constant: whether the decay is the same at every step.
-      exported: whether the program is lowered for `jax.export`, to run elsewhere.
     """
 
     platform: str
+    exported: bool = False
     dtype: np.dtype
     length: int
     width: int
-    inner: int
-    size: int
-    constant: bool
-    exported: bool = False
 
     @property
     def symbolic(self) -> bool:
@@ -53,26 +36,29 @@ class Case:
         return not isinstance(self.length, int)
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """One way to evaluate a recurrence, its tangent map and that map's transpose.
+C = TypeVar("C", bound=Case)
+C_contra = TypeVar("C_contra", bound=Case, contravariant=True)
 
-    `forward(product, time, a, b, h0, reset, *, shape, dtype) -> h`
-    `tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype) -> dh`
-    `transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, state_shape)
-        -> (da, db, dh0)`, where da has `decay_shape` and dh0 has `state_shape`. With h and h0
-        `None` (the decay is not differentiated) da is `None`.
 
-    Operands have their batch and time axes in line, with size 1 where they broadcast; results have
-    `shape` and `dtype`. T is at least 1.
-    """
+class Method(Protocol[C_contra]):
+    """What a table asks of a method: a name, a summary, and the cases that it cannot serve."""
 
-    name: str
-    summary: str
-    forward: Callable
-    tangent: Callable
-    transpose: Callable
-    why_not: Callable[[Case], str | None] = lambda case: None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    @property
+    def why_not(self) -> Callable[[C_contra], str | None]: ...
+
+
+M = TypeVar("M", bound=Method[Any])
+
+
+def serves_all(case: Case) -> None:
+    """The `why_not` of a method that serves every case."""
+    del case
 
 
 class MethodRow(NamedTuple):
@@ -88,16 +74,16 @@ class MethodRow(NamedTuple):
     condition: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class MethodTable:
-    """The methods of one product; `prefer` names the method that `auto` takes, and the reason."""
+@dataclasses.dataclass(frozen=True, eq=False)  # a constant: hashed by identity
+class MethodTable(Generic[M, C]):
+    """The methods of one scan; `prefer` names the method that `auto` takes, and the reason."""
 
-    product: Product
-    methods: tuple[Method, ...]
-    prefer: Callable[[Case], tuple[str, str]]
+    methods: tuple[M, ...]
+    prefer: Callable[[C], tuple[str, str]]
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Of the methods, without "auto"."""
         return tuple(method.name for method in self.methods)
 
     def check(self, name: str) -> None:
@@ -106,7 +92,7 @@ class MethodTable:
             known = ", ".join(repr(known) for known in ("auto", *self.names))
             raise ValueError(f"method: got {name!r}, expected one of {known}")
 
-    def resolve(self, name: str, case: Case) -> Method:
+    def resolve(self, name: str, case: C) -> M:
         """The method itself, once the platform is known."""
         if name == "auto":
             name, _ = self.prefer(case)
@@ -115,7 +101,8 @@ class MethodTable:
             raise ValueError(f"method={name!r} cannot serve this call: {reason}")
         return method
 
-    def explain(self, case: Case) -> tuple[MethodRow, ...]:
+    def explain(self, case: C) -> tuple[MethodRow, ...]:
+        """A row for each method."""
         chosen, why = self.prefer(case)
         return tuple(
             MethodRow(

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from rnnscan.scan.cpu_kernel import library
+from rnnscan.scan.linear_methods import linear_table
+from rnnscan.scan.matrix_methods import matrix_table
 from tests.scan.reference import DiagonalReference, Reference
 
 # Of linear_scan; without a compiler at the install there is no kernel, and test_native.py says so.
-METHODS = ("sequential", "associative", "blocked", *(["native"] if not library.why_not() else []))
-MATRIX_METHODS = ("sequential", "associative", "blocked", "diagonal")
+METHODS = tuple(n for n in linear_table.names if n != "native" or not library.why_not())
+MATRIX_METHODS = matrix_table.names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from rnnscan import explain_linear_scan, explain_matrix_scan, linear_scan, matrix_scan
-from rnnscan.scan.evaluate import Spec, Target, run_scan
-from rnnscan.scan.linear_methods import table as linear_table
+from rnnscan.scan.linear_lowering import Spec, run_scan
+from rnnscan.scan.linear_method import ScanOperands
+from rnnscan.scan.linear_methods import linear_table
+from rnnscan.scan.product import elementwise
+from rnnscan.scan.target import Target
 from tests.scan.cases import MATRIX_METHODS, every_method
 
 b = np.ones((4, 3), np.float32)
@@ -258,9 +261,10 @@ def test_layouts_of_other_platforms_give_the_same_numbers():
         jnp.asarray(rng.normal(size=s), "float32")
         for s in [(2, 1, 5, 3), (2, 4, 5, 3), (1, 4, 1, 3)]
     ]
-    spec = Spec(linear_table, "auto", 2, True)
+    operands = ScanOperands(*operands, reset=None)
+    spec = Spec(elementwise, linear_table, "auto", 2, True)
     here, there = (
-        jax.jit(functools.partial(run_scan, spec=spec, target=Target(platform)))(*operands)
+        jax.jit(functools.partial(run_scan, spec=spec, target=Target(platform)))(operands)
         for platform in ("cpu", "cuda")
     )
     np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-5)

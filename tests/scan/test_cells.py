@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnscan.scan.cells import GATES, KINDS, Weights, cell_scan
+from rnnscan.scan import CellWeights, cell_scan
+from rnnscan.scan.cell_kinds import CELLS
 from rnnscan.scan.cpu_kernel import library
 
 needs_kernel = pytest.mark.skipif(
     library.why_not() is not None, reason=f"no kernel: {library.why_not()}"
 )
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", CELLS)
 
 # (batch, steps, inputs, hidden): less than a vector, more than a panel, no whole number of either;
 # few rows (the drive is computed ahead) and many; more rows than threads times a block of rows.
@@ -26,8 +27,8 @@ def draw(kind, size, *, padded=False, seed=0):
     def normal(*shape, std=1.0):
         return np.float64(np.float32(std * rng.standard_normal(shape)))
 
-    gates = GATES[kind] * hidden
-    weights = Weights(
+    gates = CELLS[kind].gates * hidden
+    weights = CellWeights(
         normal(gates, inputs, std=inputs**-0.5),
         normal(gates, std=0.3),
         normal(gates, hidden, std=0.7 * hidden**-0.5),
@@ -43,7 +44,7 @@ def sigmoid(z):
 
 
 def loop(kind, weights, x, state, valid, reverse):
-    """The equations at the top of cells.py, one step after another; what `backward` reads."""
+    """The equations of rnnscan/scan/cell_kinds, one step after another; what `backward` reads."""
     steps, hidden = x.shape[1], weights.w_hh.shape[1]
     h, c = state[0], state[-1]
     out, tape = np.zeros((*x.shape[:2], hidden)), []
@@ -98,7 +99,7 @@ def backward(kind, weights, x, tape, d_out, d_last):
             total += term
         d_x[:, t] = du @ weights.w_ih
         dh = np.where(keep, dy @ weights.w_hh + stays, dh)
-    return Weights(*sums), d_x, (dh, dc)[: len(d_last)]
+    return CellWeights(*sums), d_x, (dh, dc)[: len(d_last)]
 
 
 def to_multiples(x, unit):
@@ -158,7 +159,7 @@ def test_the_kernel_equals_a_loop(kind, case):
     got = values_and_gradients(kind, *of_dtype((weights, x, state), jnp.float32), valid, reverse)
     # Roundings of sums of `terms` products, carried over some ten steps before they fade.
     batch, steps, inputs, hidden = SIZES[case]
-    terms = inputs + GATES[kind] * hidden
+    terms = inputs + CELLS[kind].gates * hidden
     assert_alike(got, want, 10 * 2.0**-24 * (terms + batch * steps) ** 0.5)
 
 

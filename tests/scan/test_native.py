@@ -14,11 +14,12 @@ import pytest
 
 from experiments.scan_limits.shapes import SHAPES
 from rnnscan import explain_linear_scan, linear_scan
+from rnnscan.scan.cell_kinds import CELLS
 from rnnscan.scan.cpu_kernel import library
 from rnnscan.scan.cpu_kernel.sources import source_hash
 from tests.scan.cases import Call
 from tests.scan.reference import unit_roundoff
-from tests.scan.test_cells import KINDS, SIZES
+from tests.scan.test_cells import SIZES
 from tests.scan.test_laws import assert_within, differentiable, primals, vjp
 
 needs_kernel = pytest.mark.skipif(
@@ -221,7 +222,7 @@ def test_every_instruction_set(level):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert f"{len(LAYOUTS) + 2 + 2 * len(SIZES) + len(KINDS)} passed" in done.stdout
+    assert f"{len(LAYOUTS) + 2 + 2 * len(SIZES) + len(CELLS)} passed" in done.stdout
 
 
 @needs_kernel

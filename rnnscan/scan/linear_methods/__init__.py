@@ -1,11 +1,15 @@
 """The ways to compute an elementwise linear recurrence, and which one `auto` takes."""
 
-from rnnscan.scan.linear_methods import associative, blocked, native, sequential
-from rnnscan.scan.product import elementwise
-from rnnscan.scan.table import Case, MethodTable
+from typing import Literal
+
+from rnnscan.scan.linear_method import LinearCase, LinearTable
+from rnnscan.scan.linear_methods import associative, blocked, cpu_kernel, sequential
+from rnnscan.scan.table import MethodTable
+
+LinearMethodName = Literal["auto", "sequential", "associative", "blocked", "native"]
 
 
-def prefer(case: Case) -> tuple[str, str]:
+def _prefer(case: LinearCase) -> tuple[str, str]:
     if case.symbolic:
         return "sequential", "the number of steps is not known yet"
     if case.platform == "cpu":
@@ -15,11 +19,11 @@ def prefer(case: Case) -> tuple[str, str]:
     return "associative", "an accelerator pays for every sequential step, a tree has 2 log2(T)"
 
 
-def _prefer_on_cpu(case: Case) -> tuple[str, str]:
+def _prefer_on_cpu(case: LinearCase) -> tuple[str, str]:
     """Measured on two cores (docs/log.md)."""
     if case.length <= 3:  # so short that a tree multiplies no decays, exact as a loop
         return "associative", "so few steps that XLA fuses all of them into one pass"
-    if native.method.why_not(case) is not None:
+    if cpu_kernel.method.why_not(case) is not None:
         return "sequential", "on a CPU one pass over memory beats the several passes of a tree"
     # Where XLA's own loop beats a call of the kernel (0.5 us) or the turning of its tiles.
     if case.length * case.width <= (1024 if case.width == 1 else 256):
@@ -29,6 +33,6 @@ def _prefer_on_cpu(case: Case) -> tuple[str, str]:
     return "native", "one sweep over memory, on all threads"
 
 
-table = MethodTable(
-    elementwise, (sequential.method, associative.method, blocked.method, native.method), prefer
+linear_table: LinearTable = MethodTable(
+    (sequential.method, associative.method, blocked.method, cpu_kernel.method), _prefer
 )

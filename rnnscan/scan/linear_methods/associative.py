@@ -15,15 +15,24 @@ where `sequential` does not. A constant decay is spelled out over time.
 Any product; `matrix_scan` uses this file too, at n^3 work a composition.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnscan.scan.by_drives import maps
-from rnnscan.scan.table import Method
-from rnnscan.scan.time_axis import where
+from rnnscan.scan.derived_maps import derived_maps
+from rnnscan.scan.linear_method import LinearCase, LinearMethod
+from rnnscan.scan.product import Product
+from rnnscan.scan.time_axis import TimeAxis, where
 
 
-def enter(product, time, a, b, h0, reset):
+def enter(
+    product: Product,
+    time: TimeAxis,
+    a: jax.Array,
+    b: jax.Array,
+    h0: jax.Array,
+    reset: jax.Array | None,
+) -> jax.Array:
     """b, which is full-size, with a_0 h0 in its first step: from there on, no state comes in."""
     first = time.at(b, 0)
     entered = product.apply(time.at(a, 0), jnp.broadcast_to(h0, first.shape)) + first
@@ -31,7 +40,9 @@ def enter(product, time, a, b, h0, reset):
     return time.put(b, where(flags, first, entered), 0)
 
 
-def prefixes(product, time, a, b, reset):
+def prefixes(
+    product: Product, time: TimeAxis, a: jax.Array, b: jax.Array, reset: jax.Array | None
+) -> jax.Array:
     """h in the dtype and shape of b, where no state comes in, not even a zero."""
     a = jnp.broadcast_to(a, (*a.shape[: time.axis], time.length, *a.shape[time.axis + 1 :]))
     if reset is None:
@@ -52,27 +63,33 @@ def prefixes(product, time, a, b, reset):
     return lax.associative_scan(compose_flagged, elements, reverse=time.reverse, axis=time.axis)[2]
 
 
-def evaluate(product, time, a, b, h0, reset):
-    """h for a full-size b; see `by_drives.maps`."""
+def evaluate(
+    product: Product,
+    time: TimeAxis,
+    a: jax.Array,
+    b: jax.Array,
+    h0: jax.Array | None,
+    reset: jax.Array | None,
+) -> jax.Array:
+    """h, as `derived_maps` wants it."""
     if h0 is not None:
         b = enter(product, time, a, b, h0, reset)
     return prefixes(product, time, a, b, reset)
 
 
-forward, tangent, transpose = maps(evaluate)
-
-
-def why_not(case):
+def why_not(case: LinearCase) -> str | None:
+    """A tree needs to know its length."""
     if case.symbolic:
         return "the length is a symbol, and a tree needs the number when the program is made"
     return None
 
 
-method = Method(
+_maps = derived_maps(evaluate)
+method = LinearMethod(
     name="associative",
     summary="a tree over time: span 2 log2(T), several times the memory traffic",
-    forward=forward,
-    tangent=tangent,
-    transpose=transpose,
+    forward=_maps.forward,
+    tangent=_maps.tangent,
+    transpose=_maps.transpose,
     why_not=why_not,
 )

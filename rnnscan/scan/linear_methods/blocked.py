@@ -39,10 +39,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnscan.scan.linear_method import (
+    Gradients,
+    LinearMethod,
+    Problem,
+    ScanOperands,
+    TangentOperands,
+    TransposeOperands,
+)
 from rnnscan.scan.linear_methods import associative
-from rnnscan.scan.precision import carry_dtype
 from rnnscan.scan.product import sum_to
-from rnnscan.scan.table import Method
 from rnnscan.scan.time_axis import TimeAxis, keep, where
 
 # Estimates, not measurements. A step costs a launch or two however little it does, so chunks are
@@ -206,9 +212,9 @@ def _entering(product, chunks, decay, drive, reset, h0, *, none=False):
     return chunks.join(h0, associative.prefixes(product, across, A, B, f))
 
 
-def _scan(product, chunks, a, drive, h0, reset, *, shape, dtype):
+def _scan(problem, chunks, a, drive, h0, reset):
     """h for drives that are made when they are read."""
-    wide = carry_dtype(dtype)
+    product, shape, wide = problem.product, problem.shape, problem.wide
 
     def decay(c, n):
         return chunks.rows(a, c, n).astype(wide)
@@ -220,37 +226,40 @@ def _scan(product, chunks, a, drive, h0, reset, *, shape, dtype):
 
     h0 = jnp.broadcast_to(h0.astype(wide), chunks.shape(shape, 1))
     h = _entering(product, chunks, decay, drive, reset, h0)
-    out = lax.full_like(h0, 0, shape=chunks.view(shape), dtype=dtype)
+    out = lax.full_like(h0, 0, shape=chunks.view(shape), dtype=problem.dtype)
     return chunks.run(body, h, out)[2].reshape(shape)
 
 
-def forward(product, time, a, b, h0, reset, *, shape, dtype):
-    wide = carry_dtype(dtype)
-    chunks = _chunks(time, shape)
+def _forward(problem: Problem, operands: ScanOperands) -> jax.Array:
+    a, b, h0, reset = operands
+    chunks = _chunks(problem.time, problem.shape)
 
     def drive(c, n):
-        return chunks.rows(b, c, n).astype(wide)
+        return chunks.rows(b, c, n).astype(problem.wide)
 
-    return _scan(product, chunks, a, drive, h0, reset, shape=shape, dtype=dtype)
+    return _scan(problem, chunks, a, drive, h0, reset)
 
 
-def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
-    wide = carry_dtype(dtype)
-    chunks = _chunks(time, shape)
+def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
+    a, (h, h0), da, db, dh0, reset = operands
+    product, wide = problem.product, problem.wide
+    chunks = _chunks(problem.time, problem.shape)
 
     def drive(c, n):
         before = chunks.beside(h, h0, c, n, -1).astype(wide)
         moved = product.apply(chunks.rows(da, c, n).astype(wide), before)
         return keep(_flags(chunks, reset, c, n), moved) + chunks.rows(db, c, n).astype(wide)
 
-    return _scan(product, chunks, a, drive, dh0, reset, shape=shape, dtype=dtype)
+    return _scan(problem, chunks, a, drive, dh0, reset)
 
 
-def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, state_shape):
-    wide = carry_dtype(dtype)
+def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
+    g, a, past, reset = operands
+    product, time, shape = problem.product, problem.time, problem.shape
+    wide, dtype, (decay_shape, state_shape) = problem.wide, problem.dtype, problem.gradients
     chunks = _chunks(time.backwards, shape)
     constant = decay_shape[time.axis] == 1
-    in_loop = h is not None and (product.outer_per_step or not constant)
+    in_loop = past if product.outer_per_step or not constant else None
 
     def decay(c, n):
         return product.transpose(chunks.rows(a, c, n).astype(wide))
@@ -266,7 +275,7 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
         adjoint = chunks.rows(g, c, n).astype(wide) + later
         if in_loop:
             flags = _flags(chunks, reset, c, n)
-            before = keep(flags, chunks.beside(h, h0, c, n, 1).astype(wide))
+            before = keep(flags, chunks.beside(*in_loop, c, n, 1).astype(wide))
             through = keep(flags, jnp.broadcast_to(adjoint, later.shape))
             part = product.outer(through, before, chunks.shape(decay_shape, n))
             if constant:
@@ -287,18 +296,18 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
     db = db.reshape(shape)
     if total is not None:
         da = sum_to(total, decay_shape) + last_total
-    elif h is not None and not in_loop:
-        before = keep(reset, time.before(jnp.broadcast_to(h, shape), h0))
+    elif past and not in_loop:
+        before = keep(reset, time.before(jnp.broadcast_to(past.h, shape), past.h0))
         da = product.outer(keep(reset, db).astype(wide), before.astype(wide), decay_shape)
     dh0 = sum_to(later, state_shape).astype(dtype)
-    return (None if da is None else da.reshape(decay_shape).astype(dtype)), db, dh0
+    return Gradients(None if da is None else da.reshape(decay_shape).astype(dtype), db, dh0)
 
 
-method = Method(
+method = LinearMethod(
     name="blocked",
     summary="chunks side by side, a tree over chunks: few steps, 5 words an element",
-    forward=forward,
-    tangent=tangent,
-    transpose=transpose,
+    forward=_forward,
+    tangent=_tangent,
+    transpose=_transpose,
     why_not=associative.why_not,
 )

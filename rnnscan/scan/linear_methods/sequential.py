@@ -10,12 +10,19 @@ decay as it goes, without a full-size temporary.
 Any product; `matrix_scan` uses this file too.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnscan.scan.precision import carry_dtype
+from rnnscan.scan.linear_method import (
+    Gradients,
+    LinearMethod,
+    Problem,
+    ScanOperands,
+    TangentOperands,
+    TransposeOperands,
+)
 from rnnscan.scan.product import sum_to
-from rnnscan.scan.table import Method
 from rnnscan.scan.time_axis import keep, where
 
 
@@ -26,8 +33,9 @@ def _loop(length, body, carry):
     return lax.fori_loop(0, length, body, carry)
 
 
-def forward(product, time, a, b, h0, reset, *, shape, dtype):
-    wide = carry_dtype(dtype)
+def _forward(problem: Problem, operands: ScanOperands) -> jax.Array:
+    a, b, h0, reset = operands
+    product, time, wide = problem.product, problem.time, problem.wide
 
     def body(t, carry):
         h, out = carry
@@ -37,13 +45,14 @@ def forward(product, time, a, b, h0, reset, *, shape, dtype):
             h = where(time.at(reset, t), drive, h)
         return h, time.put(out, h, t)
 
-    h = jnp.broadcast_to(h0.astype(wide), time.one(shape))
-    out = lax.full_like(b, 0, shape=shape, dtype=dtype)
+    h = jnp.broadcast_to(h0.astype(wide), time.one(problem.shape))
+    out = lax.full_like(b, 0, shape=problem.shape, dtype=problem.dtype)
     return _loop(time.length, body, (h, out))[1]
 
 
-def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
-    wide = carry_dtype(dtype)
+def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
+    a, (h, h0), da, db, dh0, reset = operands
+    product, time, wide = problem.product, problem.time, problem.wide
 
     def one(t, dh, out, h_before):
         drive = time.at(db, t).astype(wide)
@@ -58,27 +67,29 @@ def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
         dh, out = carry
         return one(t + 1, dh, out, time.slice(h, t))
 
-    dh = jnp.broadcast_to(dh0.astype(wide), time.one(shape))
-    out = lax.full_like(db, 0, shape=shape, dtype=dtype)
+    dh = jnp.broadcast_to(dh0.astype(wide), time.one(problem.shape))
+    out = lax.full_like(db, 0, shape=problem.shape, dtype=problem.dtype)
     carry = one(0, dh, out, h0)
     return _loop(time.length - 1, body, carry)[1]
 
 
-def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, state_shape):
-    wide = carry_dtype(dtype)
+def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
+    g, a, past, reset = operands
+    product, time, shape = problem.product, problem.time, problem.shape
+    wide, dtype, (decay_shape, state_shape) = problem.wide, problem.dtype, problem.gradients
     last = time.length - 1
     one_decay = time.one(decay_shape)
     constant = decay_shape[time.axis] == 1 and time.length != 1  # or a symbol
-    in_loop = h is not None and (product.outer_per_step or not constant)
+    in_loop = past if product.outer_per_step or not constant else None
     # A matrix turned within the loop would be read across its rows at every step.
     same = a.shape[time.axis] == 1
-    turned = product.transpose(a.astype(wide)) if same else None
+    turned = product.transpose(a.astype(wide)) if same else a
 
     def one(t, later, db, da, h_before):
         # `later` is a_{t+1}' * l_{t+1}, what the later steps send back to this one.
         adjoint = time.at(g, t).astype(wide) + later
         flags = None if reset is None else time.at(reset, t)
-        if in_loop:
+        if h_before is not None:
             through = keep(flags, jnp.broadcast_to(adjoint, time.one(shape)))
             part = product.outer(through, keep(flags, h_before.astype(wide)), one_decay)
             da = da + part if constant else time.put(da, part, t)
@@ -89,7 +100,7 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
     def body(i, carry):
         t = last - i
         later, db, da = carry
-        return one(t, later, db, da, time.slice(h, t - 1) if in_loop else None)
+        return one(t, later, db, da, time.slice(in_loop.h, t - 1) if in_loop else None)
 
     later = lax.full_like(g, 0, shape=time.one(shape), dtype=wide)
     db = lax.full_like(g, 0, shape=shape, dtype=dtype)
@@ -98,20 +109,19 @@ def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, s
         da_dtype = wide if constant else dtype
         da = lax.full_like(g, 0, shape=one_decay if constant else decay_shape, dtype=da_dtype)
     later, db, da = _loop(last, body, (later, db, da))
-    later, db, da = one(0, later, db, da, h0)
-    if h is not None and not in_loop:
-        flags = reset
-        before = keep(flags, time.before(jnp.broadcast_to(h, shape), h0))
-        through = keep(flags, db)
+    later, db, da = one(0, later, db, da, in_loop.h0 if in_loop else None)
+    if past and not in_loop:
+        before = keep(reset, time.before(jnp.broadcast_to(past.h, shape), past.h0))
+        through = keep(reset, db)
         da = product.outer(through.astype(wide), before.astype(wide), decay_shape)
     dh0 = sum_to(later, state_shape).astype(dtype)
-    return (None if da is None else da.astype(dtype)), db, dh0
+    return Gradients(None if da is None else da.astype(dtype), db, dh0)
 
 
-method = Method(
+method = LinearMethod(
     name="sequential",
     summary="one step after another: least memory traffic, span T",
-    forward=forward,
-    tangent=tangent,
-    transpose=transpose,
+    forward=_forward,
+    tangent=_tangent,
+    transpose=_transpose,
 )

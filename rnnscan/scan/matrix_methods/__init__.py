@@ -1,12 +1,13 @@
 """The ways to compute a linear recurrence of matrices, and which one `auto` takes."""
 
-from functools import cache
+from typing import Literal
 
+from rnnscan.scan.linear_method import LinearCase, LinearTable
 from rnnscan.scan.linear_methods import associative, sequential
 from rnnscan.scan.matrix_methods import blocked, diagonal
-from rnnscan.scan.precision import matmul_precision
-from rnnscan.scan.product import matrix
-from rnnscan.scan.table import Case, MethodTable
+from rnnscan.scan.table import MethodTable
+
+MatrixMethodName = Literal["auto", "sequential", "associative", "blocked", "diagonal"]
 
 # Estimates for accelerators, not measurements. Above this n, the n^3 of a composition outweighs the
 # steps that a tree saves.
@@ -16,7 +17,7 @@ _LARGEST_TREE = 32
 _LARGEST_BLOCKED_STEP = 2**26
 
 
-def prefer(case: Case) -> tuple[str, str]:
+def _prefer(case: LinearCase) -> tuple[str, str]:
     if case.symbolic or case.length < 8:
         return "sequential", "too few steps for a tree, or their number is not known yet"
     if case.platform == "cpu":
@@ -30,7 +31,7 @@ def prefer(case: Case) -> tuple[str, str]:
     return "associative", f"n = {case.size} is small, and a tree has 2 log2(T) dependent steps"
 
 
-def _prefer_on_cpu(case: Case) -> tuple[str, str]:
+def _prefer_on_cpu(case: LinearCase) -> tuple[str, str]:
     """Measured on two cores (docs/log.md): from 1.1 to 3 times as fast there, and not elsewhere.
 
     A step of XLA's loop takes half a microsecond or more where it has several states, and the
@@ -44,12 +45,6 @@ def _prefer_on_cpu(case: Case) -> tuple[str, str]:
     return "sequential", "on a CPU half the work of blocks beats fewer steps, at this size"
 
 
-@cache
-def _table(precision: str) -> MethodTable:
-    methods = (sequential.method, associative.method, blocked.method, diagonal.method)
-    return MethodTable(matrix(precision), methods, prefer)
-
-
-def current_table() -> MethodTable:
-    """The table of products in the caller's precision."""
-    return _table(matmul_precision())
+matrix_table: LinearTable = MethodTable(
+    (sequential.method, associative.method, blocked.method, diagonal.method), _prefer
+)

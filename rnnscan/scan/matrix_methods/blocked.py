@@ -33,13 +33,21 @@ Source: Blelloch 1990, "Prefix sums and their applications", sections 1.2 (reduc
 blocks) and 1.4.1 (recurrences of matrices).
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnscan.scan import by_drives
+from rnnscan.scan.derived_maps import derived_maps
+from rnnscan.scan.linear_method import (
+    Gradients,
+    LinearMethod,
+    Problem,
+    ScanOperands,
+    TangentOperands,
+    TransposeOperands,
+)
 from rnnscan.scan.linear_methods import associative
 from rnnscan.scan.linear_methods import blocked as chunked
-from rnnscan.scan.table import Method
 from rnnscan.scan.time_axis import TimeAxis, where
 
 # Steps of a block: 4 and 16 took the same time on two cores, and compile longer.
@@ -47,9 +55,9 @@ _LOG2_BLOCK = 3
 _BLOCK = 2**_LOG2_BLOCK
 
 
-def evaluate(product, time, A, b, h0, reset):
-    """h for a constant A and a full-size b; see `by_drives.maps`."""
-    size = min(_BLOCK, time.length)
+def evaluate(product, time, a, b, h0, reset):
+    """h for a constant A."""
+    A, size = a, min(_BLOCK, time.length)
     count = -(-time.length // size)
     if reset is not None:
         reset = jnp.broadcast_to(reset, _steps(time, reset.shape, time.length))
@@ -146,33 +154,31 @@ def _pairs(time, x):
     return _step_of_blocks(time, pairs, 0), _step_of_blocks(time, pairs, 1)
 
 
-_powers = by_drives.maps(evaluate)
+_powers = derived_maps(evaluate)
 
 
-def _constant(time, a):
-    return a.shape[time.axis] == 1
+def _maps(problem: Problem, A: jax.Array):
+    """Powers where A is constant, else chunks."""
+    return _powers if A.shape[problem.time.axis] == 1 else chunked.method
 
 
-def forward(product, time, a, *operands, **options):
-    way = _powers if _constant(time, a) else chunked
-    return way.forward(product, time, a, *operands, **options)
+def _forward(problem: Problem, operands: ScanOperands) -> jax.Array:
+    return _maps(problem, operands.a).forward(problem, operands)
 
 
-def tangent(product, time, a, *operands, **options):
-    way = _powers if _constant(time, a) else chunked
-    return way.tangent(product, time, a, *operands, **options)
+def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
+    return _maps(problem, operands.a).tangent(problem, operands)
 
 
-def transpose(product, time, a, *operands, **options):
-    way = _powers if _constant(time, a) else chunked
-    return way.transpose(product, time, a, *operands, **options)
+def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
+    return _maps(problem, operands.a).transpose(problem, operands)
 
 
-method = Method(
+method = LinearMethod(
     name="blocked",
     summary="blocks of steps side by side, moved on by powers of A: large products, few steps",
-    forward=forward,
-    tangent=tangent,
-    transpose=transpose,
+    forward=_forward,
+    tangent=_tangent,
+    transpose=_transpose,
     why_not=associative.why_not,
 )

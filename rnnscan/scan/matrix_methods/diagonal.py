@@ -19,7 +19,7 @@ On a CPU, JAX calls LAPACK, whose threads compete with XLA's: on two cores 17 ms
 eigenvectors of a 32 x 32 matrix that take 0.2. OPENBLAS_NUM_THREADS=1 avoids that.
 
 Gradients need no derivative of V or l, which JAX does not have: the three maps above every method
-(`recurrence.py`) are evaluated each with its own eigenvectors, those of A' backwards, and the
+(`linear_rules.py`) are evaluated each with its own eigenvectors, those of A' backwards, and the
 gradient of A is an outer product of adjoint and state.
 """
 
@@ -29,20 +29,22 @@ from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from rnnscan.scan import by_drives
-from rnnscan.scan.linear_methods import table as elementwise_table
+from rnnscan.scan.derived_maps import derived_maps
+from rnnscan.scan.linear_lowering import Spec
+from rnnscan.scan.linear_method import LinearCase, LinearMethod, ScanOperands
+from rnnscan.scan.linear_methods import linear_table
+from rnnscan.scan.linear_rules import recurrence
 from rnnscan.scan.precision import carry_dtype
-from rnnscan.scan.recurrence import recurrence
-from rnnscan.scan.table import Case, Method
+from rnnscan.scan.product import elementwise
 from rnnscan.scan.time_axis import where
 
 # The largest cond(V) * u, about the relative error: three decimal digits are left.
 LARGEST_LOSS = 2.0**-10
 
 
-def evaluate(product, time, A, b, h0, reset):
-    """h for a constant A and a full-size b; see `by_drives.maps`."""
-    values, vectors = jnp.linalg.eig(A)
+def evaluate(product, time, a, b, h0, reset):
+    """h for a constant A."""
+    values, vectors = jnp.linalg.eig(a)
     inverse = jnp.linalg.inv(vectors)
 
     def into_modes(x):
@@ -52,8 +54,8 @@ def evaluate(product, time, A, b, h0, reset):
 
     drive = into_modes(b)
     state = lax.full_like(drive, 0, shape=(1,) * drive.ndim) if h0 is None else into_modes(h0)
-    options = {"axis": time.axis, "reverse": time.reverse, "method": "auto"}
-    modes = recurrence(elementwise_table, values, drive, state, reset, **options)
+    spec = Spec(elementwise, linear_table, "auto", time.axis, time.reverse)
+    modes = recurrence(spec, ScanOperands(values, drive, state, reset))
     if jnp.iscomplexobj(b):
         h = product.apply(vectors, modes)
     else:
@@ -100,7 +102,7 @@ def require_eigenvectors(A, dtype: np.dtype) -> None:
         raise ValueError(f"method='diagonal' cannot serve this call: {reason}")
 
 
-def why_not(case: Case) -> str | None:
+def why_not(case: LinearCase) -> str | None:
     if not case.constant:
         return "A varies in time, and its eigenvectors with it"
     if case.symbolic:
@@ -110,8 +112,8 @@ def why_not(case: Case) -> str | None:
     return None
 
 
-_maps = by_drives.maps(evaluate)
-method = Method(
+_maps = derived_maps(evaluate)
+method = LinearMethod(
     name="diagonal",
     summary="an elementwise scan among the eigenvectors of A; its error has their condition number",
     forward=_maps.forward,

@@ -1,6 +1,6 @@
 """`native`: a C++ loop over time, vectorised over everything else, on XLA's own threads.
 
-The equations are those of `recurrence.py`; `../cpu_kernel/kernel.cc` says how they are computed.
+The equations are those of `linear_rules.py`; `../cpu_kernel/linear/` says how they are computed.
 The forward, tangent and backward pass are one sweep over memory each: 3, 5 and 5 words an element,
 less what broadcasts. No operand is transposed or spelled out. Work T, or 2 T where time is split
 between threads or into the lanes of a vector; span T over what it is split into.
@@ -15,43 +15,58 @@ cannot hold it (`auto` then takes `sequential`), and an array that is sharded au
 gathered first: use `jax.shard_map`.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 
 from rnnscan.scan.cpu_kernel import library
-from rnnscan.scan.table import Method
+from rnnscan.scan.linear_method import (
+    Gradients,
+    LinearCase,
+    LinearMethod,
+    Problem,
+    ScanOperands,
+    Shape,
+    TangentOperands,
+    TransposeOperands,
+)
 
 library.why_not()  # registers the kernel: a stored executable needs it before any scan is traced
 
 
-def _call(target, results, *operands, time):
-    operands = [x for x in operands if x is not None]
+def _call(
+    target: str, problem: Problem, shapes: list[Shape], *operands: Any
+) -> Sequence[jax.Array]:
+    results = [jax.ShapeDtypeStruct(shape, problem.dtype) for shape in shapes]
     call = jax.ffi.ffi_call(target, results, vmap_method=None)
-    return call(*operands, axis=np.int64(time.axis), reverse=time.reverse)
+    time = {"axis": np.int64(problem.time.axis), "reverse": problem.time.reverse}
+    return call(*jax.tree.leaves(operands), **time)
 
 
-def forward(product, time, a, b, h0, reset, *, shape, dtype):
-    del product  # elementwise
-    result = jax.ShapeDtypeStruct(shape, dtype)
-    return _call("rnnscan_forward", result, a, b, h0, reset, time=time)
+def _forward(problem: Problem, operands: ScanOperands) -> jax.Array:
+    (h,) = _call("rnnscan_forward", problem, [problem.shape], *operands)
+    return h
 
 
-def tangent(product, time, a, h, h0, reset, da, db, dh0, *, shape, dtype):
-    del product
-    result = jax.ShapeDtypeStruct(shape, dtype)
-    return _call("rnnscan_tangent", result, a, h, h0, da, db, dh0, reset, time=time)
+def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
+    (dh,) = _call("rnnscan_tangent", problem, [problem.shape], *operands)
+    return dh
 
 
-def transpose(product, time, a, h, h0, reset, g, *, shape, dtype, decay_shape, state_shape):
-    del product
-    results = [jax.ShapeDtypeStruct(s, dtype) for s in (decay_shape, shape, state_shape)]
-    if h is None:
-        db, dh0 = _call("rnnscan_transpose_drive", results[1:], a, g, reset, time=time)
-        return None, db, dh0
-    return _call("rnnscan_transpose", results, a, h, h0, g, reset, time=time)
+def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
+    g, a, past, reset = operands
+    decay_shape, state_shape = problem.gradients
+    shapes = [problem.shape, state_shape]
+    if past is None:
+        return Gradients(None, *_call("rnnscan_transpose_drive", problem, shapes, a, g, reset))
+    shapes = [decay_shape, *shapes]
+    return Gradients(*_call("rnnscan_transpose", problem, shapes, a, past, g, reset))
 
 
-def why_not(case):
+def why_not(case: LinearCase) -> str | None:
+    """It is compiled, for CPUs, at the install."""
     if case.platform != "cpu":
         return "it is a kernel for CPUs"
     if case.exported:
@@ -61,11 +76,11 @@ def why_not(case):
     return library.why_not()
 
 
-method = Method(
+method = LinearMethod(
     name="native",
     summary="a C++ kernel: one sweep over memory, vectorised and threaded",
-    forward=forward,
-    tangent=tangent,
-    transpose=transpose,
+    forward=_forward,
+    tangent=_tangent,
+    transpose=_transpose,
     why_not=why_not,
 )

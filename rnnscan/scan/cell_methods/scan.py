@@ -1,0 +1,132 @@
+"""`scan`: a plain `lax.scan`, one step after another, for every cell, dtype and platform.
+
+W_ih x + b is one large product for all steps, ahead of the loop; a step is the product with W_hh
+and the cell's equations. Work 2 T B G H (I + H) operations, span T.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnnscan.scan.cell_kinds.cell import Cell, Parts, States
+from rnnscan.scan.cell_method import (
+    CellMethod,
+    CellProblem,
+    Drives,
+    Evolution,
+    ForwardOperands,
+    TangentOperands,
+    Trajectory,
+    TransposeOperands,
+)
+
+
+def dot(x: jax.Array, w: jax.Array, precision: str) -> jax.Array:
+    """x W^T over the last axis.
+
+    Of matrices: the gradient of W is then a sum over one axis, which XLA computes twice as fast on
+    a CPU as one over batch and time.
+    """
+    rows = x if x.ndim == 2 else lax.collapse(x, 0, x.ndim - 1)
+    y = lax.dot_general(rows, w, (((1,), (1,)), ((), ())), precision=precision)
+    return y if x.ndim == 2 else y.reshape((*x.shape[:-1], w.shape[0]))
+
+
+def in_row(bias: jax.Array, like: jax.Array) -> jax.Array:
+    """A vector in line with `like`."""
+    return bias.reshape((1,) * (like.ndim - 1) + bias.shape)
+
+
+def gates_of(
+    cell: Cell, u: jax.Array, y: jax.Array, bias_hn: jax.Array | None = None
+) -> tuple[Parts, jax.Array | None]:
+    """z and q of a step, from W_ih x + b and W_hh h."""
+    if not cell.apart:
+        return jnp.split(u + y, cell.gates, axis=-1), None
+    (*u_parts, u_last), (*y_parts, q) = (jnp.split(part, cell.gates, axis=-1) for part in (u, y))
+    if bias_hn is not None:
+        q = q + in_row(bias_hn, q)
+    return [*(a + b for a, b in zip(u_parts, y_parts, strict=True)), u_last], q
+
+
+def before(problem: CellProblem, first: jax.Array, states: jax.Array) -> jax.Array:
+    """What stood one step earlier in scan order, batch first."""
+    first = first[:, None]
+    if problem.reverse:
+        return jnp.concatenate([states[:, 1:], first], 1)
+    return jnp.concatenate([first, states[:, :-1]], 1)
+
+
+def _time_first(tree):
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+
+
+def _select(valid_t: jax.Array | None, new: States, old: States) -> States:
+    if valid_t is None:
+        return new
+    return tuple(jnp.where(valid_t[:, None], n, o) for n, o in zip(new, old, strict=True))
+
+
+def _forward(problem: CellProblem, operands: ForwardOperands) -> Trajectory:
+    cell, precision = problem.cell, problem.precision
+    x, (w_ih, bias, w_hh, bias_hn), first, valid = operands
+    u = dot(_time_first(x), w_ih, precision)
+    u = u + in_row(bias, u)
+
+    def body(state, inputs):
+        u_t, valid_t = inputs
+        z, q = gates_of(cell, u_t, dot(state[0], w_hh, precision), bias_hn)
+        new, kept = cell.step(z, q, state)
+        state = _select(valid_t, new, state)
+        if not problem.keep:
+            return state, (state[:1], None)
+        return state, (state, jnp.concatenate(kept, -1) if kept else None)
+
+    inputs = u, _time_first(valid)
+    last, (states, kept) = lax.scan(body, first, inputs, reverse=problem.reverse)
+    return Trajectory(_time_first(states), last, _time_first(kept))
+
+
+def _tangent(problem: CellProblem, operands: TangentOperands) -> Evolution:
+    cell = problem.cell
+    w_hh, residuals, drives, valid = operands
+    pairs = zip(residuals.first, residuals.states, strict=True)
+    earlier = tuple(before(problem, first, states) for first, states in pairs)
+
+    def body(dstate, inputs):
+        du, dq, old, new, kept, valid_t = inputs
+        dz, moved = gates_of(cell, du, dot(dstate[0], w_hh, problem.precision))
+        dq = None if moved is None else dq + moved
+        kept = () if kept is None else jnp.split(kept, cell.kept, axis=-1)
+        moved = cell.tangent(kept, old, new, dz, dq, dstate)
+        dstate = _select(valid_t, moved, dstate)
+        return dstate, dstate[0]
+
+    inputs = (drives.u, drives.q, earlier, residuals.states, residuals.kept, valid)
+    last, h = lax.scan(body, drives.state, _time_first(inputs), reverse=problem.reverse)
+    return Evolution(_time_first(h), last)
+
+
+def _transpose(problem: CellProblem, operands: TransposeOperands) -> Drives:
+    """By JAX's own transposition of the tangent map."""
+    w_hh, residuals, cotangents, valid = operands
+
+    def linear(drives):
+        return _tangent(problem, TangentOperands(w_hh, residuals, drives, valid))
+
+    # Zeros of a type that varies over a mesh as the residuals do.
+    zero = lax.full_like(residuals.states[0], 0)
+    u = jnp.concatenate([zero] * problem.cell.gates, -1)
+    q = zero if problem.cell.apart else None
+    like = Drives(u, q, (zero[:, 0],) * problem.cell.states)
+    (drives,) = jax.linear_transpose(linear, like)(cotangents)
+    return drives
+
+
+method = CellMethod(
+    name="scan",
+    summary="a plain lax.scan, one step after another: every cell, dtype and platform",
+    forward=_forward,
+    tangent=_tangent,
+    transpose=_transpose,
+)

@@ -1,0 +1,237 @@
+"""One recurrent cell and its derivatives, as three operations above every method.
+
+    forward    s_t  = step(W_ih x_t + b, W_hh h_{t-1}, s_{t-1})                             (1)
+    tangent    ds_t = D step . (du_t, dq_t + W_hh dh_{t-1}, ds_{t-1})                       (2)
+    transpose  of (2): from cotangents of all h and of the last state to those of           (3)
+               u, q and the first state, which is backpropagation through time
+
+with u = W_ih x + b, and q what a cell keeps apart (`cell_kinds/cell.py`). (2) is linear in its
+drives. Those hold the tangents of x and of all weights, as large products over all steps, before
+(2) and behind (3), so neither loop has any. The backward pass keeps x, the states and what the cell
+keeps.
+
+Derivatives of higher order are those of the plain scan, whatever method computes the first.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnnscan.scan.cell_method import (
+    CellCase,
+    CellProblem,
+    Drives,
+    Evolution,
+    ForwardOperands,
+    Residuals,
+    TangentOperands,
+    Trajectory,
+    TransposeOperands,
+)
+from rnnscan.scan.cell_methods import cell_table, scan
+from rnnscan.scan.primitive import Operation, instantiated, is_zero, mapped, with_axis
+from rnnscan.scan.target import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(CellProblem):
+    """What is static about a call."""
+
+    method: str = "auto"
+
+
+# Shapes, and the method.
+
+
+def _like(aval, *shape):
+    return aval.update(shape=shape, weak_type=False)
+
+
+def _forward_results(operands, *, spec):
+    x, (batch, steps, _) = operands.x, operands.x.shape
+    hidden, cell = operands.weights.w_hh.shape[-1], spec.cell
+    states = (_like(x, batch, steps, hidden),) * (cell.states if spec.keep else 1)
+    keeps = spec.keep and cell.kept
+    kept = _like(x, batch, steps, cell.kept * hidden) if keeps else None
+    return Trajectory(states, (_like(x, batch, hidden),) * cell.states, kept)
+
+
+def _tangent_results(operands, *, spec):
+    del spec
+    h = operands.residuals.states[0]
+    return Evolution(_like(h, *h.shape), tuple(_like(h, *s.shape) for s in operands.drives.state))
+
+
+def _transpose_results(operands, *, spec):
+    h = operands.residuals.states[0]
+    batch, steps, hidden = h.shape
+    u, q = _like(h, batch, steps, spec.cell.gates * hidden), _like(h, batch, steps, hidden)
+    state = (_like(h, batch, hidden),) * spec.cell.states
+    return Drives(u, q if spec.cell.apart else None, state)
+
+
+def case_of(spec: Spec, target: Target, like: jax.Array, hidden: int, inputs: int = 1) -> CellCase:
+    """The case of a call whose x or h, batch first, is `like` this."""
+    batch, steps, _ = like.shape
+    return CellCase(
+        platform=target.platform,
+        exported=target.exported,
+        dtype=like.dtype,
+        length=steps,
+        width=batch * hidden * spec.cell.states,
+        kind=spec.cell.name,
+        batch=batch,
+        hidden=hidden,
+        inputs=inputs,
+    )
+
+
+def _run_forward(operands, *, spec, target):
+    x, hidden = operands.x, operands.weights.w_hh.shape[-1]
+    case = case_of(spec, target, x, hidden, x.shape[-1])
+    return cell_table.resolve(spec.method, case).forward(spec, operands)
+
+
+def _method(operands, spec, target):
+    h = operands.residuals.states[0]
+    return cell_table.resolve(spec.method, case_of(spec, target, h, h.shape[-1]))
+
+
+def _run_tangent(operands, *, spec, target):
+    return _method(operands, spec, target).tangent(spec, operands)
+
+
+def _run_transpose(operands, *, spec, target):
+    return _method(operands, spec, target).transpose(spec, operands)
+
+
+# Differentiation.
+
+
+def _jvp_of_scan(program, primals, tangents, *, spec):
+    """Of the plain scan, as any function of JAX."""
+
+    def smooth(operands):
+        return program(spec, operands._replace(valid=primals.valid))
+
+    pair = (x._replace(valid=None) for x in (primals, tangents))
+    primals_out, tangents_out = (tuple([x]) for x in pair)
+    return jax.jvp(smooth, primals_out, instantiated(tangents_out))
+
+
+def _forward_jvp(primals, tangents, *, spec):
+    if spec.keep:  # the second derivative
+        return _jvp_of_scan(scan.method.forward, primals, tangents, spec=spec)
+    whole = forward(primals, spec=dataclasses.replace(spec, keep=True))
+    residuals = Residuals(primals.state, whole.states, whole.kept)
+    moving = jax.tree.map(lambda t: None if is_zero(t) else t, tangents, is_leaf=is_zero)
+
+    @jax.checkpoint  # keeps the trajectory alone, not the same shifted by one step
+    def evolve(residuals, operands, moving):
+        drives = _drives(spec, residuals, operands, moving)
+        known = TangentOperands(operands.weights.w_hh, residuals, drives, operands.valid)
+        return tangent(known, spec=spec)
+
+    h, last = evolve(residuals, primals, moving._replace(valid=None))
+    results = Trajectory(whole.states[:1], whole.last, None)
+    return results, Trajectory((h,), last, None)
+
+
+def _drives(
+    spec: Spec, residuals: Residuals, operands: ForwardOperands, moving: ForwardOperands
+) -> Drives:
+    """The tangents of u, and of what else does not wait for the step before, in large products."""
+    dot = functools.partial(scan.dot, precision=spec.precision)
+    zero = lax.full_like(residuals.states[0], 0)
+    u = jnp.concatenate([zero] * spec.cell.gates, -1)
+    q = zero if spec.cell.apart else None
+    dx, (dw_ih, dbias, dw_hh, dbias_hn), dstate, _ = moving
+    if dx is not None:
+        u = u + dot(dx, operands.weights.w_ih)
+    if dw_ih is not None:
+        u = u + dot(operands.x, dw_ih)
+    if dbias is not None:
+        u = u + scan.in_row(dbias, u)
+    if dw_hh is not None:
+        y = dot(scan.before(spec, residuals.first[0], residuals.states[0]), dw_hh)
+        if q is not None:
+            hidden = zero.shape[-1]
+            y, q = y[..., :-hidden], y[..., -hidden:]
+            y = jnp.concatenate([y, zero], -1)
+        u = u + y
+    if dbias_hn is not None and q is not None:
+        q = q + scan.in_row(dbias_hn, q)
+    return Drives(u, q, tuple(zero[:, 0] if ds is None else ds for ds in dstate))
+
+
+# Transposition: (2) is linear in the drives, (3) in the cotangents of (2).
+
+
+def _tangent_transpose(cotangents, operands, *, spec):
+    w_hh, residuals, _, valid = operands
+    known = TransposeOperands(w_hh, residuals, cotangents, valid)
+    return {"drives": transpose(known, spec=spec)}
+
+
+def _transpose_transpose(cotangents, operands, *, spec):
+    w_hh, residuals, _, valid = operands
+    known = TangentOperands(w_hh, residuals, cotangents, valid)
+    return {"cotangents": tangent(known, spec=spec)}
+
+
+# Batching: where all share their weights the mapped axis joins the batch, else the plain scan is
+# mapped.
+
+
+def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
+    if mapped(operands.weights, dims.weights):
+        if spec.method not in ("auto", "scan"):
+            raise ValueError(
+                f"method={spec.method!r} cannot serve this call: its weights are mapped (vmap), "
+                "which only method='scan' can do"
+            )
+        program = functools.partial(getattr(scan.method, name), spec)
+        return jax.vmap(program, in_axes=(dims,))(operands), 0
+    x, place = mapped(operands, dims)[0]
+    size = x.shape[place]
+
+    def joined(x):
+        x = jnp.broadcast_to(x, (size, *x.shape[1:]))
+        return x.reshape((size * x.shape[1], *x.shape[2:]))
+
+    rest = with_axis(operands._replace(weights=None), dims._replace(weights=None), 0)
+    joint = jax.tree.map(joined, rest)._replace(weights=operands.weights)
+    operation = {"forward": forward, "tangent": tangent, "transpose": transpose}[name]
+    outputs = operation(joint, spec=spec)
+    return jax.tree.map(lambda x: x.reshape((size, -1, *x.shape[1:])), outputs), 0
+
+
+forward = Operation(
+    "cell_forward",
+    results=_forward_results,
+    run=_run_forward,
+    jvp=_forward_jvp,
+    batch=functools.partial(_batch, "forward"),
+)
+tangent = Operation(
+    "cell_tangent",
+    results=_tangent_results,
+    run=_run_tangent,
+    jvp=functools.partial(_jvp_of_scan, scan.method.tangent),
+    batch=functools.partial(_batch, "tangent"),
+    linear=("drives",),
+    transpose=_tangent_transpose,
+)
+transpose = Operation(
+    "cell_transpose",
+    results=_transpose_results,
+    run=_run_transpose,
+    jvp=functools.partial(_jvp_of_scan, scan.method.transpose),
+    batch=functools.partial(_batch, "transpose"),
+    linear=("cotangents",),
+    transpose=_transpose_transpose,
+)

@@ -1,0 +1,128 @@
+"""What a method of a linear recurrence is given, and what it returns.
+
+The three maps, over a product `*`, are equations (1) to (3) of `linear_rules.py`. Operands have
+their batch and time axes in line, with size 1 where they broadcast.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from rnnscan.scan.precision import carry_dtype
+from rnnscan.scan.product import Product
+from rnnscan.scan.table import Case, MethodTable, serves_all
+from rnnscan.scan.time_axis import TimeAxis
+
+Shape = tuple[int, ...]
+
+
+class ScanOperands(NamedTuple):
+    """Of h_t = a_t * h_{t-1} + b_t, with h_{-1} = h0."""
+
+    a: jax.Array
+    b: jax.Array
+    h0: jax.Array
+    reset: jax.Array | None
+
+
+class Past(NamedTuple):
+    """What h_{t-1} is read from: the states, and the one before the first step."""
+
+    h: jax.Array
+    h0: jax.Array
+
+
+class TangentOperands(NamedTuple):
+    """Of dh_t = a_t * dh_{t-1} + db_t + da_t * h_{t-1}, with dh_{-1} = dh0."""
+
+    a: jax.Array
+    past: Past
+    da: jax.Array
+    db: jax.Array
+    dh0: jax.Array
+    reset: jax.Array | None
+
+
+class TransposeOperands(NamedTuple):
+    """Of l_t = g_t + a_{t+1}' * l_{t+1}; `past` is `None` where a is not differentiated."""
+
+    g: jax.Array
+    a: jax.Array
+    past: Past | None
+    reset: jax.Array | None
+
+
+class Gradients(NamedTuple):
+    """db_t = l_t, da_t = l_t (x) h_{t-1} (`None` where the past is), dh0 = a_0' * l_0."""
+
+    da: jax.Array | None
+    db: jax.Array
+    dh0: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is static: the product, where time is, and the shape and dtype of h. T is at least 1.
+
+    `gradients`: in the transposed map the shapes of a and h0, to which their gradients are summed.
+    """
+
+    product: Product
+    time: TimeAxis
+    shape: Shape
+    dtype: np.dtype
+    gradients: tuple[Shape, Shape] = ((), ())
+
+    @property
+    def wide(self) -> np.dtype:
+        """What is carried from step to step."""
+        return carry_dtype(self.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearCase(Case):
+    """A call of a linear recurrence.
+
+    Attributes, beside those of any case:
+      inner: numbers in the states of one step that lie behind time, and so together in memory.
+      size: the n of a matrix product; 1 for an elementwise one.
+      constant: whether the decay is the same at every step.
+    """
+
+    inner: int
+    size: int
+    constant: bool
+
+
+class Forward(Protocol):
+    def __call__(self, problem: Problem, operands: ScanOperands) -> jax.Array: ...
+
+
+class Tangent(Protocol):
+    def __call__(self, problem: Problem, operands: TangentOperands) -> jax.Array: ...
+
+
+class Transpose(Protocol):
+    def __call__(self, problem: Problem, operands: TransposeOperands) -> Gradients: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearMethod:
+    """One way to evaluate a linear recurrence, its tangent map and that map's transpose.
+
+    Results have the shape and dtype of the problem: h, its tangent, and db; da and dh0 have those
+    of `problem.gradients`.
+    """
+
+    name: str
+    summary: str
+    forward: Forward
+    tangent: Tangent
+    transpose: Transpose
+    why_not: Callable[[LinearCase], str | None] = serves_all
+
+
+LinearTable = MethodTable[LinearMethod, LinearCase]

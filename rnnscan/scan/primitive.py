@@ -1,0 +1,159 @@
+"""Primitives whose operands have names: what JAX asks of a primitive, once for every scan.
+
+JAX binds a primitive to arrays one after another. An `Operation` is bound to a NamedTuple of them,
+in which an operand may be absent (`None`) or a tuple itself; its structure is part of the program.
+Its rules are given that tuple back, so that they read as equations. Tangents, cotangents and mapped
+axes come in tuples of the same structure.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from rnnscan.scan import target as targets
+from rnnscan.scan.target import PLATFORMS, Target
+
+
+class Operation:
+    """A map of a scan, as a primitive of JAX.
+
+    Its rules, where `static` are the keywords that it is called with:
+
+    `results(operands, **static)`: pytree of avals, from operands that are avals.
+    `run(operands, *, target, **static)`: the same of arrays, once it is known what to run on.
+    `jvp(primals, tangents, **static) -> (results, tangents)`: a tangent may be `ad.Zero`.
+    `batch(operands, dims, **static) -> (results, axis)`: the axis over which all are mapped.
+    `linear`: the operands, by name, in which the map is linear, and for these
+    `transpose(cotangents, operands, **static) -> {name: cotangent}`: no cotangent is zero by its
+    type there; a linear operand is `ad.UndefinedPrimal` where its cotangent is asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        results: Callable[..., Any],
+        run: Callable[..., Any],
+        jvp: Callable[..., tuple[Any, Any]],
+        batch: Callable[..., tuple[Any, int]],
+        linear: tuple[str, ...] = (),
+        transpose: Callable[..., dict[str, Any]] | None = None,
+    ):
+        self.primitive = Primitive(f"rnnscan_{name}")
+        self.primitive.multiple_results = True
+        self.results, self.linear = results, linear
+        self._define(run)
+        ad.primitive_jvps[self.primitive] = functools.partial(_jvp, jvp)
+        batching.primitive_batchers[self.primitive] = functools.partial(_batch, batch)
+        if transpose is not None:
+            rule = functools.partial(_transpose, self, transpose)
+            ad.primitive_transposes[self.primitive] = rule
+
+    def __call__(self, operands: Any, **static: Any) -> Any:
+        leaves, structure = jax.tree.flatten(operands)
+        results = self.results(structure.unflatten(map(jax.typeof, leaves)), **static)
+        outputs = self.primitive.bind(*leaves, structure=structure, **static)
+        return jax.tree.structure(results).unflatten(outputs)
+
+    def _define(self, run: Callable[..., Any]) -> None:
+        """Shapes, evaluation and lowering."""
+
+        def abstract(*leaves, structure, **static):
+            return jax.tree.leaves(self.results(structure.unflatten(leaves), **static))
+
+        def program(*leaves, structure, target, **static):
+            return jax.tree.leaves(run(structure.unflatten(leaves), target=target, **static))
+
+        # Not a jit of the primitive itself: with jit disabled, that would call itself for ever.
+        @functools.partial(jax.jit, static_argnames=("static", "target"))
+        def evaluate(*leaves, static, target):
+            return program(*leaves, target=target, **dict(static))
+
+        def impl(*leaves, **static):
+            target = targets.of_operand(leaves[0])
+            return evaluate(*leaves, static=tuple(sorted(static.items())), target=target)
+
+        def lower(context, *leaves, platform, **static):
+            exported = context.module_context.lowering_parameters.for_export
+            rule = functools.partial(program, target=Target(platform, exported))
+            return mlir.lower_fun(rule, multiple_results=True)(context, *leaves, **static)
+
+        self.primitive.def_abstract_eval(abstract)
+        self.primitive.def_impl(impl)
+        for platform in (*PLATFORMS, None):
+            rule = functools.partial(lower, platform=platform or "other")
+            mlir.register_lowering(self.primitive, rule, platform=platform)
+
+
+def _jvp(rule, primals, tangents, *, structure, **static):
+    both = structure.unflatten(primals), structure.unflatten(tangents)
+    return tuple(map(jax.tree.leaves, rule(*both, **static)))
+
+
+def _batch(rule, leaves, dims, *, structure, **static):
+    both = structure.unflatten(leaves), structure.unflatten(dims)
+    outputs, axis = rule(*both, **static)
+    outputs = jax.tree.leaves(outputs)
+    return outputs, [axis] * len(outputs)
+
+
+def _transpose(operation, rule, cotangents, *leaves, structure, **static):
+    operands = structure.unflatten(leaves)
+    fixed = [getattr(operands, name) for name in operands._fields if name not in operation.linear]
+    if any(map(ad.is_undefined_primal, jax.tree.leaves(fixed, is_leaf=ad.is_undefined_primal))):
+        raise NotImplementedError(
+            f"{operation.primitive} is linear in {', '.join(operation.linear)} alone: it cannot be "
+            "transposed with respect to its other operands"
+        )
+    if all(map(is_zero, cotangents)):
+        return [ad.Zero(x.aval) if ad.is_undefined_primal(x) else None for x in leaves]
+    avals = [x.aval if ad.is_undefined_primal(x) else jax.typeof(x) for x in leaves]
+    avals = structure.unflatten(avals)
+    results = jax.tree.structure(operation.results(avals, **static))
+    found = rule(results.unflatten(instantiated(cotangents)), operands, **static)
+    nothing = structure.unflatten([None] * len(leaves))
+    given = structure.flatten_up_to(nothing._replace(**found))
+    return [ct if ad.is_undefined_primal(x) else None for ct, x in zip(given, leaves, strict=True)]
+
+
+def is_zero(tangent: Any) -> bool:
+    """Whether a tangent or cotangent is zero by its type."""
+    return isinstance(tangent, ad.Zero)
+
+
+def instantiated(tangents: Any) -> Any:
+    """The tangents, those that are zero by their type spelled out."""
+
+    def spelled_out(t):
+        return ad.instantiate_zeros(t) if is_zero(t) else t
+
+    return jax.tree.map(spelled_out, tangents, is_leaf=is_zero)
+
+
+def shape_of(operand: Any) -> tuple[int, ...]:
+    """Of an operand that may be asked for its cotangent."""
+    return (operand.aval if ad.is_undefined_primal(operand) else operand).shape
+
+
+def mapped(operands: Any, dims: Any) -> list[tuple[jax.Array, int]]:
+    """The operands that have a mapped axis, and where."""
+    leaves, structure = jax.tree.flatten(operands)
+    pairs = zip(leaves, structure.flatten_up_to(dims), strict=True)
+    return [(x, dim) for x, dim in pairs if dim is not None]
+
+
+def with_axis(operands: Any, dims: Any, axis: int) -> Any:
+    """The operands with the mapped axis at one place, of size 1 where they are not mapped."""
+    leaves, structure = jax.tree.flatten(operands)
+    places = structure.flatten_up_to(dims)
+    moved = [
+        lax.expand_dims(x, (axis,)) if dim is None else jnp.moveaxis(x, dim, axis)
+        for x, dim in zip(leaves, places, strict=True)
+    ]
+    return structure.unflatten(moved)
