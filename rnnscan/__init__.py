@@ -14,6 +14,9 @@ from rnnscan.layers import MinGRU as MinGRU
 from rnnscan.layers import MinLSTM as MinLSTM
 from rnnscan.layers import SelectiveSSM as SelectiveSSM
 from rnnscan.layers import SequenceModel as SequenceModel
+from rnnscan.scan import CellWeights as CellWeights
+from rnnscan.scan import cell_scan as cell_scan
+from rnnscan.scan import explain_cell_scan as explain_cell_scan
 from rnnscan.scan import explain_linear_scan as explain_linear_scan
 from rnnscan.scan import explain_matrix_scan as explain_matrix_scan
 from rnnscan.scan import linear_scan as linear_scan
@@ -27,6 +30,7 @@ __all__ = [
     "RNN",
     "CausalConv1D",
     "CausalSelfAttention",
+    "CellWeights",
     "KeyValueCache",
     "LinearRNN",
     "Mamba",
@@ -34,6 +38,8 @@ __all__ = [
     "MinLSTM",
     "SelectiveSSM",
     "SequenceModel",
+    "cell_scan",
+    "explain_cell_scan",
     "explain_linear_scan",
     "explain_matrix_scan",
     "linear_scan",

@@ -3,16 +3,20 @@
 import ast
 import importlib
 import importlib.metadata
+import inspect
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import rnnscan
+from rnnscan.scan.cell_kinds import CELLS, CellKind
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "rnnscan").rglob("*.py"))
@@ -23,10 +27,14 @@ OPTIONAL = {"sklearn": {"rnnscan/tasks/digits.py"}}
 # Which parts of the package a part may import, itself included.
 MAY_IMPORT = {
     "scan": {"scan"},
-    "layers": {"scan", "layers"},
+    "layer_parts": {"scan", "layer_parts"},
+    "layers": {"scan", "layer_parts", "layers"},
     "gradients": {"scan", "layers", "gradients"},
     "tasks": {"tasks"},
 }
+# Rooms that others enter by their door alone, `from rnnscan.scan import ...`.
+BY_THE_DOOR = {"scan"}
+SCANS = ("linear", "matrix", "cell")
 PUBLIC = [
     (module, name)
     for module in ("rnnscan", "rnnscan.gradients", "rnnscan.tasks")
@@ -106,14 +114,79 @@ def test_imports_follow_the_plan_of_the_house(path):
         assert not (top in JAX_FAMILY and any(part.startswith("_") for part in rest)), where
         if top == "rnnscan":
             assert room not in MAY_IMPORT or {*rest[:1]} & MAY_IMPORT[room], where
+            assert rest[0] == room or rest[0] not in BY_THE_DOOR or len(rest) == 2, where
         elif relative in OPTIONAL.get(top, ()):
             assert not at_import, f"{where} outside the function that needs it"
         else:
             assert top in {"jax", "numpy", *sys.stdlib_module_names}, where
 
 
+def test_imports_run_downhill():
+    """No module imports, by way of others, itself."""
+    modules = {module_name(path): path for path in SOURCES}
+    needs = {
+        name: {
+            found
+            for dotted, _ in imports(path)
+            for found in (dotted, dotted.rpartition(".")[0])
+            if found in modules and found != name and not name.startswith(f"{found}.")
+        }
+        for name, path in modules.items()
+    }
+    TopologicalSorter(needs).prepare()  # raises CycleError
+
+
+def foreign_names(path: Path):
+    """Every underscore name of another module that a file imports or reads."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules |= {alias.asname or alias.name for alias in node.names}
+            if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+                yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            private = node.attr.startswith("_") and node.attr not in OF_NAMED_TUPLES
+            if private and not node.attr.startswith("__") and node.value.id in modules:
+                yield f"{node.value.id}.{node.attr}"
+
+
+OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}
+
+
+@pytest.mark.parametrize("room", ["rnnscan", "experiments", "scripts"])
+def test_nobody_uses_the_private_names_of_another_module(room):
+    found = {
+        path.relative_to(ROOT).as_posix(): names
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if (names := list(foreign_names(path)))
+    }
+    assert not found
+
+
+def test_the_folder_of_layers_shows_layers():
+    exported = {module for module in vars(rnnscan.layers).values() if inspect.isclass(module)}
+    homes = {layer.__module__.rpartition(".")[2] for layer in exported}
+    assert homes == {path.stem for path in (ROOT / "rnnscan/layers").glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("scan", SCANS)
+def test_the_names_that_an_editor_completes_are_those_of_the_table(scan):
+    names = getattr(rnnscan.scan, f"{scan.title()}MethodName")
+    assert get_args(names) == ("auto", *getattr(rnnscan.scan, f"{scan}_table").names)
+    signature = inspect.signature(getattr(rnnscan, f"{scan}_scan"))
+    assert signature.parameters["method"].annotation == names
+
+
+def test_the_kinds_of_cells_are_those_of_the_files():
+    assert get_args(CellKind) == tuple(CELLS)
+    files = {path.stem for path in (ROOT / "rnnscan/scan/cell_kinds").glob("*.py")}
+    assert files - {"__init__", "cell"} == set(CELLS)
+
+
 def test_public_names():
-    scans = {"linear_scan", "matrix_scan", "explain_linear_scan", "explain_matrix_scan"}
+    scans = {f"{prefix}{name}_scan" for name in SCANS for prefix in ("", "explain_")}
     assert scans | {"RNN", "LinearRNN", "LRU"} <= set(rnnscan.__all__)
     assert len(rnnscan.__all__) == len(set(rnnscan.__all__))
 

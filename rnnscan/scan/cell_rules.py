@@ -54,10 +54,10 @@ def _like(aval, *shape):
 def _forward_results(operands, *, spec):
     x, (batch, steps, _) = operands.x, operands.x.shape
     hidden, cell = operands.weights.w_hh.shape[-1], spec.cell
-    states = (_like(x, batch, steps, hidden),) * (cell.states if spec.keep else 1)
+    states = (_like(x, batch, steps, hidden),) * (len(cell.states) if spec.keep else 1)
     keeps = spec.keep and cell.kept
     kept = _like(x, batch, steps, cell.kept * hidden) if keeps else None
-    return Trajectory(states, (_like(x, batch, hidden),) * cell.states, kept)
+    return Trajectory(states, (_like(x, batch, hidden),) * len(cell.states), kept)
 
 
 def _tangent_results(operands, *, spec):
@@ -70,7 +70,7 @@ def _transpose_results(operands, *, spec):
     h = operands.residuals.states[0]
     batch, steps, hidden = h.shape
     u, q = _like(h, batch, steps, spec.cell.gates * hidden), _like(h, batch, steps, hidden)
-    state = (_like(h, batch, hidden),) * spec.cell.states
+    state = (_like(h, batch, hidden),) * len(spec.cell.states)
     return Drives(u, q if spec.cell.apart else None, state)
 
 
@@ -82,7 +82,7 @@ def case_of(spec: Spec, target: Target, like: jax.Array, hidden: int, inputs: in
         exported=target.exported,
         dtype=like.dtype,
         length=steps,
-        width=batch * hidden * spec.cell.states,
+        width=batch * hidden * len(spec.cell.states),
         kind=spec.cell.name,
         batch=batch,
         hidden=hidden,

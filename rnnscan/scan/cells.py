@@ -73,7 +73,7 @@ def cell_scan(
     """
     cell_table.check(method)
     reverse = arguments.direction(reverse)
-    given, dtype = _checked(kind, weights, x, state, valid)
+    given, dtype = _checked(kind, weights, x, state, arguments.flags(valid))
     spec = _spec(kind, reverse, method)
     batch, hidden = given.x.shape[:-2], given.weights.w_hh.shape[-1]
     if given.x.shape[-2] == 0:
@@ -110,7 +110,7 @@ def explain_cell_scan(
     def batched(weights, x, state, valid):
         return _one_batch_axis(_checked(kind, weights, x, state, valid)[0])
 
-    given = jax.eval_shape(batched, weights, x, state, valid)
+    given = jax.eval_shape(batched, weights, x, state, arguments.flags(valid))
     hidden = given.weights.w_hh.shape[-1]
     spec = _spec(kind, reverse, "auto")
     where = target.named(platform)
@@ -155,7 +155,7 @@ def _checked(kind, weights, x, state, valid) -> tuple[ForwardOperands, jnp.dtype
     if isinstance(weights, CellWeights) and not cell.apart and weights.bias_hn is None:
         weights = weights[:3]
     weights = _tuple_of("weights", weights, names)
-    state = _tuple_of("state", state, ("h", "c")[: cell.states])
+    state = _tuple_of("state", state, cell.states)
     given = {"x": x} | dict(zip([f"weights.{name}" for name in names], weights, strict=True))
     given |= {f"state[{i}]": part for i, part in enumerate(state)}
     x, *rest = arguments.promote(**given)
@@ -163,7 +163,6 @@ def _checked(kind, weights, x, state, valid) -> tuple[ForwardOperands, jnp.dtype
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x: got dtype {x.dtype} after promotion, expected a real one")
     _check_shapes(cell, weights, x, state)
-    valid = arguments.flags(valid)
     if valid is not None and (valid.dtype != bool or valid.shape != x.shape[:-1]):
         raise ValueError(
             f"valid: got dtype {valid.dtype} and shape {valid.shape}, expected bool and "
@@ -177,11 +176,12 @@ def _checked(kind, weights, x, state, valid) -> tuple[ForwardOperands, jnp.dtype
 
 def _tuple_of(name: str, given: Any, parts: tuple[str, ...]) -> tuple:
     if not isinstance(given, (tuple, list)) or len(given) != len(parts):
-        count = f" of {len(given)}" if isinstance(given, (tuple, list)) else ""
-        expected = ", ".join(parts)
-        raise ValueError(
-            f"{name}: got a {type(given).__name__}{count}, expected a tuple of {expected}"
-        )
+        got = f"a {type(given).__name__}"
+        if isinstance(given, (tuple, list)):
+            got = f"{got} of {len(given)}"
+        elif hasattr(given, "shape"):
+            got = f"one array of shape {given.shape}"
+        raise ValueError(f"{name}: got {got}, expected a tuple of {', '.join(parts)}")
     return tuple(given)
 
 

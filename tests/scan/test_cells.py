@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnscan.scan import CellWeights, cell_scan
+from rnnscan import CellWeights, cell_scan, explain_cell_scan
 from rnnscan.scan.cell_kinds import CELLS
+from rnnscan.scan.cell_methods import cpu_kernel
 from rnnscan.scan.cpu_kernel import library
 
 needs_kernel = pytest.mark.skipif(
     library.why_not() is not None, reason=f"no kernel: {library.why_not()}"
 )
 every_kind = pytest.mark.parametrize("kind", CELLS)
+every_kind_of_the_kernel = pytest.mark.parametrize("kind", cpu_kernel.KINDS)
 
 # (batch, steps, inputs, hidden): less than a vector, more than a panel, no whole number of either;
 # few rows (the drive is computed ahead) and many; more rows than threads times a block of rows.
@@ -32,9 +34,9 @@ def draw(kind, size, *, padded=False, seed=0):
         normal(gates, inputs, std=inputs**-0.5),
         normal(gates, std=0.3),
         normal(gates, hidden, std=0.7 * hidden**-0.5),
-        normal(hidden) if kind == "gru" else None,
+        normal(hidden) if CELLS[kind].apart else None,
     )
-    state = tuple(normal(batch, hidden) for _ in range(2 if kind == "lstm" else 1))
+    state = tuple(normal(batch, hidden) for _ in CELLS[kind].states)
     valid = rng.random((batch, steps)) < 0.7 if padded else None
     return weights, normal(batch, steps, inputs), state, valid
 
@@ -149,7 +151,7 @@ def test_the_plain_scan_equals_a_loop(kind, reverse, padded):
 
 
 @needs_kernel
-@every_kind
+@every_kind_of_the_kernel
 @pytest.mark.parametrize("case", range(len(SIZES)))
 def test_the_kernel_equals_a_loop(kind, case):
     reverse, padded = case % 2 == 1, case % 3 != 0
@@ -267,7 +269,7 @@ def test_no_steps_return_the_state_and_without_jit_all_is_the_same(kind):
     assert_alike(eager, compiled, 1e-6)
 
 
-@every_kind
+@every_kind_of_the_kernel
 def test_large_and_nan_inputs(kind):
     """Activations at their ends, and a nan that stays in its own sequence and its own future.
 
@@ -290,3 +292,119 @@ def test_large_and_nan_inputs(kind):
     assert np.isnan(h[1, 2:]).all()
     assert np.isfinite(h[1, :2]).all()
     assert_alike((h[0], h[2]), (want[0], want[2]), 1e-6)
+
+
+@every_kind
+def test_the_tangent_of_a_cell_is_the_derivative_of_its_step(kind):
+    """What the files of cells state twice."""
+    cell, numbers = CELLS[kind], np.random.default_rng(3)
+
+    def normal():
+        return numbers.standard_normal((2, 3))
+
+    with jax.enable_x64(True):
+        z, dz = ([normal() for _ in range(cell.gates)] for _ in range(2))
+        state, dstate = (tuple(normal() for _ in cell.states) for _ in range(2))
+        q, dq = (normal(), normal()) if cell.apart else (None, None)
+        new, want = jax.jvp(lambda *a: cell.step(*a)[0], (z, q, state), (dz, dq, dstate))
+        kept = cell.step(z, q, state)[1]
+        assert len(kept) == cell.kept
+        got = cell.tangent(kept, state, new, dz, dq, dstate)
+    assert_alike(got, want, 1e-14)
+
+
+@needs_kernel
+def test_both_methods_by_name_and_what_auto_takes():
+    weights, x, state, valid = draw("gru", (2, 3, 2, 5), padded=True)
+    given = of_dtype((weights, x, state), jnp.float32)
+    programs = {
+        method: jax.jit(lambda *a, m=method: cell_scan("gru", *a, valid, method=m))
+        for method in ("scan", "native", "auto")
+    }
+    scan, native, auto = (program(*given) for program in programs.values())
+    assert_alike(scan, native, 1e-6)
+    jax.tree.map(np.testing.assert_array_equal, native, auto)
+    for method, calls in (("scan", 0), ("native", 1), ("auto", 1)):
+        text = programs[method].lower(*given).as_text()
+        assert text.count("@rnnscan_cell_forward") == calls
+    for platform, chosen in (("cpu", "native"), ("cuda", "scan")):
+        rows = explain_cell_scan("gru", *given, valid, platform=platform)
+        assert [row.method for row in rows if row.chosen] == [chosen]
+
+
+@needs_kernel
+def test_a_named_kernel_says_where_it_cannot_serve():
+    weights, x, state, _ = draw("tanh", (2, 3, 2, 5))
+    given = of_dtype((weights, x, state), jnp.float32)
+
+    def native(*operands):
+        return cell_scan("tanh", *operands, method="native")
+
+    with jax.enable_x64(True), pytest.raises(ValueError, match=r"float32, not in float64"):
+        native(*of_dtype((weights, x, state), jnp.float64))
+    with pytest.raises(ValueError, match="cannot serve this call: it is a kernel for CPUs"):
+        jax.jit(native).trace(*given).lower(lowering_platforms=("cuda",))
+    pair = jax.tree.map(lambda w: jnp.stack([w, w]), given[0])
+    with pytest.raises(ValueError, match="its weights are mapped"):
+        jax.vmap(native, (0, None, None))(pair, *given[1:])
+    rows = {row.method: row for row in explain_cell_scan("tanh", *given, platform="tpu")}
+    assert not rows["native"].available
+    assert rows["scan"].chosen
+
+
+def test_any_batch_axes_lists_and_halves():
+    weights, x, state, valid = draw("lstm", (6, 3, 2, 5), padded=True)
+    weights, x, state = of_dtype((weights, x, state), jnp.float32)
+    want, (want_h, want_c) = cell_scan("lstm", weights, x, state, valid)
+    folded = [jnp.reshape(leaf, (2, 3, *leaf.shape[1:])) for leaf in (x, *state)]
+    flags = valid.reshape(2, 3, 3).tolist()
+    h, (last_h, last_c) = cell_scan("lstm", weights[:3], folded[0], folded[1:], flags)
+    for got, whole in ((h, want), (last_h, want_h), (last_c, want_c)):
+        np.testing.assert_array_equal(got.reshape(whole.shape), whole)
+    # One sequence is another program on a CPU: without a batch its products are sums.
+    one, _ = cell_scan("lstm", weights, x[0], [part[0] for part in state], valid[0])
+    assert_alike(one, want[0], 1e-6)
+
+    halves = of_dtype((weights, x, state), jnp.bfloat16)
+    wide, _ = cell_scan("lstm", *of_dtype(halves, jnp.float32))
+    half, (last, _) = cell_scan("lstm", *halves)
+    assert half.dtype == last.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, wide.astype(jnp.bfloat16))
+
+
+W, B, U = np.ones((8, 3), "float32"), np.ones(8, "float32"), np.ones((8, 2), "float32")
+X, H = np.ones((4, 3), "float32"), np.ones(2, "float32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("elman", (W, B, U), X, (H, H)), r"kind: got 'elman', expected one of 'tanh', 'relu'"),
+        (("lstm", (W, B), X, (H, H)), r"weights: got a tuple of 2, expected .* w_ih, bias, w_hh"),
+        (
+            ("lstm", (W, B, U), X, H),
+            r"state: got one array of shape \(2,\), expected a tuple of h, c",
+        ),
+        (("lstm", (W, B, U), X, (H,)), r"state: got a tuple of 1, expected a tuple of h, c"),
+        (("lstm", (W, B, U), X[:, :2], (H, H)), r"weights.w_ih: got shape \(8, 3\), exp.*\(8, 2\)"),
+        (("lstm", (W, B, U), X, (H, H[:1])), r"state\[1\]: got shape \(1,\), expected \(2,\)"),
+        (("lstm", (W, B, U), X[0], (H, H)), r"x, weights.w_hh: got shapes \(3,\)"),
+        (("lstm", (W, B, U), X, (H, H), [True]), r"valid: got dtype bool and shape \(1,\)"),
+        (("lstm", (W, B, U), X, (H, H), X[:, 0]), r"valid: got dtype float32"),
+        (("gru", (W, B, U), X, (H,)), r"weights: .* w_ih, bias, w_hh, bias_hn"),
+    ],
+)
+def test_errors_name_the_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cell_scan(*arguments)
+    with pytest.raises(ValueError, match=message):
+        explain_cell_scan(*arguments)
+
+
+def test_dtypes_and_methods_that_do_not_exist_are_refused():
+    with pytest.raises(TypeError, match=r"x: got dtype int32 and shape \(4, 3\)"):
+        cell_scan("lstm", (W, B, U), X.astype("int32"), (H, H))
+    with pytest.raises(TypeError, match="complex64 after promotion"):
+        cell_scan("lstm", *jax.tree.map(lambda x: x.astype("complex64"), ((W, B, U), X, (H, H))))
+    with pytest.raises(ValueError, match="method: got 'newton', expected one of 'auto', 'scan'"):
+        cell_scan("lstm", (W, B, U), X, (H, H), method="newton")

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.scan_limits.shapes import SHAPES
 from rnnscan import explain_linear_scan, linear_scan
-from rnnscan.scan.cell_kinds import CELLS
+from rnnscan.scan.cell_methods.cpu_kernel import KINDS
 from rnnscan.scan.cpu_kernel import library
 from rnnscan.scan.cpu_kernel.sources import source_hash
 from tests.scan.cases import Call
@@ -222,7 +222,7 @@ def test_every_instruction_set(level):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert f"{len(LAYOUTS) + 2 + 2 * len(SIZES) + len(CELLS)} passed" in done.stdout
+    assert f"{len(LAYOUTS) + 2 + 2 * len(SIZES) + len(KINDS)} passed" in done.stdout
 
 
 @needs_kernel

@@ -39,7 +39,8 @@ class Cell:
       gates: G. Their z are parts of one vector, so that W_ih is (G H, I) and W_hh (G H, H).
       step: new state, and what its derivative reads beside the states.
       tangent: that derivative.
-      states: arrays of a state; the first is h, which the next step's products and the caller read.
+      states: names of the arrays of a state; the first is h, which the next step's product and the
+        caller read.
       kept: arrays that `step` keeps.
       apart: whether the last gate reads its recurrent part, q_t = W_hh h_{t-1} + b_hn, by itself,
         so that its z is W_ih x_t + b alone.
@@ -49,6 +50,6 @@ class Cell:
     gates: int
     step: Step
     tangent: Tangent
-    states: int = 1
+    states: tuple[str, ...] = ("h",)
     kept: int = 0
     apart: bool = False

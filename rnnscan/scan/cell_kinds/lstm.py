@@ -30,4 +30,4 @@ def _tangent(kept, before, after, dz, dq, dstate):
     return o * (1 - tanh_c * tanh_c) * dc + o * (1 - o) * tanh_c * do, dc
 
 
-cell = Cell("lstm", gates=4, states=2, kept=4, step=_step, tangent=_tangent)
+cell = Cell("lstm", gates=4, states=("h", "c"), kept=4, step=_step, tangent=_tangent)

@@ -39,11 +39,12 @@ def _forward(problem: CellProblem, operands: ForwardOperands) -> Trajectory:
     hidden = operands.weights.w_hh.shape[-1]
     every, one = (batch, steps, hidden), (batch, hidden)
     # Without `keep`, of an lstm's c there is the last alone.
-    shapes: list[tuple[int, ...]] = [every, *[every if problem.keep else one] * (cell.states - 1)]
+    shapes: list[tuple[int, ...]] = [every]
+    shapes += [every if problem.keep else one] * len(cell.states[1:])
     if problem.keep and cell.kept:
         shapes.append((batch, steps, cell.kept * hidden))
     results = _call("rnnscan_cell_forward", problem, shapes, operands)
-    states = tuple(next(results) for _ in range(cell.states))
+    states = tuple(next(results) for _ in cell.states)
     end = 0 if problem.reverse else -1
     if not problem.keep:
         return Trajectory(states[:1], (states[0][:, end], *states[1:]), None)
@@ -53,27 +54,20 @@ def _forward(problem: CellProblem, operands: ForwardOperands) -> Trajectory:
 def _transpose(problem: CellProblem, operands: TransposeOperands) -> Drives:
     cell, (batch, steps, hidden) = problem.cell, operands.residuals.states[0].shape
     shapes = [(batch, steps, cell.gates * hidden), *[(batch, steps, hidden)] * cell.apart]
-    shapes += [(batch, hidden)] * cell.states
+    shapes += [(batch, hidden)] * len(cell.states)
     results = _call("rnnscan_cell_backward", problem, shapes, operands)
     return Drives(next(results), next(results) if cell.apart else None, tuple(results))
 
 
 def why_not(case: CellCase) -> str | None:
-    """It is compiled, for CPUs, at the install."""
+    """It knows some cells, in one dtype."""
     if case.kind not in KINDS:
         return f"it knows {', '.join(KINDS)}, not {case.kind}"
-    if case.platform != "cpu":
-        return "it is a kernel for CPUs"
-    if case.exported:
-        return "an exported program must run where rnnscan is not installed"
     if case.dtype != np.float32:
         return f"it computes in float32, not in {case.dtype.name}"
-    sizes = case.length, case.batch, case.hidden, case.inputs
-    if not all(isinstance(n, int) for n in sizes):
-        return "a size is a symbol (`jax.export`), and the kernel wants numbers"
-    if 0 in sizes:
+    if 0 in (case.batch, case.hidden, case.inputs):
         return "a size is 0"
-    return library.why_not()
+    return library.why_not_for(case)
 
 
 method = CellMethod(

@@ -118,7 +118,7 @@ def _transpose(problem: CellProblem, operands: TransposeOperands) -> Drives:
     zero = lax.full_like(residuals.states[0], 0)
     u = jnp.concatenate([zero] * problem.cell.gates, -1)
     q = zero if problem.cell.apart else None
-    like = Drives(u, q, (zero[:, 0],) * problem.cell.states)
+    like = Drives(u, q, (zero[:, 0],) * len(problem.cell.states))
     (drives,) = jax.linear_transpose(linear, like)(cotangents)
     return drives
 

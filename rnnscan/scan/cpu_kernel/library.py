@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from rnnscan.scan.cpu_kernel.sources import source_hash
+from rnnscan.scan.table import Case
 
 FOLDER = Path(__file__).parent
 NAME = "librnnscan_cpu.so"
@@ -41,6 +42,17 @@ def why_not() -> str | None:
         capsule = jax.ffi.pycapsule(getattr(library, target))
         jax.ffi.register_ffi_target(target, capsule, platform="cpu")
     return None
+
+
+def why_not_for(case: Case) -> str | None:
+    """Why no kernel serves this case, whatever it computes."""
+    if case.platform != "cpu":
+        return "it is a kernel for CPUs"
+    if case.exported:
+        return "an exported program must run where rnnscan is not installed"
+    if not isinstance(case.length * case.width, int):
+        return "a size is a symbol (`jax.export`), and the kernel wants numbers"
+    return why_not()
 
 
 def instruction_set() -> str:

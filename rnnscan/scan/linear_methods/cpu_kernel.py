@@ -24,7 +24,6 @@ import numpy as np
 from rnnscan.scan.cpu_kernel import library
 from rnnscan.scan.linear_method import (
     Gradients,
-    LinearCase,
     LinearMethod,
     Problem,
     ScanOperands,
@@ -65,22 +64,11 @@ def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
     return Gradients(*_call("rnnscan_transpose", problem, shapes, a, past, g, reset))
 
 
-def why_not(case: LinearCase) -> str | None:
-    """It is compiled, for CPUs, at the install."""
-    if case.platform != "cpu":
-        return "it is a kernel for CPUs"
-    if case.exported:
-        return "an exported program must run where rnnscan is not installed"
-    if not isinstance(case.length * case.width, int):
-        return "a size is a symbol (`jax.export`), and the kernel wants numbers"
-    return library.why_not()
-
-
 method = LinearMethod(
     name="native",
     summary="a C++ kernel: one sweep over memory, vectorised and threaded",
     forward=_forward,
     tangent=_tangent,
     transpose=_transpose,
-    why_not=why_not,
+    why_not=library.why_not_for,
 )
