@@ -10,22 +10,23 @@ the window in time, and a cache of the window in place of a state.
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from rnnscan.layers.affine import affine
-from rnnscan.layers.arguments import described, floating, one_step, positive, sequence, working
-from rnnscan.layers.draws import uniform
-from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
+from rnnscan.layer_parts.affine import affine
+from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.layer import Given, Layer
+from rnnscan.layer_parts.state import Slot, Slots
+from rnnscan.scan import matmul_precision
 
 ROTARY_BASE = 10_000.0
-_BLOCK = 256  # queries at a time: beyond, memory grows with T * context no more
+BLOCK = 256  # queries at a time: beyond, memory grows with T * context no more
 
 
 class KeyValueCache(NamedTuple):
@@ -50,18 +51,17 @@ class KeyValueCache(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
-class CausalSelfAttention:
+class CausalSelfAttention(Layer):
     """Multi-head attention of every step to itself and the `context` - 1 before it.
 
     Shapes: x (..., time, input_size); y (..., time, output_size); state: a `KeyValueCache`, whose
-    keys and values are (..., context, num_heads, head_size). Any number of batch axes, none too.
+    keys and values are (..., context, num_heads, head_size).
 
     Cost: 2 * T * B * hidden * (3 * input_size + output_size) operations for the maps and
     4 * T * B * hidden * min(T, context) for the attention, all steps at once; memory B * heads *
     256 * min(T, context) at a time, 256 queries after another, which the backward pass computes
-    again. A step reads the whole cache: unlike
-    a recurrence's its state is as large as the window, 2 * context * hidden numbers a sequence.
-    float16 and bfloat16 are computed in float32; y and the cache are rounded.
+    again. A step reads the whole cache: unlike a recurrence's its state is as large as the window,
+    2 * context * hidden numbers a sequence.
 
     A step whose key or value is not finite makes every output that sees it nan, and no other.
 
@@ -100,7 +100,7 @@ class CausalSelfAttention:
         bias: bool = False,
         output_size: int | None = None,
         dtype: DTypeLike = jnp.float32,
-    ) -> "CausalSelfAttention":
+    ) -> Self:
         """Every weight uniform in +-1/sqrt(inputs of its map), as in `torch.nn.Linear`.
 
         hidden_size: of all heads together, and output_size: both input_size by default. rotary:
@@ -161,146 +161,71 @@ class CausalSelfAttention:
         """Features of y."""
         return self.w_o.shape[-2]
 
-    def __call__(
-        self,
-        x: ArrayLike,
-        state: KeyValueCache | None = None,
-        lengths: ArrayLike | None = None,
-    ) -> tuple[jax.Array, KeyValueCache]:
-        """Every step of the sequences x, after those in `state` (none when None): (y, cache).
+    def _slots(self, batch: tuple[int, ...]) -> Slots:
+        window = Slot((*batch, self.context, self.num_heads, self.head_size))
+        return KeyValueCache(window, window, Slot(batch, jnp.integer))  # pyright: ignore
 
-        x: (..., time, input_size). lengths: integers of shape (...), how many steps of each
-        sequence count. In the padding y is zero and x is never looked at, nan included; the
-        returned cache is the one at each length. time = 0 returns the cache as it came.
+    def _evaluate(self, given: Given) -> tuple[jax.Array, KeyValueCache]:
+        x, (keys, values, before) = given.x, given.state
+        batch, steps = x.shape[:-2], x.shape[-2]
+        position, count = before[..., None], math.prod(batch)
+        q, k, v = self._projections(x, position + _along(steps, position))
 
-        Raises ValueError for shapes that do not fit and for concrete lengths outside 0..time
-        (traced ones are clipped), TypeError for dtypes that are not real floating.
+        def flat(z: jax.Array) -> jax.Array:
+            return z.reshape((count, *z.shape[-3:]))
 
-        >>> import jax, jax.numpy as jnp
-        >>> layer = CausalSelfAttention.init(jax.random.key(0), 8, context=4)
-        >>> x = jax.random.normal(jax.random.key(1), (9, 8))
-        >>> y_1, cache = layer(x[:3])
-        >>> y_2, cache = layer(x[3:], cache)
-        >>> bool(jnp.allclose(jnp.concatenate([y_1, y_2]), layer(x)[0], atol=1e-6))
-        True
-        """
-        x = sequence(x, self.input_size)
-        fresh = state is None
-        cache = self._cache(state, x.shape[:-2], x)
-        if lengths is not None:
-            lengths = checked_lengths(lengths, x.shape[:-2], x.shape[-2])
-        return _evaluate(self, x, cache, lengths, fresh)
+        if count * steps == 0:
+            y = jnp.zeros(q.shape, x.dtype)
+        elif given.fresh:
+            y = attend(flat(q), flat(k), flat(v), self.context, jnp.zeros(count, jnp.int32))
+        else:
+            # The part of the window that the cache holds, in its order.
+            past = self.context - 1
+            slots = (position + _along(past, position) - past) % self.context
+            past_k, past_v = flat(_take(keys, slots)), flat(_take(values, slots))
+            seen_k = jnp.concatenate([past_k, flat(k)], 1)
+            seen_v = jnp.concatenate([past_v, flat(v)], 1)
+            known = jnp.minimum(before, past).reshape(count)
+            y = attend(flat(q), seen_k, seen_v, self.context, known)
+        y = affine(y.reshape((*batch, steps, self.hidden_size)), self.w_o, self.b_o)
 
-    def step(
-        self, x_t: ArrayLike, state: KeyValueCache | None = None
-    ) -> tuple[jax.Array, KeyValueCache]:
-        """One step, for generation: x_t (..., input_size) to (y_t (..., output_size), cache).
+        end = before + (steps if given.lengths is None else given.lengths)
+        # The last step before the end that is in each slot.
+        slot = _along(self.context, position)
+        newest = end[..., None] - 1 - (end[..., None] - 1 - slot) % self.context
+        is_new = (newest >= position)[..., None, None]
 
-        The cache keeps its shape, so that a compiled step serves for all. Stepping through a
-        sequence equals calling the layer on it. Raises ValueError for shapes that do not fit.
+        def kept(old: jax.Array, new: jax.Array) -> jax.Array:
+            return old if steps == 0 else jnp.where(is_new, _take(new, newest - position), old)
 
-        >>> import jax, jax.numpy as jnp
-        >>> layer = CausalSelfAttention.init(jax.random.key(0), 8, context=4)
-        >>> y_0, cache = layer.step(jnp.ones(8))
-        >>> y_1, cache = layer.step(jnp.ones(8), cache)
-        >>> bool(jnp.allclose(jnp.stack([y_0, y_1]), layer(jnp.ones((2, 8)))[0], atol=1e-6))
-        True
-        """
-        x_t = one_step(x_t, self.input_size)
-        return _step(self, x_t, self._cache(state, x_t.shape[:-1], x_t))
+        return y, KeyValueCache(kept(keys, k), kept(values, v), end)
 
-    def _cache(
-        self, state: KeyValueCache | None, batch: tuple[int, ...], x: jax.Array
-    ) -> KeyValueCache:
-        dtype = jnp.result_type(x, *jax.tree.leaves(self))
-        shape = (*batch, self.context, self.num_heads, self.head_size)
-        if state is None:
-            zeros = jnp.zeros(shape, dtype)
-            return KeyValueCache(zeros, zeros, jnp.zeros(batch, jnp.int32))
-        if not isinstance(state, tuple) or len(state) != 3 or any(s is None for s in state):
-            raise ValueError(
-                f"state: expected a KeyValueCache (keys, values, position), got {described(state)}"
-            )
-        keys, values, position = map(jnp.asarray, state)
-        given = {"keys": (keys, shape), "values": (values, shape), "position": (position, batch)}
-        for name, (array, expected) in given.items():
-            if array.shape != expected:
-                raise ValueError(f"state.{name}: expected shape {expected}, got {array.shape}")
-        floating("state.keys", keys.dtype)
-        floating("state.values", values.dtype)
-        if not jnp.issubdtype(position.dtype, jnp.integer):
-            raise TypeError(f"state.position: expected integers, got {position.dtype}")
-        dtype = jnp.result_type(dtype, keys, values)
-        return KeyValueCache(keys.astype(dtype), values.astype(dtype), position.astype(jnp.int32))
+    def _step(self, x_t: jax.Array, state: KeyValueCache) -> tuple[jax.Array, KeyValueCache]:
+        batch, position = x_t.shape[:-1], state.position[..., None]
+        q, k, v = self._projections(x_t[..., None, :], position)
+        slot = _along(self.context, position)
+        here = (slot == position % self.context)[..., None, None]
+        keys, values = jnp.where(here, k, state.keys), jnp.where(here, v, state.values)
+        filled = slot <= position
+        count = math.prod(batch)
+        y = _attention(
+            *(z.reshape((count, *z.shape[-3:])) for z in (q, keys, values)),
+            mask=filled.reshape((count, 1, 1, self.context)),
+        )
+        y = affine(y.reshape((*batch, self.hidden_size)), self.w_o, self.b_o)
+        return y, KeyValueCache(keys, values, state.position + 1)
 
+    def _projections(
+        self, x: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """q, k and v by head, (..., time, heads, head size), the first two turned."""
 
-@partial(jax.jit, static_argnames="fresh")
-def _evaluate(
-    layer: CausalSelfAttention,
-    x: jax.Array,
-    cache: KeyValueCache,
-    lengths: jax.Array | None,
-    fresh: bool,
-) -> tuple[jax.Array, KeyValueCache]:
-    dtype, batch, steps = cache.keys.dtype, x.shape[:-2], x.shape[-2]
-    layer, x, keys, values = working(dtype, layer, x, cache.keys, cache.values)
-    position, count = cache.position[..., None], math.prod(batch)
-    valid = None if lengths is None else valid_steps(lengths, steps)
-    q, k, v = _projections(layer, masked(x, valid), position + _along(steps, position))
+        def heads(w: jax.Array, b: jax.Array | None) -> jax.Array:
+            y = affine(x, w, b)
+            return y.reshape((*y.shape[:-1], self.num_heads, self.head_size))
 
-    def flat(z: jax.Array) -> jax.Array:
-        return z.reshape((count, *z.shape[-3:]))
-
-    if count * steps == 0:
-        y = jnp.zeros(q.shape, x.dtype)
-    elif fresh:
-        y = _attend(flat(q), flat(k), flat(v), layer.context, jnp.zeros(count, jnp.int32))
-    else:
-        # The part of the window that the cache holds, in its order.
-        past = layer.context - 1
-        slots = (position + _along(past, position) - past) % layer.context
-        past_k, past_v = flat(_take(keys, slots)), flat(_take(values, slots))
-        seen_k = jnp.concatenate([past_k, flat(k)], 1)
-        seen_v = jnp.concatenate([past_v, flat(v)], 1)
-        known = jnp.minimum(cache.position, past).reshape(count)
-        y = _attend(flat(q), seen_k, seen_v, layer.context, known)
-    y = y.reshape((*batch, steps, layer.hidden_size))
-    y = masked(affine(y, layer.w_o, layer.b_o), valid)
-
-    end = cache.position + (steps if lengths is None else lengths)
-    # The last step before the end that is in each slot.
-    slot = _along(layer.context, position)
-    newest = end[..., None] - 1 - (end[..., None] - 1 - slot) % layer.context
-    is_new = (newest >= position)[..., None, None]
-
-    def kept(old: jax.Array, new: jax.Array) -> jax.Array:
-        if steps == 0:
-            return old
-        return jnp.where(is_new, _take(new, newest - position), old).astype(dtype)
-
-    return y.astype(dtype), KeyValueCache(kept(keys, k), kept(values, v), end)
-
-
-@jax.jit
-def _step(
-    layer: CausalSelfAttention, x_t: jax.Array, cache: KeyValueCache
-) -> tuple[jax.Array, KeyValueCache]:
-    dtype, batch = cache.keys.dtype, x_t.shape[:-1]
-    layer, x, keys, values = working(dtype, layer, x_t[..., None, :], cache.keys, cache.values)
-    position = cache.position[..., None]
-    q, k, v = _projections(layer, x, position)
-    slot = _along(layer.context, position)
-    here = (slot == position % layer.context)[..., None, None]
-    keys, values = jnp.where(here, k, keys), jnp.where(here, v, values)
-    filled = slot <= position
-    count = math.prod(batch)
-    y = _attention(
-        *(z.reshape((count, *z.shape[-3:])) for z in (q, keys, values)),
-        mask=filled.reshape((count, 1, 1, layer.context)),
-    )
-    y = affine(y.reshape((*batch, layer.hidden_size)), layer.w_o, layer.b_o)
-    cache = KeyValueCache(keys.astype(dtype), values.astype(dtype), cache.position + 1)
-    return y.astype(dtype), cache
+        q, k, v = heads(self.w_q, self.b_q), heads(self.w_k, self.b_k), heads(self.w_v, self.b_v)
+        return (turned(q, positions), turned(k, positions), v) if self.rotary else (q, k, v)
 
 
 def _along(n: int, like: jax.Array) -> jax.Array:
@@ -313,20 +238,7 @@ def _take(x: jax.Array, index: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, index[..., None, None], axis=-3, mode="clip")
 
 
-def _projections(
-    layer: CausalSelfAttention, x: jax.Array, positions: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """q, k and v by head, (..., time, heads, head size), the first two turned."""
-
-    def heads(w: jax.Array, b: jax.Array | None) -> jax.Array:
-        y = affine(x, w, b)
-        return y.reshape((*y.shape[:-1], layer.num_heads, layer.head_size))
-
-    q, k, v = heads(layer.w_q, layer.b_q), heads(layer.w_k, layer.b_k), heads(layer.w_v, layer.b_v)
-    return (_turned(q, positions), _turned(k, positions), v) if layer.rotary else (q, k, v)
-
-
-def _turned(x: jax.Array, positions: jax.Array) -> jax.Array:
+def turned(x: jax.Array, positions: jax.Array) -> jax.Array:
     """Pairs of numbers i and i + d/2, turned by the angle position * base^(-2 i / d).
 
     A position * rate in float32 is off by up to 0.03 at step one million. So turns are counted in
@@ -350,7 +262,7 @@ def _turned(x: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, known: jax.Array) -> jax.Array:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, known: jax.Array) -> jax.Array:
     """Attention of queries (B, T, heads, size) to keys (B, past + T, heads, size).
 
     Query t is key past + t. known: (B,), how many of the `past` keys there are, the last ones.
@@ -364,7 +276,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, known: jax.A
     gone = jnp.pad(bad, ((0, 0), (context, 0)))[:, : bad.shape[1]]  # the bad ones out of sight
     poisoned = (bad - gone)[:, past:] > 0
 
-    block = min(_BLOCK, steps)
+    block = min(BLOCK, steps)
     blocks = -(-steps // block)
     spare = blocks * block - steps
     reach = min(context - 1, past + steps - 1)  # keys that a query can see before its own
@@ -407,11 +319,11 @@ def _attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax
     (the weights are divided there, here the sums of values) and which rounds the weights of
     float64 to float32.
     """
-    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    with jax.default_matmul_precision(chosen or "highest"):
-        q, k, v = (jnp.moveaxis(z, 2, 1) for z in (q * q.shape[-1] ** -0.5, k, v))
-        logits = jnp.where(mask, jnp.matmul(q, jnp.swapaxes(k, -1, -2)), -jnp.inf)
-        largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-        weights = jnp.exp(logits - largest)
-        y = jnp.matmul(weights, v) / jnp.sum(weights, axis=-1, keepdims=True)
-        return jnp.moveaxis(y, 1, 2)
+    precision = matmul_precision()
+    q, k, v = (jnp.moveaxis(z, 2, 1) for z in (q * q.shape[-1] ** -0.5, k, v))
+    logits = jnp.matmul(q, jnp.swapaxes(k, -1, -2), precision=precision)
+    logits = jnp.where(mask, logits, -jnp.inf)
+    largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - largest)
+    y = jnp.matmul(weights, v, precision=precision) / jnp.sum(weights, axis=-1, keepdims=True)
+    return jnp.moveaxis(y, 1, 2)

@@ -14,30 +14,24 @@ initialisation is Lemma 3.2, the normalisation section 3.4, the whole unit Appen
 import math
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from rnnscan.layers.affine import product
-from rnnscan.layers.arguments import (
-    floating,
-    one_step,
-    positive,
-    sequence,
-    state_shape,
-    working,
-    working_dtype,
-)
-from rnnscan.layers.draws import normal, uniform
-from rnnscan.layers.lengths import checked_lengths, masked, state_at, valid_steps
-from rnnscan.scan.linear import linear_scan
+from rnnscan.layer_parts.affine import in_line, product
+from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.draws import normal, uniform
+from rnnscan.layer_parts.layer import Given, ScanLayer
+from rnnscan.layer_parts.state import Slot, Slots
+from rnnscan.scan import LinearMethodName, carry_dtype, linear_scan, linear_table
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
-class LRU:
+class LRU(ScanLayer):
     """h_t = lambda * h_{t-1} + gamma * (B x_t), y_t = Re(C h_t) + D x_t, on `linear_scan`.
 
     The parameters are real: lambda by its logarithms, B and C as pairs of real and imaginary part,
@@ -45,8 +39,7 @@ class LRU:
     array is the conjugate of the direction to descend along).
 
     Shapes: x (..., time, input_size); y (..., time, output_size); state (..., hidden_size),
-    complex64, or complex128 beside float64. Any number of batch axes, none too. float16 and
-    bfloat16 are computed in float32, and y is rounded.
+    complex64, or complex128 beside float64. A real state has no imaginary part.
 
     Cost: 4 * T * B * hidden * (input_size + output_size) operations for B and C, all steps at once,
     and a scan over T * B * hidden complex numbers by `method` (see `linear_scan`).
@@ -60,6 +53,7 @@ class LRU:
     ((2, 5, 10), (2, 20), dtype('complex64'))
     """
 
+    table = linear_table
     nu_log: jax.Array  # (hidden,)
     theta_log: jax.Array  # (hidden,)
     gamma_log: jax.Array  # (hidden,)
@@ -68,7 +62,7 @@ class LRU:
     c_re: jax.Array  # (outputs, hidden)
     c_im: jax.Array
     d: jax.Array  # (outputs,) where inputs == outputs, else (outputs, inputs)
-    method: str = field(default="auto", metadata={"static": True})
+    method: LinearMethodName = field(default="auto", metadata={"static": True})
 
     @classmethod
     def init(
@@ -81,17 +75,17 @@ class LRU:
         r_min: float = 0.0,
         r_max: float = 1.0,
         max_phase: float = 2 * math.pi,
-        method: str = "auto",
+        method: LinearMethodName = "auto",
         dtype: DTypeLike = jnp.float32,
-    ) -> "LRU":
+    ) -> Self:
         """lambda uniform on the ring r_min <= |lambda| <= r_max, with phases in (0, max_phase).
 
         That is, |lambda|^2 and the phase are uniform. B and C are Gaussian and keep the variance of
         white input; D is Gaussian, a vector where output_size (default: input_size) equals
         input_size, as in the paper, else a matrix.
 
-        Raises ValueError for sizes below 1 and for a ring or phase out of range, TypeError for a
-        dtype other than float32 and float64: there is no complex half for the state.
+        Raises ValueError for sizes below 1, a ring or phase out of range and an unknown method,
+        TypeError for a dtype other than float32 and float64: there is no complex half.
 
         >>> import jax
         >>> layer = LRU.init(jax.random.key(0), 3, 64, r_min=0.9, r_max=0.99)
@@ -109,7 +103,7 @@ class LRU:
         if not 0 < max_phase <= 2 * math.pi:
             raise ValueError(f"max_phase: expected 0 < max_phase <= 2 pi, got {max_phase}")
         dtype = floating("dtype", dtype)
-        if working_dtype(dtype) != dtype:
+        if carry_dtype(dtype) != dtype:
             raise TypeError(
                 f"dtype: expected float32 or float64 (complex numbers have no half), got {dtype}"
             )
@@ -141,74 +135,27 @@ class LRU:
         radius, phase = jnp.exp(-jnp.exp(self.nu_log)), jnp.exp(self.theta_log)
         return lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))
 
-    def __call__(
-        self,
-        x: ArrayLike,
-        state: ArrayLike | None = None,
-        lengths: ArrayLike | None = None,
-        method: str | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Every step of the sequences x, from `state` (zeros when None): (y, state after the end).
+    def _slots(self, batch: tuple[int, ...]) -> Slots:
+        return Slot((*batch, self.hidden_size), jnp.complexfloating)
 
-        x: (..., time, input_size); state: (..., hidden_size), complex, or real with no imaginary
-        part. method: instead of the layer's own.
-        lengths: integers of shape (...), how many steps of each sequence count. In the padding y
-        is zero and x is never looked at, nan included; the returned state is the one at each
-        length (`state` itself at length 0). time = 0 returns the state as it came.
+    def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
+        h = linear_scan(self.decay, self._drive(given.x), given.state, axis=-2, method=self.method)
+        return self._read(h, given.x), given.last(h)
 
-        Raises ValueError for shapes that do not fit, for concrete lengths outside 0..time (traced
-        ones are clipped) and for a method that cannot serve, TypeError for dtypes that are not
-        floating.
+    def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+        h = in_line(self.decay, state.ndim) * state + self._drive(x_t)
+        return self._read(h, x_t), h
 
-        >>> import jax, jax.numpy as jnp
-        >>> layer = LRU.init(jax.random.key(0), 3, 4)
-        >>> x = jax.random.normal(jax.random.key(1), (2, 5, 3))
-        >>> y, state = layer(x, lengths=[5, 2], method="associative")
-        >>> y_2, state_2 = layer(x[1, :2])
-        >>> bool((y[1, 2:] == 0).all()), bool(jnp.allclose(state[1], state_2))
-        (True, True)
-        """
-        x = sequence(x, self.input_size)
-        state, dtype = self._state(state, x.shape[:-2], x)
-        if lengths is not None:
-            lengths = checked_lengths(lengths, x.shape[:-2], x.shape[-2])
-        return _evaluate(self, x, state, lengths, method or self.method, dtype)
+    def _drive(self, x: jax.Array) -> jax.Array:
+        """gamma * (B x)."""
+        gamma = jnp.exp(self.gamma_log)[:, None]
+        return lax.complex(product(x, gamma * self.b_re), product(x, gamma * self.b_im))
 
-    def step(self, x_t: ArrayLike, state: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
-        """One step, for generation: x_t (..., input_size) to (y_t (..., output_size), state).
-
-        state: (..., hidden_size), zeros when None. Stepping through a sequence equals calling the
-        layer on it. Raises ValueError for shapes that do not fit.
-
-        >>> import jax, jax.numpy as jnp
-        >>> layer = LRU.init(jax.random.key(0), 3, 4)
-        >>> y_0, state = layer.step(jnp.ones(3))
-        >>> y_1, state = layer.step(jnp.ones(3), state)
-        >>> y, last = layer(jnp.ones((2, 3)))
-        >>> bool(jnp.allclose(jnp.stack([y_0, y_1]), y, atol=1e-6))
-        True
-        """
-        x_t = one_step(x_t, self.input_size)
-        state, dtype = self._state(state, x_t.shape[:-1], x_t)
-        return _step(self, x_t, state, dtype)
-
-    def _state(
-        self, state: ArrayLike | None, batch: tuple[int, ...], x: jax.Array
-    ) -> tuple[jax.Array, jnp.dtype]:
-        """The given state or zeros, complex, and the dtype of y."""
-        dtype = jnp.result_type(x, *jax.tree.leaves(self))
-        real = working_dtype(dtype)
-        shape = (*batch, self.hidden_size)
-        if state is None:
-            return lax.complex(jnp.zeros(shape, real), jnp.zeros(shape, real)), dtype
-        state = jnp.asarray(state)
-        if not jnp.issubdtype(state.dtype, jnp.inexact):
-            raise TypeError(f"state: expected a complex dtype, got {state.dtype}")
-        state_shape(state, shape)
-        parts = jnp.real(state), jnp.imag(state)
-        wider = jnp.result_type(parts[0], jnp.zeros((), real))
-        state = lax.complex(*(part.astype(wider) for part in parts))
-        return state, dtype if wider == real else wider
+    @jax.checkpoint  # keeps h alone, not its real and imaginary parts beside it
+    def _read(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        """Re(C h) + D x."""
+        y = product(jnp.real(h), self.c_re) - product(jnp.imag(h), self.c_im)
+        return y + (product(x, self.d) if self.d.ndim == 2 else in_line(self.d, x.ndim) * x)
 
 
 @partial(jax.jit, static_argnames=("sizes", "dtype"))
@@ -237,44 +184,3 @@ def _parameters(
     c = math.sqrt(hidden)
     d = d if d.ndim == 1 else d / math.sqrt(inputs)
     return nu_log, jnp.log(max_phase * phase), gamma_log, b_re / b, b_im / b, c_re / c, c_im / c, d
-
-
-@partial(jax.jit, static_argnames=("method", "dtype"))
-def _evaluate(
-    layer: LRU,
-    x: jax.Array,
-    state: jax.Array,
-    lengths: jax.Array | None,
-    method: str,
-    dtype: jnp.dtype,
-) -> tuple[jax.Array, jax.Array]:
-    layer, x = working(dtype, layer, x)
-    valid = None if lengths is None else valid_steps(lengths, x.shape[-2])
-    x = masked(x, valid)
-    h = linear_scan(layer.decay, _drive(layer, x), state, axis=-2, method=method)
-    return masked(_output(layer, h, x), valid).astype(dtype), state_at(h, lengths, state)
-
-
-@partial(jax.jit, static_argnames="dtype")
-def _step(
-    layer: LRU, x_t: jax.Array, state: jax.Array, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array]:
-    layer, x_t = working(dtype, layer, x_t)
-    decay = layer.decay.reshape((1,) * (state.ndim - 1) + layer.decay.shape)
-    h = decay * state + _drive(layer, x_t)
-    return _output(layer, h, x_t).astype(dtype), h
-
-
-def _drive(layer: LRU, x: jax.Array) -> jax.Array:
-    """gamma * (B x)."""
-    gamma = jnp.exp(layer.gamma_log)[:, None]
-    return lax.complex(product(x, gamma * layer.b_re), product(x, gamma * layer.b_im))
-
-
-@jax.checkpoint  # keeps h alone, not its real and imaginary parts beside it
-def _output(layer: LRU, h: jax.Array, x: jax.Array) -> jax.Array:
-    """Re(C h) + D x."""
-    y = product(jnp.real(h), layer.c_re) - product(jnp.imag(h), layer.c_im)
-    if layer.d.ndim == 2:
-        return y + product(x, layer.d)
-    return y + layer.d.reshape((1,) * (x.ndim - 1) + layer.d.shape) * x

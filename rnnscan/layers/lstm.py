@@ -8,17 +8,18 @@ as `torch.nn.LSTM` computes it. Along c alone a gradient is multiplied by the fo
 the weights are: with f near 1 it neither vanishes nor explodes.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rnnscan.layers.arguments import described, initial_state
-from rnnscan.layers.cells import Cell, cells_from_torch
-from rnnscan.layers.recurrent import Recurrent, new_cells
+from rnnscan.layer_parts.recurrent import Cells, Kind, Recurrent
+from rnnscan.layer_parts.state import Slot
+from rnnscan.layer_parts.torch_weights import Cell
+from rnnscan.scan import CellMethodName
 
 
 @jax.tree_util.register_dataclass
@@ -28,12 +29,11 @@ class LSTM(Recurrent):
 
     Shapes: x (..., time, input_size); y (..., time, directions * hidden_size), the last layer's h
     at every step; state: the pair (h, c), each (num_layers * directions, ..., hidden_size), in
-    torch's order. Any number of batch axes, none too.
+    torch's order.
 
     Cost: T steps one after another, 8 * T * B * hidden * (features + hidden) operations for a layer
     and direction, forward and backward 3 times that; the backward pass keeps h, c and the gates,
-    6 * T * B * hidden numbers. float16 and bfloat16 are computed in float32; y and state are
-    rounded.
+    6 * T * B * hidden numbers.
 
     Source: Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the forget gate of Gers,
     Schmidhuber & Cummins (2000), in the form of `torch.nn.LSTM`.
@@ -45,10 +45,12 @@ class LSTM(Recurrent):
     ((2, 5, 20), (1, 2, 20), (1, 2, 20), True)
     """
 
-    cells: tuple[tuple[Cell, ...], ...]  # cells[layer][direction], gates in the order i f g o
+    gates = 4
+    cells: Cells  # of a cell: gates in the order i f g o
+    method: CellMethodName = field(default="auto", metadata={"static": True})
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         return "lstm"
 
     @classmethod
@@ -63,8 +65,9 @@ class LSTM(Recurrent):
         bias: bool = True,
         forget_bias: float | None = None,
         recurrent_init: Callable[..., jax.Array] | None = None,
+        method: CellMethodName = "auto",
         dtype: DTypeLike = jnp.float32,
-    ) -> "LSTM":
+    ) -> Self:
         """Every weight uniform in (-1/sqrt(hidden_size), 1/sqrt(hidden_size)), as in torch.
 
         `forget_bias`: the sum of the two biases of f at the start, in place of random ones. Where
@@ -78,58 +81,31 @@ class LSTM(Recurrent):
         >>> float((layer.cells[0][0].b_ih + layer.cells[0][0].b_hh)[8:16].mean())
         1.0
         """
-        cells = new_cells(
+        layer = super().init(
             key,
             input_size,
             hidden_size,
-            4,
             num_layers=num_layers,
             bidirectional=bidirectional,
             bias=bias,
             recurrent_init=recurrent_init,
+            method=method,
             dtype=dtype,
         )
         if forget_bias is None:
-            return cls(cells)
+            return layer
         if not bias:
             raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias!r}")
 
-        def of_f(bias: jax.Array | None, value: float) -> jax.Array | None:
+        def of_f(b: jax.Array | None, value: float) -> jax.Array | None:
             part = slice(hidden_size, 2 * hidden_size)
-            return None if bias is None else bias.at[part].set(value)
+            return None if b is None else b.at[part].set(value)
 
         def forgetting(cell: Cell) -> Cell:
-            return Cell(cell.w_ih, cell.w_hh, of_f(cell.b_ih, forget_bias), of_f(cell.b_hh, 0))
+            return replace(cell, b_ih=of_f(cell.b_ih, forget_bias), b_hh=of_f(cell.b_hh, 0))
 
-        return cls(tuple(tuple(map(forgetting, directions)) for directions in cells))
+        return replace(layer, cells=tuple(tuple(map(forgetting, cells)) for cells in layer.cells))
 
-    @classmethod
-    def from_torch(cls, arrays: Mapping[str, Any]) -> "LSTM":
-        """The layer with the weights of a `torch.nn.LSTM`: its state_dict, as arrays.
-
-        num_layers, bidirectional and bias are read off the names. The arrays are copied and keep
-        their dtype. Raises ValueError that lists every missing, unexpected or misshapen key;
-        torch's `proj_size` is not supported.
-
-        >>> import numpy as np
-        >>> arrays = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}
-        >>> layer = LSTM.from_torch(arrays)
-        >>> layer.num_layers, layer.bidirectional, layer.input_size, layer.hidden_size
-        (1, False, 3, 4)
-        """
-        return cls(cells_from_torch(arrays, "LSTM", 4))
-
-    def _states(self, state, batch, x):
-        shape = self._state_shape(batch)
-        if state is None:
-            state = (None, None)
-        if not isinstance(state, (tuple, list)) or len(state) != 2:
-            raise ValueError(
-                f"state: expected a pair (h, c) of arrays of shape {shape}, got {described(state)}"
-            )
-        h, c = (initial_state(part, shape, self, x) for part in state)
-        dtype = jnp.result_type(h, c)
-        return h.astype(dtype), c.astype(dtype)
-
-    def _returned(self, states):
-        return states
+    def _slots(self, batch):
+        shape = super()._slots(batch).shape
+        return Slot(shape, name="h"), Slot(shape, name="c")

@@ -7,28 +7,32 @@ length, and no other length than the one it was made for fits.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Self
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from rnnscan.layers.affine import affine
-from rnnscan.layers.arguments import floating, initial_state, one_step, positive, sequence, working
-from rnnscan.layers.draws import uniform
-from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
+from rnnscan.layer_parts.affine import affine
+from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.layer import Given, Layer
+from rnnscan.layer_parts.state import Slot, Slots, State
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
-class MLP:
+class MLP(Layer):
     """One hidden layer over a window of exactly `length` steps; one output for the whole of it.
 
     Shapes: x (..., length, input_size); y (..., 1, output_size), as if at the last step; state, the
-    window itself: (..., length, input_size). Any number of batch axes, none too.
+    window itself: (..., length, input_size). A step slides it by one, so that after `length` steps
+    y_t equals that of a call; a call pushes out all of a given one.
+
+    With lengths the padding counts as zeros; y is that of the whole window all the same. A call
+    raises ValueError for any other number of steps than `length`.
 
     Cost: 2 * B * hidden * (length * input_size + output_size) operations, for a step as well.
-    float16 and bfloat16 are computed in float32; y and state are rounded.
 
     Source: Rosenblatt 1958 and many since; over a window of words, Bengio et al., "A neural
     probabilistic language model" (2003), section 2.
@@ -38,8 +42,13 @@ class MLP:
     >>> y, window = layer(jnp.ones((2, 5, 10)))
     >>> y.shape, window.shape
     ((2, 1, 20), (2, 5, 10))
+    >>> layer(jnp.ones((2, 6, 10)))
+    Traceback (most recent call last):
+      ...
+    ValueError: x: expected exactly 5 steps, the hard limit of this MLP, got 6; pad or cut ...
     """
 
+    each_step = False
     w_in: jax.Array  # (hidden, length * features), the features of a step side by side
     b_in: jax.Array | None  # (hidden,); None without biases
     w_out: jax.Array | None  # (outputs, hidden); None where the hidden layer is the output
@@ -57,7 +66,7 @@ class MLP:
         length: int,
         bias: bool = True,
         dtype: DTypeLike = jnp.float32,
-    ) -> "MLP":
+    ) -> Self:
         """Every weight uniform in +-1/sqrt(inputs of its layer), as in `torch.nn.Linear`.
 
         Without `output_size` the hidden layer is the output. Raises ValueError for sizes below 1.
@@ -98,76 +107,27 @@ class MLP:
         """Features of y."""
         return self.hidden_size if self.w_out is None else self.w_out.shape[-2]
 
-    def __call__(
-        self, x: ArrayLike, state: ArrayLike | None = None, lengths: ArrayLike | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """The output for the windows x: (y (..., 1, output_size), the window).
+    def _slots(self, batch: tuple[int, ...]) -> Slots:
+        return Slot((*batch, self.length, self.input_size))
 
-        x: (..., length, input_size). state: a window before x; x pushes all of it out, so only its
-        shape is looked at. lengths: integers of shape (...); the steps from there on are padding,
-        never looked at, nan included, and count as zeros.
-
-        Raises ValueError for any other length, for shapes that do not fit and for concrete lengths
-        outside 0..length (traced ones are clipped), TypeError for dtypes that are not real
-        floating.
-
-        >>> import jax, jax.numpy as jnp
-        >>> layer = MLP.init(jax.random.key(0), 3, 4, length=5)
-        >>> layer(jnp.ones((2, 6, 3)))
-        Traceback (most recent call last):
-          ...
-        ValueError: x: expected exactly 5 steps, the hard limit of this MLP, got 6; pad or cut ...
-        """
-        x = sequence(x, self.input_size)
+    def _check(self, x: jax.Array, state: State | None) -> None:
         if x.shape[-2] != self.length:
             raise ValueError(
                 f"x: expected exactly {self.length} steps, the hard limit of this MLP, got "
                 f"{x.shape[-2]}; pad or cut the sequence, or make an MLP of another length"
             )
-        state = self._state(state, x.shape[:-2], x)
-        valid = None
-        if lengths is not None:
-            lengths = checked_lengths(lengths, x.shape[:-2], x.shape[-2])
-            valid = valid_steps(lengths, x.shape[-2])
-        return _evaluate(self, x, valid, state.dtype)
 
-    def step(self, x_t: ArrayLike, state: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
-        """The output for the last `length` inputs: x_t (..., input_size) to (y_t, state).
+    def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
+        return self._output(given.x), given.x
 
-        state: the window (..., length, input_size), zeros when None, which slides by one step; so
-        after `length` steps y_t equals that of a call. Raises ValueError for shapes that do not
-        fit.
+    def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+        window = jnp.concatenate([state[..., 1:, :], x_t[..., None, :]], axis=-2)
+        return self._output(window)[..., 0, :], window
 
-        >>> import jax, jax.numpy as jnp
-        >>> layer = MLP.init(jax.random.key(0), 3, 4, length=2)
-        >>> _, state = layer.step(jnp.ones(3))
-        >>> y_1, state = layer.step(jnp.ones(3), state)
-        >>> bool(jnp.allclose(y_1, layer(jnp.ones((2, 3)))[0][0]))
-        True
-        """
-        x_t = one_step(x_t, self.input_size)
-        return _step(self, x_t, self._state(state, x_t.shape[:-1], x_t))
-
-    def _state(self, state: ArrayLike | None, batch: tuple[int, ...], x: jax.Array) -> jax.Array:
-        return initial_state(state, (*batch, self.length, self.input_size), self, x)
-
-
-@partial(jax.jit, static_argnames="dtype")
-def _evaluate(
-    layer: MLP, x: jax.Array, valid: jax.Array | None, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array]:
-    layer, x = working(dtype, layer, x)
-    x = masked(x, valid)
-    whole = (*x.shape[:-2], 1, x.shape[-2] * x.shape[-1])  # spelled out: no -1 in an empty batch
-    h = affine(x.reshape(whole), layer.w_in, layer.b_in)
-    y = jax.nn.gelu(h, approximate=False)
-    if layer.w_out is not None:
-        y = affine(y, layer.w_out, layer.b_out)
-    return y.astype(dtype), x.astype(dtype)
-
-
-@jax.jit
-def _step(layer: MLP, x_t: jax.Array, window: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x = jnp.concatenate([window[..., 1:, :], x_t[..., None, :].astype(window.dtype)], axis=-2)
-    y, window = _evaluate(layer, x, None, window.dtype)
-    return y[..., 0, :], window
+    def _output(self, window: jax.Array) -> jax.Array:
+        """(..., 1, outputs) of a window."""
+        # Spelled out: no -1 in an empty batch.
+        whole = (*window.shape[:-2], 1, window.shape[-2] * window.shape[-1])
+        h = affine(window.reshape(whole), self.w_in, self.b_in)
+        y = jax.nn.gelu(h, approximate=False)
+        return y if self.w_out is None else affine(y, self.w_out, self.b_out)

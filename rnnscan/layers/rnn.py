@@ -9,17 +9,18 @@ all steps at once, ahead of the recurrence and behind it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rnnscan.layers.cells import Cell, cells_from_torch
-from rnnscan.layers.recurrent import Recurrent, new_cells
+from rnnscan.layer_parts.arguments import one_of
+from rnnscan.layer_parts.recurrent import Cells, Kind, Recurrent
+from rnnscan.scan import CellMethodName
 
-NONLINEARITIES = ("tanh", "relu")
+Nonlinearity = Literal["tanh", "relu"]
 
 
 @jax.tree_util.register_dataclass
@@ -27,16 +28,14 @@ NONLINEARITIES = ("tanh", "relu")
 class RNN(Recurrent):
     """h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), layer upon layer, one or both directions.
 
-    `layer(x)` evaluates a whole sequence, `layer.step(x_t, state)` one step of it. The layer is a
-    pytree of its weights: `jax.grad`, `jax.tree.map` and optax take it as it is.
-
     Shapes: x (..., time, input_size); y (..., time, directions * hidden_size), the last layer's
     state at every step; state (num_layers * directions, ..., hidden_size), in torch's order
-    (layer 0 forward, layer 0 reverse, layer 1 forward, ...). Any number of batch axes, none too.
+    (layer 0 forward, layer 0 reverse, layer 1 forward, ...). With lengths the reverse direction
+    starts at each sequence's own end; `step` of a bidirectional layer raises ValueError.
 
     Cost: T steps one after another, 2 * T * B * hidden * (features + hidden) operations for a
-    layer and direction, forward and backward 3 times that; memory for the backward pass T * B *
-    hidden. float16 and bfloat16 are computed in float32; y and state are rounded.
+    layer and direction, forward and backward 3 times that, by `method` (see `cell_scan`); memory
+    for the backward pass T * B * hidden.
 
     Source: Elman, "Finding structure in time" (1990), in the form of `torch.nn.RNN`.
 
@@ -50,16 +49,17 @@ class RNN(Recurrent):
     (2, 20)
     """
 
-    cells: tuple[tuple[Cell, ...], ...]  # cells[layer][direction]
-    nonlinearity: str = field(default="tanh", metadata={"static": True})
+    gates = 1
+    cells: Cells
+    nonlinearity: Nonlinearity = field(default="tanh", metadata={"static": True})
+    method: CellMethodName = field(default="auto", metadata={"static": True})
 
     def __post_init__(self) -> None:
-        if self.nonlinearity not in NONLINEARITIES:
-            known = " or ".join(map(repr, NONLINEARITIES))
-            raise ValueError(f"nonlinearity: expected {known}, got {self.nonlinearity!r}")
+        one_of(get_args(Nonlinearity), nonlinearity=self.nonlinearity)
+        super().__post_init__()
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         return self.nonlinearity
 
     @classmethod
@@ -72,14 +72,15 @@ class RNN(Recurrent):
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
-        nonlinearity: str = "tanh",
+        nonlinearity: Nonlinearity = "tanh",
         recurrent_init: Callable[..., jax.Array] | None = None,
+        method: CellMethodName = "auto",
         dtype: DTypeLike = jnp.float32,
-    ) -> "RNN":
+    ) -> Self:
         """Every weight uniform in (-1/sqrt(hidden_size), 1/sqrt(hidden_size)), as in torch.
 
         `recurrent_init(key, shape, dtype)`, any of `jax.nn.initializers`, draws W_hh instead.
-        Raises ValueError for sizes below 1 or an unknown nonlinearity.
+        Raises ValueError for sizes below 1, an unknown nonlinearity or method.
 
         >>> import jax
         >>> orthogonal = jax.nn.initializers.orthogonal()
@@ -87,31 +88,33 @@ class RNN(Recurrent):
         >>> sum(p.size for p in jax.tree.leaves(layer)) == 8 * (3 + 8 + 2) + 8 * (8 + 8 + 2)
         True
         """
-        cells = new_cells(
+        layer = super().init(
             key,
             input_size,
             hidden_size,
-            1,
             num_layers=num_layers,
             bidirectional=bidirectional,
             bias=bias,
             recurrent_init=recurrent_init,
+            method=method,
             dtype=dtype,
         )
-        return cls(cells, nonlinearity)
+        return replace(layer, nonlinearity=nonlinearity)
 
     @classmethod
-    def from_torch(cls, arrays: Mapping[str, Any], nonlinearity: str = "tanh") -> "RNN":
-        """The layer with the weights of a `torch.nn.RNN`: its state_dict, as arrays.
-
-        num_layers, bidirectional and bias are read off the names; the nonlinearity is in no
-        weight and must be said. The arrays are copied and keep their dtype. Raises ValueError that
-        lists every missing, unexpected or misshapen key.
+    def from_torch(
+        cls,
+        arrays: Mapping[str, Any],
+        nonlinearity: Nonlinearity = "tanh",
+        *,
+        method: CellMethodName = "auto",
+    ) -> Self:
+        """`Recurrent.from_torch`; the nonlinearity is in no weight and must be said.
 
         >>> import numpy as np
         >>> arrays = {"weight_ih_l0": np.ones((4, 3)), "weight_hh_l0": np.eye(4)}
         >>> layer = RNN.from_torch(arrays, nonlinearity="relu")
-        >>> layer.num_layers, layer.bidirectional, layer.input_size, layer.hidden_size
-        (1, False, 3, 4)
+        >>> layer.num_layers, layer.nonlinearity, layer.input_size, layer.hidden_size
+        (1, 'relu', 3, 4)
         """
-        return cls(cells_from_torch(arrays, "RNN", 1), nonlinearity)
+        return replace(super().from_torch(arrays, method=method), nonlinearity=nonlinearity)

@@ -25,27 +25,19 @@ arXiv:2312.00752, equations 2-4 and Algorithm 2, with the parametrisation of its
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from rnnscan.layers.affine import affine, product
-from rnnscan.layers.arguments import (
-    floating,
-    initial_state,
-    one_step,
-    positive,
-    sequence,
-    working,
-    working_dtype,
-)
-from rnnscan.layers.draws import uniform
-from rnnscan.layers.lengths import checked_lengths, masked, valid_steps
-from rnnscan.scan.arguments import vary_alike
-from rnnscan.scan.linear import linear_scan
+from rnnscan.layer_parts.affine import affine, einsum, in_line, product
+from rnnscan.layer_parts.arguments import floating, one_of, positive
+from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.layer import Given, ScanLayer
+from rnnscan.layer_parts.state import Slot, Slots
+from rnnscan.scan import LinearMethodName, carry_dtype, linear_scan, linear_table, vary_alike
 
 DISCRETISATIONS = ("euler", "zoh")
 
@@ -56,15 +48,24 @@ NUMBERS_ON_CPU, NUMBERS_ELSEWHERE = 2**18, 2**24
 SHORTEST, LONGEST_ON_CPU = 16, 256  # steps
 
 
+class _Steps(NamedTuple):
+    """What some steps need beside the state, each (..., time, its size)."""
+
+    x: jax.Array  # channels
+    dt: jax.Array  # channels; before softplus
+    b: jax.Array  # state
+    c: jax.Array  # state
+    valid: jax.Array | None  # 1
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
-class SelectiveSSM:
+class SelectiveSSM(ScanLayer):
     """h_t = exp(dt_t A) * h_{t-1} + (dt_t x_t) B_t, y_t = h_t C_t + D x_t, on `linear_scan`.
 
     dt_t, B_t and C_t are functions of x_t: equations (1)-(3) above.
 
-    Shapes: x and y (..., time, input_size); state (..., input_size, state_size). Any number of
-    batch axes, none too. float16 and bfloat16 are computed in float32; y and state are rounded.
+    Shapes: x and y (..., time, input_size); state (..., input_size, state_size).
 
     Cost: 4 * T * B * input_size * (dt_rank + state_size) operations for the products, all steps at
     once, and a scan over T * B * input_size * state_size numbers by `method` (see `linear_scan`).
@@ -80,19 +81,19 @@ class SelectiveSSM:
     ((2, 5, 10), (2, 10, 4))
     """
 
+    table = linear_table
     w_x: jax.Array  # (dt_rank + 2 * state, channels): r, B, C
     w_dt: jax.Array  # (channels, dt_rank)
     b_dt: jax.Array  # (channels,)
     a_log: jax.Array  # (channels, state)
     d: jax.Array  # (channels,)
-    method: str = field(default="auto", metadata={"static": True})
+    method: LinearMethodName = field(default="auto", metadata={"static": True})
     discretisation: str = field(default="euler", metadata={"static": True})
     stretch: int | None = field(default=None, metadata={"static": True})
 
-    def __post_init__(self):
-        if self.discretisation not in DISCRETISATIONS:
-            known = " or ".join(map(repr, DISCRETISATIONS))
-            raise ValueError(f"discretisation: expected {known}, got {self.discretisation!r}")
+    def __post_init__(self) -> None:
+        one_of(DISCRETISATIONS, discretisation=self.discretisation)
+        super().__post_init__()
 
     @classmethod
     def init(
@@ -106,9 +107,9 @@ class SelectiveSSM:
         dt_max: float = 0.1,
         discretisation: str = "euler",
         stretch: int | None = None,
-        method: str = "auto",
+        method: LinearMethodName = "auto",
         dtype: DTypeLike = jnp.float32,
-    ) -> "SelectiveSSM":
+    ) -> Self:
         """As the published code: A = -(1, ..., state_size) in each channel (S4D-real), and D = 1.
 
         b_dt is such that softplus(b_dt) is log-uniform in [dt_min, dt_max]: the memories of the
@@ -116,8 +117,8 @@ class SelectiveSSM:
         and W_dt in +-1/sqrt(dt_rank); dt_rank is ceil(input_size / 16) when None. `stretch`: steps
         that are in memory at once, by default as many as fit into a cache.
 
-        Raises ValueError for sizes below 1 and unless 0 < dt_min <= dt_max, TypeError for a dtype
-        that is not real floating.
+        Raises ValueError for sizes below 1, unless 0 < dt_min <= dt_max and for an unknown method,
+        TypeError for a dtype that is not real floating.
 
         >>> import jax
         >>> layer = SelectiveSSM.init(jax.random.key(0), 40, dt_min=0.01, dt_max=0.1)
@@ -159,154 +160,79 @@ class SelectiveSSM:
         """Numbers that the steps of all channels are made of."""
         return self.w_dt.shape[-1]
 
-    def __call__(
-        self,
-        x: ArrayLike,
-        state: ArrayLike | None = None,
-        lengths: ArrayLike | None = None,
-        method: str | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Every step of the sequences x, from `state` (zeros when None): (y, state after the end).
+    def _slots(self, batch: tuple[int, ...]) -> Slots:
+        return Slot((*batch, self.input_size, self.state_size))
 
-        x and y: (..., time, input_size); state: (..., input_size, state_size). method: instead of
-        the layer's own.
-        lengths: integers of shape (...), how many steps of each sequence count. In the padding y
-        is zero and x is never looked at, nan included; the returned state is the one at each
-        length (`state` itself at length 0). time = 0 returns the state as it came.
+    def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
+        x, state = given.x, given.state
+        steps = self._projected(x)._replace(valid=given.valid)
+        # Without the axes of size 1: beside one, XLA's sums on CPUs are ten times slower.
+        ones = tuple(i for i, n in enumerate(state.shape[:-2]) if n == 1)
+        steps = jax.tree.map(lambda leaf: jnp.squeeze(leaf, ones), steps)
+        y, last = _scan(self, steps, jnp.squeeze(state, ones))
+        return y.reshape(x.shape) + in_line(self.d, x.ndim) * x, last.reshape(state.shape)
 
-        Raises ValueError for shapes that do not fit, for concrete lengths outside 0..time (traced
-        ones are clipped) and for a method that cannot serve, TypeError for dtypes that are not
-        real floating.
+    def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+        step = self._projected(x_t)
+        decay, drive = self._discretised(step)
+        h = decay * state + drive
+        return _read(h, step.c) + in_line(self.d, x_t.ndim) * x_t, h
 
-        >>> import jax, jax.numpy as jnp
-        >>> layer = SelectiveSSM.init(jax.random.key(0), 3, state_size=4)
-        >>> x = jax.random.normal(jax.random.key(1), (2, 5, 3))
-        >>> y, state = layer(x, lengths=[5, 2], method="associative")
-        >>> y_2, state_2 = layer(x[1, :2])
-        >>> bool((y[1, 2:] == 0).all()), bool(jnp.allclose(state[1], state_2, atol=1e-6))
-        (True, True)
-        """
-        x = sequence(x, self.input_size)
-        state = self._state(state, x.shape[:-2], x)
-        if lengths is not None:
-            lengths = checked_lengths(lengths, x.shape[:-2], x.shape[-2])
-        return _evaluate(self, x, state, lengths, method or self.method)
+    def _projected(self, x: jax.Array) -> _Steps:
+        """Equation (1), before softplus."""
+        cuts = self.dt_rank, self.dt_rank + self.state_size
+        r, b, c = jnp.split(product(x, self.w_x), cuts, axis=-1)
+        return _Steps(x, affine(r, self.w_dt, self.b_dt), b, c, None)
 
-    def step(self, x_t: ArrayLike, state: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
-        """One step, for generation: x_t (..., input_size) to (y_t (..., input_size), state).
-
-        state: (..., input_size, state_size), zeros when None. Stepping through a sequence equals
-        calling the layer on it. Raises ValueError for shapes that do not fit.
-
-        >>> import jax, jax.numpy as jnp
-        >>> layer = SelectiveSSM.init(jax.random.key(0), 3, state_size=4)
-        >>> y_0, state = layer.step(jnp.ones(3))
-        >>> y_1, state = layer.step(jnp.ones(3), state)
-        >>> bool(jnp.allclose(jnp.stack([y_0, y_1]), layer(jnp.ones((2, 3)))[0], atol=1e-6))
-        True
-        """
-        x_t = one_step(x_t, self.input_size)
-        return _step(self, x_t, self._state(state, x_t.shape[:-1], x_t))
-
-    def _state(self, state: ArrayLike | None, batch: tuple[int, ...], x: jax.Array) -> jax.Array:
-        return initial_state(state, (*batch, *self.a_log.shape[-2:]), self, x)
-
-
-@partial(jax.jit, static_argnames=("sizes", "dtype"))
-def _parameters(
-    key: jax.Array, sizes: tuple[int, int, int], low: float, high: float, dtype: jnp.dtype
-) -> tuple[jax.Array, ...]:
-    """The arrays among the fields, in their order; low and high are the logarithms of dt."""
-    channels, state, rank = sizes
-    shapes = ((rank + 2 * state, channels), (channels, rank), (channels,))
-    w_x, w_dt, u = uniform(key, shapes, -1, 1, working_dtype(dtype))
-    dt = jnp.exp(low + (high - low) * (1 + u) / 2)
-    b_dt = dt + jnp.log(-jnp.expm1(-dt))  # the inverse of softplus
-    a_log = jnp.log(jnp.arange(1, state + 1, dtype=u.dtype))
-    a_log, d = jnp.broadcast_to(a_log, (channels, state)), jnp.ones_like(u)
-    drawn = w_x * channels**-0.5, w_dt * rank**-0.5, b_dt, a_log, d
-    return tuple(parameter.astype(dtype) for parameter in drawn)
-
-
-class _Steps(NamedTuple):
-    """What some steps need beside the state, each (..., time, its size)."""
-
-    x: jax.Array  # channels
-    dt: jax.Array  # channels; before softplus
-    b: jax.Array  # state
-    c: jax.Array  # state
-    valid: jax.Array | None  # 1
-
-
-@partial(jax.jit, static_argnames="method")
-def _evaluate(
-    layer: SelectiveSSM, x: jax.Array, state: jax.Array, lengths: jax.Array | None, method: str
-) -> tuple[jax.Array, jax.Array]:
-    dtype = state.dtype
-    layer, x, state = working(dtype, layer, x, state)
-    valid = None if lengths is None else valid_steps(lengths, x.shape[-2])
-    x = masked(x, valid)
-    steps = _projected(layer, x)._replace(valid=valid)
-    # Without the axes of size 1: beside one, XLA's sums on CPUs are ten times slower.
-    ones = tuple(i for i, n in enumerate(state.shape[:-2]) if n == 1)
-    steps = jax.tree.map(lambda leaf: jnp.squeeze(leaf, ones), steps)
-    y, last = _scan(layer, steps, jnp.squeeze(state, ones), method)
-    y, state = y.reshape(x.shape), last.reshape(state.shape)
-    y = y + _in_line(layer.d, x.ndim) * x
-    return masked(y, valid).astype(dtype), state.astype(dtype)
-
-
-@jax.jit
-def _step(layer: SelectiveSSM, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-    dtype = state.dtype
-    layer, x_t, state = working(dtype, layer, x_t, state)
-    step = _projected(layer, x_t)
-    decay, drive = _discretised(layer, step)
-    h = decay * state + drive
-    y = _read(h, step.c) + _in_line(layer.d, x_t.ndim) * x_t
-    return y.astype(dtype), h.astype(dtype)
-
-
-def _projected(layer: SelectiveSSM, x: jax.Array) -> _Steps:
-    """Equation (1), before softplus."""
-    cuts = layer.dt_rank, layer.dt_rank + layer.state_size
-    r, b, c = jnp.split(product(x, layer.w_x), cuts, axis=-1)
-    return _Steps(x, affine(r, layer.w_dt, layer.b_dt), b, c, None)
-
-
-def _discretised(layer: SelectiveSSM, steps: _Steps) -> tuple[jax.Array, jax.Array]:
-    """Decay and drive of equation (2), each (..., channels, state)."""
-    dt = jax.nn.softplus(steps.dt)
-    if steps.valid is not None:
-        dt = jnp.where(steps.valid, dt, 0)
-    a = _in_line(-jnp.exp(layer.a_log), dt.ndim + 1)
-    if layer.discretisation == "euler":
-        drive = _einsum("...c,...n->...cn", dt * steps.x, steps.b)
-    else:
-        gain = jnp.expm1(dt[..., None] * a) / a
-        drive = gain * steps.x[..., None] * steps.b[..., None, :]
-    return jnp.exp(dt[..., None] * a), drive
+    def _discretised(self, steps: _Steps) -> tuple[jax.Array, jax.Array]:
+        """Decay and drive of equation (2), each (..., channels, state)."""
+        dt = jax.nn.softplus(steps.dt)
+        if steps.valid is not None:
+            dt = jnp.where(steps.valid, dt, 0)
+        a = in_line(-jnp.exp(self.a_log), dt.ndim + 1)
+        # Products of matrices rather than sums, whose gradients XLA runs at a tenth of the speed
+        # on CPUs; so in `_read`.
+        if self.discretisation == "euler":
+            drive = einsum("...c,...n->...cn", dt * steps.x, steps.b)
+        else:
+            gain = jnp.expm1(dt[..., None] * a) / a
+            drive = gain * steps.x[..., None] * steps.b[..., None, :]
+        return jnp.exp(dt[..., None] * a), drive
 
 
 def _read(h: jax.Array, c: jax.Array) -> jax.Array:
     """h_t C_t."""
-    return _einsum("...cn,...n->...c", h, c)
+    return einsum("...cn,...n->...c", h, c)
 
 
-def _scan(
-    layer: SelectiveSSM, steps: _Steps, state: jax.Array, method: str
-) -> tuple[jax.Array, jax.Array]:
+def _scan(layer: SelectiveSSM, steps: _Steps, state: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(h_t C_t for every t, the state after the end), one stretch of time after another."""
     time = steps.x.shape[-2]
-    count, length = _stretches(layer.stretch, time, state.size)
-    stretch = jax.checkpoint(partial(_stretch, method), prevent_cse=count == 1)
-    leaves, structure = jax.tree.flatten((layer, state, steps))
-    layer, state, steps = structure.unflatten(vary_alike(*leaves))
+    on_cpu, elsewhere = (
+        stretches(layer.stretch, time, state.size, platform) for platform in ("cpu", "other")
+    )
+    leaves, structure = jax.tree.flatten((layer, steps, state))
+    operands = structure.unflatten(vary_alike(*leaves))
+    if on_cpu == elsewhere:
+        return _in_stretches(*on_cpu, *operands)
+    # A compiled program holds one of them alone. What a vjp outside of any jit keeps is larger by
+    # zeros in the place of what the other would keep.
+    return lax.platform_dependent(
+        *operands,
+        cpu=partial(_in_stretches, *on_cpu),
+        default=partial(_in_stretches, *elsewhere),
+    )
+
+
+def _in_stretches(
+    count: int, length: int, layer: SelectiveSSM, steps: _Steps, state: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    stretch = jax.checkpoint(_stretch, prevent_cse=count == 1)
     if count == 1:
         state, y = stretch(layer, state, steps)
         return y, state
 
-    batch = state.shape[:-2]
+    batch, time = state.shape[:-2], steps.x.shape[-2]
     if count * length > time and steps.valid is None:
         steps = steps._replace(valid=jnp.ones((*batch, time, 1), bool))
 
@@ -319,20 +245,24 @@ def _scan(
     return lax.slice_in_dim(y, 0, time, axis=y.ndim - 2), state
 
 
-def _stretch(
-    method: str, layer: SelectiveSSM, state: jax.Array, steps: _Steps
-) -> tuple[jax.Array, jax.Array]:
-    decay, drive = _discretised(layer, steps)
-    h = linear_scan(decay, drive, state, axis=-3, method=method)
+def _stretch(layer: SelectiveSSM, state: jax.Array, steps: _Steps) -> tuple[jax.Array, jax.Array]:
+    decay, drive = layer._discretised(steps)
+    h = linear_scan(decay, drive, state, axis=-3, method=layer.method)
     last = state if h.shape[-3] == 0 else h[..., -1, :, :]
     return last, _read(h, steps.c)
 
 
-def _stretches(asked: int | None, time: int, width: int) -> tuple[int, int]:
-    """How many stretches, and how many steps each has, for a state of `width` numbers."""
+def stretches(asked: int | None, time: int, width: int, platform: str) -> tuple[int, int]:
+    """How many stretches, and how many steps each has, for a state of `width` numbers.
+
+    asked: how many steps, by default as many as suit the platform: "cpu" or any other.
+
+    >>> stretches(None, 2048, 8 * 64 * 16, "cpu"), stretches(None, 2048, 8 * 64 * 16, "cuda")
+    ((64, 32), (1, 2048))
+    """
     if not isinstance(time * width, int):
         return 1, time  # a symbol (`jax.export`)
-    if asked is None and jax.default_backend() == "cpu":
+    if asked is None and platform == "cpu":
         asked = min(max(SHORTEST, NUMBERS_ON_CPU // max(width, 1)), LONGEST_ON_CPU)
     elif asked is None:
         asked = max(SHORTEST, NUMBERS_ELSEWHERE // max(width, 1))
@@ -340,9 +270,17 @@ def _stretches(asked: int | None, time: int, width: int) -> tuple[int, int]:
     return count, -(-time // count)
 
 
-# Products rather than sums of products, whose gradients XLA runs at a tenth of the speed on CPUs.
-_einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-
-
-def _in_line(parameter: jax.Array, rank: int) -> jax.Array:
-    return parameter.reshape((1,) * (rank - parameter.ndim) + parameter.shape)
+@partial(jax.jit, static_argnames=("sizes", "dtype"))
+def _parameters(
+    key: jax.Array, sizes: tuple[int, int, int], low: float, high: float, dtype: jnp.dtype
+) -> tuple[jax.Array, ...]:
+    """The arrays among the fields, in their order; low and high are the logarithms of dt."""
+    channels, state, rank = sizes
+    shapes = ((rank + 2 * state, channels), (channels, rank), (channels,))
+    w_x, w_dt, u = uniform(key, shapes, -1, 1, carry_dtype(dtype))
+    dt = jnp.exp(low + (high - low) * (1 + u) / 2)
+    b_dt = dt + jnp.log(-jnp.expm1(-dt))  # the inverse of softplus
+    a_log = jnp.log(jnp.arange(1, state + 1, dtype=u.dtype))
+    a_log, d = jnp.broadcast_to(a_log, (channels, state)), jnp.ones_like(u)
+    drawn = w_x * channels**-0.5, w_dt * rank**-0.5, b_dt, a_log, d
+    return tuple(parameter.astype(dtype) for parameter in drawn)

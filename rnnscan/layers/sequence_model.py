@@ -17,10 +17,12 @@ import jax.numpy as jnp
 from jax import core, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from rnnscan.layers.affine import affine, product
-from rnnscan.layers.arguments import described, floating, one_step, positive, sequence, working
-from rnnscan.layers.draws import normal
-from rnnscan.layers.lengths import checked_lengths, integers, masked, state_at, valid_steps
+from rnnscan.layer_parts.affine import affine, in_line, product
+from rnnscan.layer_parts.arguments import floating, one_step, positive, sequence
+from rnnscan.layer_parts.draws import normal
+from rnnscan.layer_parts.layer import working
+from rnnscan.layer_parts.padding import checked_lengths, integers, masked, state_at, valid_steps
+from rnnscan.layer_parts.state import described
 from rnnscan.layers.mlp import MLP
 
 READS = ("every", "last", "mean")
@@ -289,7 +291,7 @@ def _encoded(model: SequenceModel, x: jax.Array, valid: jax.Array | None) -> jax
 def _normed(x: jax.Array, scale: jax.Array) -> jax.Array:
     """x / sqrt(mean of its squares) * scale."""
     x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + _EPS)
-    return x * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+    return x * in_line(scale, x.ndim)
 
 
 def _run(

@@ -91,11 +91,11 @@ def test_equals_a_loop_with_all_gradients(option, x64):
 @pytest.mark.parametrize("context", [9, 40], ids=["window", "all"])
 def test_blocks_of_queries_equal_jax_with_all_gradients(context, monkeypatch):
     """37 queries in blocks of 8, the last of which is not full, against one dense product."""
-    monkeypatch.setattr(attention, "_BLOCK", 8)
+    monkeypatch.setattr(attention, "BLOCK", 8)
     q, k, v, dy = (draw(2, 37, 2, 4, seed=i) for i in range(4))
 
     def ours(q, k, v):
-        return attention._attend(q, k, v, context, jnp.zeros(2, jnp.int32))
+        return attention.attend(q, k, v, context, jnp.zeros(2, jnp.int32))
 
     def theirs(q, k, v):
         with jax.default_matmul_precision("highest"):
@@ -172,7 +172,7 @@ def test_positions_are_exact_far_from_the_start(x64):
     dtype = jnp.float64 if x64 else jnp.float32
     x = draw(5, 1, 16, dtype=dtype)
     positions = np.array([0, 1, 999_999, 2**24 + 1, 2**31 - 1])
-    found = attention._turned(x, jnp.asarray(positions, jnp.int32))
+    found = attention.turned(x, jnp.asarray(positions, jnp.int32))
     expected = [turned(np.asarray(z, np.float64), p) for z, p in zip(x, positions, strict=True)]
     # In float64 both sides round position * rate, 2^31 * 2^-53; in float32 a turn, 2^-24 of it.
     limit = 1e-6 if x64 else 2e-6

@@ -3,6 +3,7 @@
 Compiling takes nearly all of the time here, so a test gathers what it compares in one jit.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from rnnscan.layers import GRU, LRU, LSTM, RNN, LinearRNN
+from rnnscan.layers import GRU, LRU, LSTM, RNN, CausalConv1D, LinearRNN
 from tests.layers.cases import (
     BOTH_WAYS,
     FEATURES,
@@ -354,6 +355,62 @@ def test_errors_name_the_argument(name, wrong):
     call, message = WRONG[wrong]
     with pytest.raises((ValueError, TypeError), match=message):
         call(make(name))
+
+
+NO_METHOD = ("attention", "conv", "conv_depthwise")
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if n not in NO_METHOD])
+def test_an_unknown_method_is_refused_when_it_is_named(name):
+    layer, message = make(name), r"method: got 'no_such', expected one of 'auto', '"
+    owner = getattr(layer, "ssm", layer)  # of a Mamba
+    for call in (
+        lambda: LAYERS[name](KEY, method="no_such"),
+        lambda: dataclasses.replace(owner, method="no_such"),
+        lambda: layer(X, method="no_such"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_from_torch_takes_a_method():
+    weights = {"weight_ih_l0": np.ones((4, 3)), "weight_hh_l0": np.eye(4)}
+    assert RNN.from_torch(weights, "relu", method="scan").method == "scan"
+    with pytest.raises(ValueError, match="method: got 'no_such'"):
+        RNN.from_torch(weights, method="no_such")
+
+
+@pytest.mark.parametrize("cls", [RNN, LSTM, GRU])
+def test_the_methods_of_cells_agree(cls):
+    layer, x = cls.init(KEY, FEATURES, 4, method="scan"), draw(2, 7, FEATURES)
+    assert_close(jax.jit(layer)(x), jax.jit(lambda x: layer(x, method="auto"))(x))
+
+
+# Those whose products are not all by `affine.product`.
+PRODUCTS = {
+    "selective_ssm": LAYERS["selective_ssm"],
+    "attention": LAYERS["attention"],
+    "conv_groups": lambda key: CausalConv1D.init(key, 4, 4, groups=2),
+    "lru": LAYERS["lru"],
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_caller_chooses_the_precision_of_products(name):
+    layer = PRODUCTS[name](KEY)
+    x = jnp.zeros((2, 5, layer.input_size))
+    gradient = jax.grad(lambda layer, x: jnp.sum(layer(x)[0]), (0, 1))
+
+    def program():
+        return jax.jit(lambda *a: gradient(*a)).lower(layer, x).as_text()
+
+    # Each product has two operands, and so names its precision twice.
+    text = program()
+    assert text.count("HIGHEST") == 2 * text.count("dot_general") > 0
+    with jax.default_matmul_precision("default"):
+        text = program()
+    assert text.count("dot_general") > 0
+    assert "HIGHEST" not in text
 
 
 @pytest.mark.parametrize("layer", [RNN, LSTM, GRU, LinearRNN, LRU])

@@ -48,15 +48,6 @@ def test_is_a_relu_rnn_whose_states_stay_positive():
     assert_close(y, positive(x)[0])
 
 
-def test_the_method_of_the_layer_and_of_the_call():
-    key, x = jax.random.key(0), jnp.zeros((4, 3))
-    with pytest.raises(ValueError, match="method: got 'no_such'"):
-        LinearRNN.init(key, 3, 5, method="no_such")(x)
-    with pytest.raises(ValueError, match="method: got 'no_such'"):
-        LinearRNN.init(key, 3, 5)(x, method="no_such")
-    LinearRNN.init(key, 3, 5, method="no_such")(x, method="sequential")
-
-
 def test_no_eigenvectors_no_diagonal():
     layer, x = LinearRNN.init(jax.random.key(0), 2, 2, method="diagonal"), jnp.ones((4, 2))
     assert layer(x)[0].shape == (4, 2)

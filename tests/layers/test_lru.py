@@ -42,15 +42,6 @@ def test_equals_its_sequential_definition(method, outputs, x64):
     assert_close(layer(x, state, method=method), expected, 1e-13 if x64 else 2e-6)
 
 
-def test_the_method_of_the_layer_and_of_the_call():
-    key, x = jax.random.key(0), jnp.zeros((4, 3))
-    with pytest.raises(ValueError, match="method: got 'no_such'"):
-        LRU.init(key, 3, 5, method="no_such")(x)
-    with pytest.raises(ValueError, match="method: got 'no_such'"):
-        LRU.init(key, 3, 5)(x, method="no_such")
-    LRU.init(key, 3, 5, method="no_such")(x, method="sequential")
-
-
 def distance_to_uniform(values, low, high):
     """The largest distance between their distribution function and the uniform one (Kolmogorov)."""
     values = (np.sort(np.asarray(values, np.float64)) - low) / (high - low)

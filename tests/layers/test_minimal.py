@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnnscan.layer_parts.minimal import positive_part
 from rnnscan.layers import MinGRU, MinLSTM
-from rnnscan.layers.minimal import positive_part
 from tests.layers.cases import assert_close, draw
 
 LAYERS = {"gru": MinGRU, "lstm": MinLSTM}
@@ -167,12 +167,6 @@ def test_what_is_refused(kind):
         make(key, 3, 0)
     with pytest.raises(TypeError, match=r"dtype: .*floating dtype, got int32"):
         make(key, 3, 4, dtype=jnp.int32)
-    x = jnp.zeros((4, 3))
-    with pytest.raises(ValueError, match="method: got 'no_such'"):
-        make(key, 3, 5, method="no_such")(x)
-    with pytest.raises(ValueError, match="method: got 'no_such'"):
-        make(key, 3, 5)(x, method="no_such")
-    make(key, 3, 5, method="no_such")(x, method="sequential")
 
 
 @pytest.mark.parametrize("kind", LAYERS)

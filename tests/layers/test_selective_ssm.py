@@ -1,11 +1,14 @@
 """SelectiveSSM against a float64 loop, its gradients by hand, and what its initialisation says."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rnnscan.layers import SelectiveSSM
+from rnnscan.layers.selective_ssm import stretches
 from tests.layers.cases import assert_close, draw
 
 ARRAYS = ("w_x", "w_dt", "b_dt", "a_log", "d")
@@ -110,6 +113,38 @@ def test_lengths_in_stretches(stretch):
     np.testing.assert_array_equal(last[3], state[3])
 
 
+def test_stretches_follow_the_platform_that_a_program_is_lowered_for():
+    """Cut for the cache of a CPU, and whole elsewhere; either program holds its own way alone."""
+    layer = SelectiveSSM.init(jax.random.key(0), 32)
+    x, width = jnp.zeros((8, 600, 32)), 8 * 32 * 16
+    assert stretches(None, 600, width, "cpu") == (10, 60)
+    assert stretches(None, 600, width, "cuda") == (1, 600)
+    gradient = jax.jit(jax.grad(lambda layer, x: jnp.sum(layer(x)[0])))
+    traced = gradient.trace(layer, x)
+    on_cpu, on_gpu = (traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda"))
+    states = {"cpu": "tensor<8x60x32x16xf32>", "cuda": "tensor<8x600x32x16xf32>"}
+    for text, here, there in ((on_cpu, "cpu", "cuda"), (on_gpu, "cuda", "cpu")):
+        assert states[here] in text
+        assert states[there] not in text
+
+
+def test_a_stretch_by_platform_is_one_program_and_changes_nothing():
+    layer = SelectiveSSM.init(jax.random.key(0), 4, state_size=2)
+    named = dataclasses.replace(layer, stretch=stretches(None, 300, 3 * 8, "cpu")[1])
+    x = draw(3, 300, 4)
+
+    def run(layer, x):
+        return jax.value_and_grad(lambda layer, x: jnp.sum(layer(x)[0] ** 2), (0, 1))(layer, x)
+
+    compiled = jax.jit(run).lower(layer, x).compile()
+    assert "conditional" not in compiled.as_text()
+    found, expected = compiled(layer, x), jax.jit(run)(named, x)
+    assert_close(jax.tree.leaves(found), jax.tree.leaves(expected))
+    # A map over sequences, remade in the backward pass: as the laws, but with two ways to choose.
+    each = jax.jit(jax.vmap(jax.checkpoint(lambda x: layer(x)[0])))
+    assert_close(each(x), layer(x)[0])
+
+
 def test_axes_of_size_one():
     layer = SelectiveSSM.init(jax.random.key(0), 3, state_size=2)
     x, state = draw(1, 4, 1, 7, 3), draw(1, 4, 1, 3, 2, seed=2)
@@ -207,15 +242,6 @@ def test_init_refuses(wrong):
     kwargs, message = WRONG[wrong]
     with pytest.raises((ValueError, TypeError), match=message):
         SelectiveSSM.init(jax.random.key(0), **({"input_size": 3} | kwargs))
-
-
-def test_the_method_of_the_layer_and_of_the_call():
-    key, x = jax.random.key(0), jnp.zeros((4, 3))
-    with pytest.raises(ValueError, match="method: got 'no_such'"):
-        SelectiveSSM.init(key, 3, method="no_such")(x)
-    with pytest.raises(ValueError, match="method: got 'no_such'"):
-        SelectiveSSM.init(key, 3)(x, method="no_such")
-    SelectiveSSM.init(key, 3, method="no_such")(x, method="sequential")
 
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])

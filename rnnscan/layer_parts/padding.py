@@ -1,7 +1,7 @@
 """Sequences of different lengths in one padded batch.
 
-Steps at and after a sequence's length are padding. A layer masks its *input* there before anything
-is computed from it, and its output afterwards: one mask alone would let `0 * nan` through in the
+Steps at and after a sequence's length are padding. The *input* is masked there before anything is
+computed from it, and the output afterwards: one mask alone would let `0 * nan` through in the
 backward pass.
 """
 
@@ -44,10 +44,14 @@ def valid_steps(lengths: jax.Array, steps: int) -> jax.Array:
     return lax.broadcasted_iota(jnp.int32, shape, lengths.ndim) < lengths[..., None, None]
 
 
-@jax.checkpoint  # keeps one boolean per step, instead of masks and zeros as large as x
 def masked(x: jax.Array, valid: jax.Array | None) -> jax.Array:
     """`x` with exact zeros in the padding, whatever stood there, nan included."""
-    return x if valid is None else jnp.where(valid, x, jnp.zeros((), x.dtype))
+    return x if valid is None else _masked(x, valid)
+
+
+@jax.checkpoint  # keeps one boolean per step, instead of masks and zeros as large as x
+def _masked(x: jax.Array, valid: jax.Array) -> jax.Array:
+    return jnp.where(valid, x, jnp.zeros((), x.dtype))
 
 
 def state_at(h: jax.Array, lengths: jax.Array | None, h0: jax.Array) -> jax.Array:

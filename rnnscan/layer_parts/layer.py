@@ -1,0 +1,241 @@
+"""The front door of every layer: what is done before its own mathematics, and after it.
+
+A call checks its arguments, then is one compiled program: arrays into the dtype of the arithmetic,
+a missing state into zeros, the padding masked, the layer's own mathematics, y masked and rounded.
+A layer says only what its state is made of (`_slots`), and computes all steps (`_evaluate`) or one
+(`_step`).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from rnnscan.layer_parts.arguments import one_step, sequence
+from rnnscan.layer_parts.padding import checked_lengths, masked, state_at, valid_steps
+from rnnscan.layer_parts.state import Slots, State, checked_state, completed
+from rnnscan.scan import carry_dtype
+
+
+class Layer:
+    """A layer: its weights, and how to evaluate them over a sequence or for one step of it.
+
+    `layer(x)` evaluates whole sequences, `layer.step(x_t, state)` one step of them. Any number of
+    batch axes, none too. Layers are frozen dataclasses and pytrees of their weights: `jax.grad`,
+    `jax.tree.map` and optax take them as they are.
+
+    dtypes: y has the dtype that x, the weights and the given state promote to, and so has the state
+    that is returned. float16 and bfloat16 are computed in float32; y and state are rounded, except
+    for a complex state, which has no half.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnnscan import GRU
+    >>> layer = GRU.init(jax.random.key(0), input_size=3, hidden_size=4)
+    >>> y, state = layer(jnp.ones((2, 5, 3)), lengths=[5, 2])
+    >>> bool((y[1, 2:] == 0).all()), bool((state[0, 1] == y[1, 1]).all())
+    (True, True)
+    >>> y_5, state = layer.step(jnp.ones((2, 3)), state)
+    >>> y_5.shape
+    (2, 4)
+    """
+
+    each_step: ClassVar[bool] = True  # whether y has a step for each of x, so that padding is zero
+
+    @property
+    def input_size(self) -> int:
+        """Features of x."""
+        raise NotImplementedError
+
+    @property
+    def output_size(self) -> int:
+        """Features of y."""
+        raise NotImplementedError
+
+    def __call__(
+        self, x: ArrayLike, state: State | None = None, lengths: ArrayLike | None = None
+    ) -> tuple[jax.Array, State]:
+        """Every step of the sequences x, after those in `state`: (y, state after the end).
+
+        x: (..., time, input_size); y: (..., time, output_size). state: as the class describes it;
+        None, and None as a part of a pair, are zeros.
+        lengths: integers of shape (...), how many steps of each sequence count. In the padding y
+        is zero and x is never looked at, nan included; the returned state is the one at each
+        length (`state` itself at length 0). time = 0 returns the state as it came.
+
+        Raises ValueError for shapes that do not fit and for concrete lengths outside 0..time
+        (traced ones are clipped), TypeError for dtypes that are not real floating.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from rnnscan import LSTM
+        >>> layer = LSTM.init(jax.random.key(0), 3, 4)
+        >>> x = jax.random.normal(jax.random.key(1), (6, 3))
+        >>> y_1, state = layer(x[:4])
+        >>> y_2, state = layer(x[4:], state)
+        >>> bool(jnp.allclose(jnp.concatenate([y_1, y_2]), layer(x)[0], atol=1e-6))
+        True
+        """
+        x = sequence(x, self.input_size)
+        batch, steps = x.shape[:-2], x.shape[-2]
+        state = checked_state(state, self._slots(batch))
+        if lengths is not None:
+            lengths = checked_lengths(lengths, batch, steps)
+        self._check(x, state)
+        return _call(self, x, state, lengths)
+
+    def step(self, x_t: ArrayLike, state: State | None = None) -> tuple[jax.Array, State]:
+        """One step, for generation: x_t (..., input_size) to (y_t (..., output_size), state).
+
+        state: as in a call, zeros when None. It keeps its structure, shapes and dtypes, so that one
+        compiled step serves for all. Stepping through a sequence equals calling the layer on it.
+        Raises ValueError for shapes that do not fit.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from rnnscan import LRU
+        >>> layer = LRU.init(jax.random.key(0), 3, 4)
+        >>> y_0, state = layer.step(jnp.ones(3))
+        >>> y_1, state = layer.step(jnp.ones(3), state)
+        >>> bool(jnp.allclose(jnp.stack([y_0, y_1]), layer(jnp.ones((2, 3)))[0], atol=1e-6))
+        True
+        """
+        x_t = one_step(x_t, self.input_size)
+        return _step(self, x_t, checked_state(state, self._slots(x_t.shape[:-1])))
+
+    def _slots(self, batch: tuple[int, ...]) -> Slots:
+        """What the state is made of: `Slot`s in its structure."""
+        raise NotImplementedError
+
+    def _check(self, x: jax.Array, state: State | None) -> None:
+        """Raise for what this layer cannot be called on; concrete values may be looked at here."""
+
+    def _evaluate(self, given: "Given") -> tuple[jax.Array, State]:
+        """y of all steps, and the state after them."""
+        raise NotImplementedError
+
+    def _step(self, x_t: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """y_t of one step, and the state after it."""
+        raise NotImplementedError
+
+
+class ScanLayer(Layer):
+    """A layer on a scan that can be computed by several methods; `method` is a static field."""
+
+    table: ClassVar[Any]  # of the methods there are
+    method: Any  # by name
+
+    def __post_init__(self) -> None:
+        self.table.check(self.method)
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: State | None = None,
+        lengths: ArrayLike | None = None,
+        method: str | None = None,
+    ) -> tuple[jax.Array, State]:
+        """`Layer.__call__`, by `method` instead of the layer's own.
+
+        Raises ValueError for an unknown method and for one that cannot serve, too.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from rnnscan import MinGRU
+        >>> layer = MinGRU.init(jax.random.key(0), 3, 4)
+        >>> y, state = layer(jnp.ones((2, 5, 3)), method="associative")
+        >>> bool(jnp.allclose(y, layer(jnp.ones((2, 5, 3)), method="sequential")[0]))
+        True
+        """
+        layer = self if method is None else self._by(method)
+        return Layer.__call__(layer, x, state, lengths)
+
+    def _by(self, method: Any) -> Self:
+        return dataclasses.replace(self, method=method)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a layer computes with, in the dtype of its arithmetic.
+
+    Attributes:
+      layer: with its weights in that dtype.
+      x: (..., time, features), zero in the padding; of one step (..., features).
+      state: whole.
+      fresh: whether it is zeros because none was given.
+      lengths: int32 (...), or None where every step counts.
+      valid: booleans (..., time, 1), which steps those are, or None.
+      dtype: of y and the real arrays of a state, on the way out.
+    """
+
+    layer: Layer
+    x: jax.Array
+    state: State
+    fresh: bool
+    lengths: jax.Array | None
+    valid: jax.Array | None
+    dtype: jnp.dtype
+
+    def last(self, h: jax.Array) -> jax.Array:
+        """The state after the last step that counts, of all states h (..., time, n)."""
+        return state_at(h, self.lengths, self.state)
+
+    def returned(self, y: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """What the caller gets: y zero in the padding, and both rounded."""
+
+        def rounded(array: jax.Array) -> jax.Array:
+            real = jnp.issubdtype(array.dtype, jnp.floating)
+            return array.astype(self.dtype) if real else array
+
+        y = masked(y, self.valid) if self.layer.each_step else y
+        return rounded(y), jax.tree.map(rounded, state)
+
+
+def enter(
+    layer: Layer,
+    x: jax.Array,
+    state: State | None,
+    lengths: jax.Array | None = None,
+    *,
+    one: bool = False,
+) -> Given:
+    """Of checked arguments; `one`: x is one step."""
+    slots = layer._slots(x.shape[: -1 if one else -2])
+    dtype = output_dtype(layer, x, state)
+    layer, x = working(dtype, layer, x)
+    valid = None if lengths is None else valid_steps(lengths, x.shape[-2])
+    whole = completed(state, slots, carry_dtype(dtype))
+    return Given(layer, masked(x, valid), whole, state is None, lengths, valid, dtype)
+
+
+def output_dtype(layer: Any, x: jax.Array, state: State | None) -> jnp.dtype:
+    """What x, the weights and the state promote to.
+
+    A complex state is never a half, and so widens y only beyond the dtype of the arithmetic.
+    """
+    dtypes = [array.dtype for array in jax.tree.leaves(state)]
+    real = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    dtype = jnp.result_type(x, *jax.tree.leaves(layer), *real)
+    carried = carry_dtype(dtype)
+    parts = [jnp.finfo(d).dtype for d in dtypes if jnp.issubdtype(d, jnp.complexfloating)]
+    wide = jnp.result_type(carried, *parts)
+    return dtype if wide == carried else wide
+
+
+def working(dtype: DTypeLike, *trees: Any) -> Any:
+    """The trees with every array in the dtype of the arithmetic for a y of `dtype`."""
+    wide = carry_dtype(dtype)
+    return jax.tree.map(lambda leaf: leaf.astype(wide), trees)
+
+
+@jax.jit  # so that a call outside of any jit is one compiled program too
+def _call(
+    layer: Layer, x: jax.Array, state: State | None, lengths: jax.Array | None
+) -> tuple[jax.Array, State]:
+    given = enter(layer, x, state, lengths)
+    return given.returned(*given.layer._evaluate(given))
+
+
+@jax.jit
+def _step(layer: Layer, x_t: jax.Array, state: State | None) -> tuple[jax.Array, State]:
+    given = enter(layer, x_t, state, one=True)
+    return given.returned(*given.layer._step(given.x, given.state))

@@ -1,0 +1,171 @@
+"""What `RNN`, `LSTM` and `GRU` share: layers upon layers in one or both directions, on `cell_scan`.
+
+A layer reads the outputs of the layer below it, those of both directions side by side; its own
+recurrence is in `rnnscan/scan/cells.py`. Shapes, names and initial weights are those of `torch.nn`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.layer import Given, ScanLayer
+from rnnscan.layer_parts.state import Slot, Slots, State
+from rnnscan.layer_parts.torch_weights import Cell, cells_from_torch
+from rnnscan.scan import CellMethodName, CellWeights, cell_scan, cell_step, cell_table
+
+Kind = Literal["tanh", "relu", "lstm", "gru"]
+Cells = tuple[tuple[Cell, ...], ...]  # cells[layer][direction]
+
+
+class Recurrent(ScanLayer):
+    """Base of the recurrent layers; the fields are those of its subclasses."""
+
+    table = cell_table
+    gates: ClassVar[int]  # stacked in the weights of a cell
+    cells: Cells
+
+    @property
+    def kind(self) -> Kind:
+        """Of the cell, as `cell_scan` names it."""
+        raise NotImplementedError
+
+    @property
+    def num_layers(self) -> int:
+        """Layers, one upon the other."""
+        return len(self.cells)
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether every layer also reads its input from the end."""
+        return len(self.cells[0]) == 2
+
+    @property
+    def input_size(self) -> int:
+        """Features of x."""
+        return self.cells[0][0].w_ih.shape[-1]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of one state."""
+        return self.cells[0][0].w_hh.shape[-1]
+
+    @property
+    def output_size(self) -> int:
+        """Features of y: hidden_size for each direction."""
+        return self.hidden_size * len(self.cells[0])
+
+    @classmethod
+    def init(
+        cls,
+        key: jax.Array,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        bias: bool = True,
+        recurrent_init: Callable[..., jax.Array] | None = None,
+        method: CellMethodName = "auto",
+        dtype: DTypeLike = jnp.float32,
+    ) -> Self:
+        """Every weight uniform in (-1/sqrt(hidden_size), 1/sqrt(hidden_size)), as in torch.
+
+        `recurrent_init(key, shape, dtype)`, any of `jax.nn.initializers`, draws the square matrix
+        of each gate instead. Raises ValueError for sizes below 1 and an unknown method.
+
+        >>> import jax
+        >>> from rnnscan import GRU
+        >>> layer = GRU.init(jax.random.key(0), 3, 8, num_layers=2)
+        >>> sum(p.size for p in jax.tree.leaves(layer)) == 3 * 8 * (3 + 8 + 2 + 8 + 8 + 2)
+        True
+        """
+        positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        dtype = floating("dtype", dtype)
+        directions = 2 if bidirectional else 1
+        widths = [input_size] + [directions * hidden_size] * (num_layers - 1)
+        rows, square = cls.gates * hidden_size, (hidden_size, hidden_size)
+        shapes = [
+            ((rows, width), (rows, hidden_size), *([(rows,), (rows,)] if bias else []))
+            for width in widths
+            for _ in range(directions)
+        ]
+        key, recurrent_key = jax.random.split(key)
+        bound = hidden_size**-0.5
+        weights = iter(uniform(key, sum(shapes, ()), -bound, bound, dtype))
+        recurrent_keys = iter(jax.random.split(recurrent_key, len(shapes) * cls.gates))
+
+        def cell() -> Cell:
+            w_ih, w_hh = next(weights), next(weights)
+            if recurrent_init is not None:
+                keys = (next(recurrent_keys) for _ in range(cls.gates))
+                w_hh = jnp.concatenate([recurrent_init(k, square, dtype) for k in keys])
+            b_ih, b_hh = (next(weights), next(weights)) if bias else (None, None)
+            return Cell(w_ih, w_hh, b_ih, b_hh)
+
+        cells = tuple(tuple(cell() for _ in range(directions)) for _ in range(num_layers))
+        return cls(cells, method=method)  # pyright: ignore[reportCallIssue]
+
+    @classmethod
+    def from_torch(cls, arrays: Mapping[str, Any], *, method: CellMethodName = "auto") -> Self:
+        """The layer with the weights of the `torch.nn` module of its name: a state_dict, as arrays.
+
+        num_layers, bidirectional and bias are read off the names. The arrays are copied and keep
+        their dtype. Raises ValueError that lists every missing, unexpected or misshapen key;
+        torch's `proj_size` is not supported.
+
+        >>> import numpy as np
+        >>> from rnnscan import GRU
+        >>> arrays = {"weight_ih_l0": np.ones((12, 3)), "weight_hh_l0": np.ones((12, 4))}
+        >>> layer = GRU.from_torch(arrays)
+        >>> layer.num_layers, layer.bidirectional, layer.input_size, layer.hidden_size
+        (1, False, 3, 4)
+        """
+        cells = cells_from_torch(arrays, cls.__name__, cls.gates)
+        return cls(cells, method=method)  # pyright: ignore[reportCallIssue]
+
+    def _slots(self, batch: tuple[int, ...]) -> Slots:
+        return Slot((sum(map(len, self.cells)), *batch, self.hidden_size))
+
+    def _evaluate(self, given: Given) -> tuple[jax.Array, State]:
+        states, structure = jax.tree.flatten(given.state)
+        valid = None if given.valid is None else given.valid[..., 0]
+        h, last = given.x, []
+        for n, directions in enumerate(self.cells):
+            outputs = []
+            for d, cell in enumerate(directions):
+                first = tuple(s[n * len(directions) + d] for s in states)
+                scan = partial(cell_scan, reverse=d == 1, method=self.method)
+                y, end = scan(self.kind, _weights(cell, self.kind), h, first, valid)
+                outputs.append(y)
+                last.append(end)
+            h = jnp.concatenate(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
+        return h, structure.unflatten([jnp.stack(parts) for parts in zip(*last, strict=True)])
+
+    def _step(self, x_t: jax.Array, state: State) -> tuple[jax.Array, State]:
+        if self.bidirectional:  # its output at any step depends on the steps to come
+            raise ValueError("step: expected a layer of one direction, got bidirectional=True")
+        states, structure = jax.tree.flatten(state)
+        h, new = x_t, []
+        for n, (cell,) in enumerate(self.cells):
+            now = cell_step(self.kind, _weights(cell, self.kind), h, tuple(s[n] for s in states))
+            h = now[0]
+            new.append(now)
+        return h, structure.unflatten([jnp.stack(parts) for parts in zip(*new, strict=True)])
+
+
+def _weights(cell: Cell, kind: Kind) -> CellWeights:
+    """As `cell_scan` takes them: the biases summed, but for the one inside a GRU's candidate."""
+    zero = jnp.zeros(cell.w_hh.shape[:1], cell.w_hh.dtype)
+    b_ih = zero if cell.b_ih is None else cell.b_ih
+    b_hh = zero if cell.b_hh is None else cell.b_hh
+    if kind != "gru":
+        return CellWeights(cell.w_ih, b_ih + b_hh, cell.w_hh)
+    hidden = cell.w_hh.shape[-1]
+    bias = b_ih.at[: 2 * hidden].add(b_hh[: 2 * hidden])
+    return CellWeights(cell.w_ih, bias, cell.w_hh, b_hh[2 * hidden :])
