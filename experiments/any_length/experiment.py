@@ -18,7 +18,8 @@ from experiments.harness import limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count
-from experiments.harness.layer_configs import KINDS, LayerConfig, build
+from experiments.harness.kinds import KINDS, ONE_OUTPUT
+from experiments.harness.layer_configs import LayerConfig, build
 from experiments.harness.progress import say
 from experiments.harness.reach import zero_state
 
@@ -26,7 +27,7 @@ CLAIM = (
     "Claim 3, any length: the same weights run 10 or 10,000 steps. A fully connected net has a "
     "hard limit, a Transformer a soft one: memory and time of its window."
 )
-STREAMED = tuple(kind for kind in KINDS if kind != "MLP")
+STREAMED = tuple(kind for kind in KINDS if kind not in ONE_OUTPUT)
 WINDOWED = ("RNN", "LRU", "CausalSelfAttention")
 LAYER: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(LayerConfig)
 

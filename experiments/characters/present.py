@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
-from experiments.harness.layer_configs import RECURRENT
+from experiments.harness.kinds import RECURRENT
 
 ATTENTION = "CausalSelfAttention"
 _WRAPPER = TextWrapper(100, drop_whitespace=False, replace_whitespace=False)

@@ -11,17 +11,17 @@ from matplotlib.figure import Figure
 
 from experiments.closed_form import work
 from experiments.closed_form.work import FORWARD, METHODS
-from experiments.harness import figures
+from experiments.harness import colours, figures
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
 from experiments.harness.figures import short_count, short_seconds
 
 _STYLES: dict[str, dict[str, Any]] = {
-    "sequential": {"color": figures.BLUE, "marker": "o"},
-    "associative": {"color": figures.ORANGE, "marker": "v", "linestyle": (0, (5, 2))},
-    "blocked": {"color": figures.GREEN, "marker": "s"},
-    "diagonal": {"color": figures.PINK, "marker": "D", "linestyle": (0, (1, 1.2))},
+    "sequential": {"color": colours.BLUE, "marker": "o"},
+    "associative": {"color": colours.ORANGE, "marker": "v", "linestyle": (0, (5, 2))},
+    "blocked": {"color": colours.GREEN, "marker": "s"},
+    "diagonal": {"color": colours.PINK, "marker": "D", "linestyle": (0, (1, 1.2))},
 }
-_LIMIT = {"color": figures.GREY, "linestyle": (0, (1, 1.5)), "label": "limit of the machine"}
+_LIMIT = {"color": colours.GREY, "linestyle": (0, (1, 1.5)), "label": "limit of the machine"}
 _WIDTHS = tuple(2**k for k in range(1, 10))
 
 

@@ -15,7 +15,7 @@ from experiments.digits import classifier, measure, pictures, tables, verdicts
 from experiments.digits.records import done, longest_reading, of, readings
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.layer_configs import Kind, LayerConfig, check_names, describe_init
+from experiments.harness.layer_configs import LayerConfig, check_names, describe_init
 from experiments.harness.progress import say
 from experiments.harness.sequence_models import largest, make, refuse_small_budget
 from experiments.harness.training import Training, parameter_count, train
@@ -122,7 +122,7 @@ def _data(reading: Literal["pixels", "rows"], seed: int) -> Digits:
 
 
 def _maker(
-    config: Config, layer: Kind, reading: str
+    config: Config, layer: LayerConfig, reading: str
 ) -> tuple[int, Callable[[int], Callable[[jax.Array], Any]]]:
     """What its width is a multiple of, and what makes a classifier from a width and a key."""
     length, features = READINGS[reading]

@@ -20,7 +20,7 @@ from experiments.digits.records import (
     readings,
     seeds,
 )
-from experiments.harness import figures
+from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
 from experiments.harness.gradient_figures import LN10, power_of_ten_axis
 
@@ -74,7 +74,7 @@ def _dots(axes: Axes, records: Sequence[Record], value: Callable[[Record], float
     """A row for each layer; in it a series of dots for each reading, one for each seed."""
     several = len(readings(records)) > 1
     for row, reading in enumerate(readings(records)):
-        colour, marker = (("#222222", "o"), (figures.ORANGE, "D"))[row % 2]
+        colour, marker = (("#222222", "o"), (colours.ORANGE, "D"))[row % 2]
         mine = of(records, reading=reading)
         figures.dot_rows(
             axes,

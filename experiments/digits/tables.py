@@ -17,6 +17,7 @@ from experiments.digits.records import (
 )
 from experiments.harness.experiment import Record, Table
 from experiments.harness.figures import short_seconds
+from experiments.harness.kinds import KINDS
 from rnnscan.gradients import horizon
 
 
@@ -39,7 +40,7 @@ def accuracy_table(records: Sequence[Record]) -> Table:
         rows.append(
             (
                 layer,
-                f"{mine[0]['hidden']}{' complex' if mine[0]['kind'] == 'LRU' else ''}",
+                f"{mine[0]['hidden']}{' complex' if KINDS[mine[0]['kind']].complex_state else ''}",
                 f"{mine[0]['parameters']:,}",
                 percent(float(np.median(best))),
                 _spread(array(mine, "test_accuracy"), percent),

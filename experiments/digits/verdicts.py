@@ -17,7 +17,7 @@ from experiments.digits.records import (
     seeds,
 )
 from experiments.harness.experiment import Outcome, Record, Verdict
-from experiments.harness.layer_configs import RECURRENT
+from experiments.harness.kinds import RECURRENT
 
 _GOAL = 0.95  # of the best recurrent mixer, pixel by pixel
 _GOOD = 0.9  # an accuracy that no classifier has by chance, and no forgetful one on 64 steps

@@ -17,7 +17,7 @@ from experiments.harness.layer_configs import (
     Dense,
     Diagonal,
     FullyConnected,
-    Kind,
+    LayerConfig,
     Minimal,
     StateSpace,
 )
@@ -35,10 +35,10 @@ class Expected(NamedTuple):
 
 
 def expected(
-    config: Kind, lags: np.ndarray, *, hidden: int, input_size: int, input_std: float
+    config: LayerConfig, lags: np.ndarray, *, hidden: int, input_size: int, input_std: float
 ) -> Expected:
     match config:
-        case Dense():
+        case Dense(kind="RNN" | "LinearRNN" | "LSTM" | "GRU"):
             drive = drive_std(hidden=hidden, input_size=input_size, input_std=input_std)
             return _dense(config, lags, drive)
         case Diagonal():
@@ -46,10 +46,10 @@ def expected(
             by_state = theory.lru_ring_log_norm(lags, *ring)
             by_input = theory.lru_ring_input_log_norm(lags, *ring)
             return Expected("mean over the ring", by_state, by_input)
-        case Minimal():
+        case Minimal(kind="MinGRU" | "MinLSTM"):
             curve = _minimal(config, lags, input_size, input_std)
             return Expected("(mean gate²)^(k/2)", curve, curve)
-        case StateSpace():
+        case StateSpace(kind="SelectiveSSM" | "Mamba"):
             return Expected("mean over the steps", _state_space(config, lags))
         case Attention():
             shared = _alike(lags < (config.context or np.inf))  # and the newest asks as well
@@ -59,6 +59,8 @@ def expected(
             return Expected("alike in the window", input=_alike(in_window))
         case FullyConnected():
             return Expected("alike", input=_alike(lags >= 0))
+        case _:
+            return Expected()
 
 
 def drive_std(*, hidden: int, input_size: int, input_std: float) -> float:

@@ -23,16 +23,16 @@ from experiments.gradient_decay.records import (
     where,
     with_state,
 )
-from experiments.harness import figures
+from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
 from experiments.harness.gradient_figures import LN10, layer_look, power_of_ten_axis
-from experiments.harness.layer_configs import AS_WIDE_AS_INPUT
+from experiments.harness.kinds import AS_WIDE_AS_INPUT
 
 COLUMNS = 3
 FLOOR, CEILING = -7.0, 2.0  # of the panels that show what is still remembered, powers of ten
 NOWHERE = -1e4  # where a line goes that falls to exactly 0, in powers of ten
 THEORY: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 3}
-DOTTED: dict[str, Any] = {"color": figures.GREY, "linewidth": 1, "linestyle": ":"}
+DOTTED: dict[str, Any] = {"color": colours.GREY, "linewidth": 1, "linestyle": ":"}
 RING: dict[str, Any] = {
     "marker": "o",
     "markersize": 7,
@@ -174,7 +174,7 @@ def _legend(figure: Figure, eps: float, *, rings: bool) -> None:
     shared = axes.plot([], [], **THEORY, label="closed form")
     shared += axes.plot([], [], **DOTTED, label=f"a dozen steps, and {fraction(eps)}")
     if rings:
-        look = {**RING, "markeredgecolor": figures.GREY}
+        look = {**RING, "markeredgecolor": colours.GREY}
         shared += axes.plot([], [], **look, label="end of a shorter sequence")
     figure.legend(handles=shared, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
 

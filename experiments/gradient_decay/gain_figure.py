@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.gradient_decay.decay_figures import THEORY
 from experiments.gradient_decay.records import DOZEN, mean_field_horizon, where
-from experiments.harness import figures
+from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
 
 
@@ -24,10 +24,10 @@ def by_gain(records: Sequence[Record]) -> Figure | None:
     length, eps = records[0]["length"], records[0]["eps"]
     stds = sorted({record["point"]["input_std"] for record in records})
     looks = [
-        {"color": figures.SKY, "marker": "o"},
-        {"color": figures.BLUE, "marker": "s"},
+        {"color": colours.SKY, "marker": "o"},
+        {"color": colours.BLUE, "marker": "s"},
         {"color": "#00304a", "marker": "D"},
-        {"color": figures.GREY, "marker": "^"},
+        {"color": colours.GREY, "marker": "^"},
     ]
     for index, std in enumerate(stds):
         mine = where(records, input_std=std)
@@ -48,7 +48,7 @@ def by_gain(records: Sequence[Record]) -> Figure | None:
                 **THEORY,
                 label="mean field" if index == len(stds) - 1 else None,
             )
-    left.axhline(0, color=figures.GREY, linewidth=1)
+    left.axhline(0, color=colours.GREY, linewidth=1)
     for place, text in ((0.03, "gradients explode"), (-0.03, "gradients vanish")):
         left.annotate(
             text,
@@ -60,7 +60,7 @@ def by_gain(records: Sequence[Record]) -> Figure | None:
         )
     left.set_title("Growth of the gradient")
     left.set_ylabel("ln of its factor per step")
-    right.axhline(DOZEN, color=figures.GREY, linewidth=1, linestyle=":")
+    right.axhline(DOZEN, color=colours.GREY, linewidth=1, linestyle=":")
     right.annotate(
         "a dozen steps",
         (0.98, DOZEN),

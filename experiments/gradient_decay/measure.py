@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments.harness.layer_configs import RECURRENT, Kind, Layer, build
+from experiments.harness.kinds import KINDS
+from experiments.harness.layer_configs import Layer, LayerConfig, build
 from experiments.harness.reach import log_norms, output_log_norms
 from rnnscan.gradients import LogNorms, fit_exponential, fit_power_law, half_life, horizon
 
@@ -18,7 +19,7 @@ READOUTS = 8  # random ones of the last output, whose root mean square is taken
 
 
 def curves(
-    config: Kind,
+    config: LayerConfig,
     *,
     seeds: int,
     sequences: int,
@@ -39,7 +40,7 @@ def curves(
     shape = (sequences, length, input_size)
     x = jnp.stack([input_std * jax.random.normal(key, shape) for _, key in keys])
     # In float64 from here on: a mean of logarithms in the hundreds.
-    if config.kind in RECURRENT:
+    if KINDS[config.kind].recurrent:
         norms = jax.block_until_ready(_by_step(layers, x))
         state, by_input = (np.asarray(part, np.float64).mean(axis=1) for part in norms)
         return state, by_input

@@ -12,18 +12,15 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.harness.experiment import Record
+from experiments.harness.kinds import KINDS, Recurrence
 from rnnscan.gradients import bootstrap_interval
 
 DOZEN = 12
 Curve = Literal["state", "input"]
 # The panels of a figure, and the order of the layers in tables.
 GROUPS = {
-    "tanh RNN": ("RNN",),
-    "Linear RNN": ("LinearRNN",),
-    "Linear, diagonal: LRU": ("LRU",),
-    "Gates that read the state": ("LSTM", "GRU"),
-    "Gates that read the input alone": ("MinGRU", "MinLSTM", "SelectiveSSM", "Mamba"),
-    "No recurrent state": ("CausalSelfAttention", "CausalConv1D", "MLP"),
+    how.value: tuple(name for name, kind in KINDS.items() if kind.recurrence is how)
+    for how in Recurrence
 }
 
 

@@ -1,4 +1,4 @@
-"""One look for every figure: colours for colour-blind eyes too, markers, units, legends outside.
+"""One look for every figure: colours, markers, units, legends outside.
 
 Figures are made without pyplot: no global state, no window, nothing to close.
 """
@@ -15,18 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-# Okabe and Ito (2008), "Color Universal Design", without black and yellow (too faint on white).
-BLUE, ORANGE, GREEN, RED, PINK, SKY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-)
-GREY = "#6b6b6b"
-# Darker and lighter neighbours of these, for a kind of layer that comes after the first six.
-NAVY, BROWN, PURPLE, BLACK, LIGHT = "#003A5D", "#8C5A00", "#7A3B69", "#1a1a1a", "#a8a8a8"
+from experiments.harness.colours import GREY, ORANGE, PINK, SKY
+from experiments.harness.kinds import KINDS
 
 STYLE: Any = {
     "figure.dpi": 100,
@@ -52,21 +42,7 @@ STYLE: Any = {
     "svg.hashsalt": "rnnscan",
 }
 
-# A layer keeps its colour and marker in every figure; a method changes the line alone.
-_LAYERS: dict[str, dict[str, Any]] = {
-    "RNN": {"color": BLUE, "marker": "o"},
-    "LinearRNN": {"color": RED, "marker": "s"},
-    "LRU": {"color": GREEN, "marker": "^"},
-    "LSTM": {"color": SKY, "marker": "D"},
-    "GRU": {"color": NAVY, "marker": "v"},
-    "MinGRU": {"color": ORANGE, "marker": "P"},
-    "MinLSTM": {"color": BROWN, "marker": "p"},
-    "SelectiveSSM": {"color": PINK, "marker": "h"},
-    "Mamba": {"color": PURPLE, "marker": "*"},
-    "CausalSelfAttention": {"color": BLACK, "marker": "X"},
-    "CausalConv1D": {"color": GREY, "marker": "<"},
-    "MLP": {"color": LIGHT, "marker": ">"},
-}
+# Of lines that are no layer of rnnscan.
 _SPARE = (
     {"color": PINK, "marker": "D"},
     {"color": ORANGE, "marker": "v"},
@@ -77,8 +53,14 @@ _LINES = {"": "-", "sequential": "-", "associative": (0, (5, 2))}
 
 
 def line_style(layer: str, method: str = "") -> dict[str, Any]:
-    """Keywords for `Axes.plot`: the colour and marker of a layer, the line of a method."""
-    look = _LAYERS.get(layer) or _SPARE[zlib.crc32(layer.encode()) % len(_SPARE)]
+    """Keywords for `Axes.plot`: the colour and marker of a layer, the line of a method.
+
+    A layer keeps its colour and marker in every figure; a method changes the line alone.
+    """
+    if kind := KINDS.get(layer):
+        look = {"color": kind.color, "marker": kind.marker}
+    else:
+        look = _SPARE[zlib.crc32(layer.encode()) % len(_SPARE)]
     return {**look, "linestyle": _LINES.get(method, ":"), "markeredgecolor": "white"}
 
 

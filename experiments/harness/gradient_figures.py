@@ -25,7 +25,7 @@ def layer_look(kind: str, index: int) -> dict[str, Any]:
     return {
         "color": tuple(colour),
         "linestyle": ("-", (0, (6, 1.5)), (0, (3, 1.5)))[index % 3],
-        "marker": "osD^"[index % 4],
+        "marker": "osD^vPX*"[index % 8],
         "markersize": 4.5,
     }
 

@@ -5,19 +5,23 @@ name = "RNN, gain 0.9"
 kind = "RNN"
 recurrent = "gaussian"
 gain = 0.9
+
+Each class says how it builds its layers and how they start, in a few words. What else experiments
+know of a layer is in `kinds.py`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from experiments.harness.config import Config
+from experiments.harness.kinds import ONE_OUTPUT
 from rnnscan import (
     GRU,
     LRU,
@@ -35,6 +39,25 @@ from rnnscan import (
 
 Layer = Any  # of rnnscan.layers
 TORCH_GAIN = 1 / math.sqrt(3)  # of entries uniform on ±1/sqrt(n)
+
+
+class Sizes(NamedTuple):
+    """What a layer is made for.
+
+    hidden: its width; of attention rounded up to what its heads divide, of a state-space layer that
+    of its input in any case. output_size: for an LRU, attention and an MLP, whose output is no
+    state. length: of the sequences, for an MLP and for attention to all of one.
+    """
+
+    input_size: int
+    hidden: int
+    output_size: int | None = None
+    length: int | None = None
+
+    def needed_length(self, config: LayerConfig) -> int:
+        if self.length is None:
+            raise ValueError(f"length: {config.name} ({config.kind}) is made for one, got None")
+        return self.length
 
 
 class Dense(Config):
@@ -71,6 +94,25 @@ class Dense(Config):
             raise ValueError(f'gain: missing; recurrent = "{self.recurrent}" needs one, say 1.0')
         return self
 
+    def build(self, key: jax.Array, sizes: Sizes) -> Layer:
+        options: dict[str, Any] = {"recurrent_init": self._recurrent_init()}
+        if self.kind == "LSTM":
+            options["forget_bias"] = self.forget_bias
+        cls: Any = {"RNN": RNN, "LinearRNN": LinearRNN, "LSTM": LSTM, "GRU": GRU}[self.kind]
+        return cls.init(key, sizes.input_size, sizes.hidden, **options)
+
+    def _recurrent_init(self) -> Any:
+        if self.gain is None:
+            return None
+        if self.recurrent == "gaussian":
+            return jax.nn.initializers.variance_scaling(self.gain**2, "fan_in", "normal")
+        return jax.nn.initializers.orthogonal(self.gain)
+
+    def describe(self) -> str:
+        gain = TORCH_GAIN if self.gain is None else self.gain
+        bias = "" if self.forget_bias is None else f", forget bias {self.forget_bias:g}"
+        return f"W_hh {self.recurrent}, gain {gain:.3g}{bias}"
+
 
 class Diagonal(Config):
     """An LRU: decays on the ring r_min <= |lambda| <= r_max, phases up to max_phase."""
@@ -87,6 +129,13 @@ class Diagonal(Config):
             raise ValueError(f"r_min = {self.r_min}: should not exceed r_max = {self.r_max}")
         return self
 
+    def build(self, key: jax.Array, sizes: Sizes) -> Layer:
+        ring: Any = {"r_min": self.r_min, "r_max": self.r_max, "max_phase": self.max_phase}
+        return LRU.init(key, sizes.input_size, sizes.hidden, sizes.output_size, **ring)
+
+    def describe(self) -> str:
+        return f"ring [{self.r_min:g}, {self.r_max:g}]"
+
 
 class Minimal(Config):
     """A MinGRU or a MinLSTM; its decays begin near sigmoid(decay_bias), 1/2 without it."""
@@ -94,6 +143,21 @@ class Minimal(Config):
     name: str
     kind: Literal["MinGRU", "MinLSTM"]
     decay_bias: float | None = None
+
+    def build(self, key: jax.Array, sizes: Sizes) -> Layer:
+        cls = MinGRU if self.kind == "MinGRU" else MinLSTM
+        layer: Layer = cls.init(key, sizes.input_size, sizes.hidden)
+        if self.decay_bias is None:
+            return layer
+        # 1 - sigmoid(-a) = sigmoid(a); with gates f and i of a and -a, f / (f + i) = sigmoid(a).
+        signs = {"MinGRU": (-1,), "MinLSTM": (1, -1)}[self.kind]
+        gates = [jnp.full(sizes.hidden, sign * self.decay_bias) for sign in signs]
+        candidate = layer.b[len(signs) * sizes.hidden :]
+        return replace(layer, b=jnp.concatenate([*gates, candidate]))
+
+    def describe(self) -> str:
+        bias = self.decay_bias or 0.0
+        return f"decays near {1 / (1 + math.exp(-bias)):.3g}"
 
 
 class StateSpace(Config):
@@ -113,6 +177,16 @@ class StateSpace(Config):
             raise ValueError(f"dt_min = {self.dt_min}: should not exceed dt_max = {self.dt_max}")
         return self
 
+    def build(self, key: jax.Array, sizes: Sizes) -> Layer:
+        options = {name: getattr(self, name) for name in ("state_size", "dt_min", "dt_max")}
+        if self.kind == "SelectiveSSM":
+            return SelectiveSSM.init(key, sizes.input_size, **options)
+        options |= {"expand": self.expand, "conv_width": self.conv_width}
+        return Mamba.init(key, sizes.input_size, **options)
+
+    def describe(self) -> str:
+        return f"steps [{self.dt_min:g}, {self.dt_max:g}]"
+
 
 class Attention(Config):
     """Causal self-attention to a window of `context` steps, by default all of the sequence."""
@@ -123,6 +197,21 @@ class Attention(Config):
     context: int | None = Field(default=None, gt=0)
     rotary: bool = True
 
+    def build(self, key: jax.Array, sizes: Sizes) -> Layer:
+        step = self.num_heads * (2 if self.rotary else 1)
+        return CausalSelfAttention.init(
+            key,
+            sizes.input_size,
+            -(-sizes.hidden // step) * step,
+            num_heads=self.num_heads,
+            context=self.context or sizes.needed_length(self),
+            rotary=self.rotary,
+            output_size=sizes.output_size,
+        )
+
+    def describe(self) -> str:
+        return "all of the sequence" if self.context is None else f"window {self.context}"
+
 
 class Convolution(Config):
     """A causal convolution over `width` steps, `dilation` apart."""
@@ -132,6 +221,13 @@ class Convolution(Config):
     width: int = Field(default=3, gt=0)
     dilation: int = Field(default=1, gt=0)
 
+    def build(self, key: jax.Array, sizes: Sizes) -> Layer:
+        window: Any = {"width": self.width, "dilation": self.dilation}
+        return CausalConv1D.init(key, sizes.input_size, sizes.hidden, **window)
+
+    def describe(self) -> str:
+        return f"window {(self.width - 1) * self.dilation + 1}"
+
 
 class FullyConnected(Config):
     """An MLP over the whole sequence, whose length it is made for."""
@@ -139,21 +235,21 @@ class FullyConnected(Config):
     name: str
     kind: Literal["MLP"]
 
+    def build(self, key: jax.Array, sizes: Sizes) -> Layer:
+        length = sizes.needed_length(self)
+        return MLP.init(key, sizes.input_size, sizes.hidden, sizes.output_size, length=length)
 
-Kind = Dense | Diagonal | Minimal | StateSpace | Attention | Convolution | FullyConnected
-LayerConfig = Annotated[Kind, Field(discriminator="kind")]
-# Every kind, in the order in which tables and legends have them.
-KINDS = (
-    *("RNN", "LSTM", "GRU", "LinearRNN", "LRU", "MinGRU", "MinLSTM", "SelectiveSSM", "Mamba"),
-    *("CausalSelfAttention", "CausalConv1D", "MLP"),
-)
-# These have no `hidden` of their own: they are as wide as their input.
-AS_WIDE_AS_INPUT = ("SelectiveSSM", "Mamba")
-# What a state carries on is all they know of the past.
-RECURRENT = KINDS[:9]
+    def describe(self) -> str:
+        return "the whole sequence"
 
 
-def check_names(layers: tuple[Kind, ...]) -> tuple[Kind, ...]:
+LayerConfig = Annotated[
+    Dense | Diagonal | Minimal | StateSpace | Attention | Convolution | FullyConnected,
+    Field(discriminator="kind"),
+]
+
+
+def check_names(layers: tuple[LayerConfig, ...]) -> tuple[LayerConfig, ...]:
     """Raises where two layers share a name; for a validator of a config."""
     names = [layer.name for layer in layers]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -162,8 +258,18 @@ def check_names(layers: tuple[Kind, ...]) -> tuple[Kind, ...]:
     return layers
 
 
+def check_each_step_answers(layers: tuple[LayerConfig, ...]) -> tuple[LayerConfig, ...]:
+    """Raises where a layer has no output for each step; for a validator of a config."""
+    for layer in layers:
+        if layer.kind in ONE_OUTPUT:
+            raise ValueError(
+                f'kind = "{layer.kind}" has one output for a whole sequence, and each step asks'
+            )
+    return layers
+
+
 def build(
-    config: Kind,
+    config: LayerConfig,
     key: jax.Array,
     *,
     input_size: int,
@@ -171,100 +277,14 @@ def build(
     output_size: int | None = None,
     length: int | None = None,
 ) -> Layer:
-    """The layer at initialisation.
-
-    hidden: its width; of attention rounded up to what its heads divide, of a state-space layer that
-    of its input in any case. output_size: for an LRU, attention and an MLP, whose output is no
-    state. length: of the sequences, for an MLP and for attention to all of one.
-    """
-    match config:
-        case Dense(kind="LinearRNN"):
-            return LinearRNN.init(key, input_size, hidden, recurrent_init=_recurrent_init(config))
-        case Dense():
-            options: dict[str, Any] = {"recurrent_init": _recurrent_init(config)}
-            if config.kind == "LSTM":
-                options["forget_bias"] = config.forget_bias
-            cls = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}[config.kind]
-            return cls.init(key, input_size, hidden, **options)
-        case Diagonal():
-            ring: Any = {
-                "r_min": config.r_min,
-                "r_max": config.r_max,
-                "max_phase": config.max_phase,
-            }
-            return LRU.init(key, input_size, hidden, output_size, **ring)
-        case Minimal():
-            return _minimal(config, key, input_size, hidden)
-        case StateSpace():
-            options = {key: getattr(config, key) for key in ("state_size", "dt_min", "dt_max")}
-            if config.kind == "SelectiveSSM":
-                return SelectiveSSM.init(key, input_size, **options)
-            options |= {"expand": config.expand, "conv_width": config.conv_width}
-            return Mamba.init(key, input_size, **options)
-        case Attention():
-            step = config.num_heads * (2 if config.rotary else 1)
-            return CausalSelfAttention.init(
-                key,
-                input_size,
-                -(-hidden // step) * step,
-                num_heads=config.num_heads,
-                context=config.context or _needed(length, config),
-                rotary=config.rotary,
-                output_size=output_size,
-            )
-        case Convolution():
-            options = {"width": config.width, "dilation": config.dilation}
-            return CausalConv1D.init(key, input_size, hidden, **options)
-        case FullyConnected():
-            return MLP.init(key, input_size, hidden, output_size, length=_needed(length, config))
+    """The layer at initialisation; see `Sizes`."""
+    return config.build(key, Sizes(input_size, hidden, output_size, length))
 
 
-def _needed(length: int | None, config: Kind) -> int:
-    if length is None:
-        raise ValueError(f"length: {config.name} ({config.kind}) is made for one, got None")
-    return length
-
-
-def _minimal(config: Minimal, key: jax.Array, input_size: int, hidden: int) -> Layer:
-    cls = MinGRU if config.kind == "MinGRU" else MinLSTM
-    layer: Layer = cls.init(key, input_size, hidden)
-    if config.decay_bias is None:
-        return layer
-    # 1 - sigmoid(-a) = sigmoid(a); and with gates f and i of a and -a, f / (f + i) = sigmoid(a).
-    signs = {"MinGRU": (-1,), "MinLSTM": (1, -1)}[config.kind]
-    gates = [jnp.full(hidden, sign * config.decay_bias) for sign in signs]
-    return replace(layer, b=jnp.concatenate([*gates, layer.b[len(signs) * hidden :]]))
-
-
-def _recurrent_init(config: Dense):
-    if config.gain is None:
-        return None
-    if config.recurrent == "gaussian":
-        return jax.nn.initializers.variance_scaling(config.gain**2, "fan_in", "normal")
-    return jax.nn.initializers.orthogonal(config.gain)
-
-
-def describe_init(config: Kind) -> str:
+def describe_init(config: LayerConfig) -> str:
     """The initialisation in a few words.
 
     >>> describe_init(Dense(name="a", kind="RNN", recurrent="gaussian", gain=0.9))
     'W_hh gaussian, gain 0.9'
     """
-    match config:
-        case Dense():
-            gain = TORCH_GAIN if config.gain is None else config.gain
-            bias = "" if config.forget_bias is None else f", forget bias {config.forget_bias:g}"
-            return f"W_hh {config.recurrent}, gain {gain:.3g}{bias}"
-        case Diagonal():
-            return f"ring [{config.r_min:g}, {config.r_max:g}]"
-        case Minimal():
-            bias = config.decay_bias or 0.0
-            return f"decays near {1 / (1 + math.exp(-bias)):.3g}"
-        case StateSpace():
-            return f"steps [{config.dt_min:g}, {config.dt_max:g}]"
-        case Attention():
-            return "all of the sequence" if config.context is None else f"window {config.context}"
-        case Convolution():
-            return f"window {(config.width - 1) * config.dilation + 1}"
-        case FullyConnected():
-            return "the whole sequence"
+    return config.describe()

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 
 from experiments.harness.config import ConfigError
-from experiments.harness.layer_configs import Kind, build
+from experiments.harness.layer_configs import LayerConfig, build
 from experiments.harness.training import parameter_count
 from rnnscan import SequenceModel
 
 
 def make(
-    config: Kind, key: jax.Array, *, width: int, depth: int, length: int, **ends: Any
+    config: LayerConfig, key: jax.Array, *, width: int, depth: int, length: int, **ends: Any
 ) -> SequenceModel:
     """Mixers as wide as the stream between them.
 
@@ -29,7 +29,7 @@ def make(
     return SequenceModel.init(key, mixer, width=width, depth=depth, **ends)
 
 
-def widest(config: Kind, parameters: int, **sizes: Any) -> int:
+def widest(config: LayerConfig, parameters: int, **sizes: Any) -> int:
     """The largest width, a multiple of 4 (attention has four heads), with no more parameters.
 
     >>> from experiments.harness.layer_configs import Dense
@@ -69,7 +69,7 @@ def largest(
     return low * step
 
 
-def check_budget(layers: Iterable[Kind], parameters: int, **sizes: Any) -> None:
+def check_budget(layers: Iterable[LayerConfig], parameters: int, **sizes: Any) -> None:
     """Raises ConfigError, with every layer that has more parameters at a width of 4. For a `plan`:
     nothing has run by then."""
     smallest = {layer.name: functools.partial(make, layer, width=4, **sizes) for layer in layers}

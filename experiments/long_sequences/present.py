@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.gradient_figures import layer_look
-from experiments.harness.layer_configs import RECURRENT
+from experiments.harness.kinds import RECURRENT
 
 ATTENTION = "CausalSelfAttention"
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from experiments.harness import figures
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary, Table, Verdict
-from experiments.harness.layer_configs import KINDS, LayerConfig, build
+from experiments.harness.kinds import KINDS
+from experiments.harness.layer_configs import LayerConfig, build
 from rnnscan import MLP, RNN, CausalConv1D
 
 CLAIM = (

@@ -13,7 +13,11 @@ from pydantic import Field, field_validator
 
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.layer_configs import LayerConfig, check_names
+from experiments.harness.layer_configs import (
+    LayerConfig,
+    check_each_step_answers,
+    check_names,
+)
 from experiments.harness.progress import say
 from experiments.harness.sequence_models import check_budget, make, widest
 from experiments.harness.training import Training, parameter_count, train
@@ -45,13 +49,7 @@ class Config(BaseConfig):
     training: Training = Training(epochs=12)
 
     _names = field_validator("layers")(check_names)
-
-    @field_validator("layers")
-    @classmethod
-    def _causal(cls, layers: tuple) -> tuple:
-        if any(layer.kind == "MLP" for layer in layers):
-            raise ValueError('kind = "MLP" has one output for a whole sequence, and each step asks')
-        return layers
+    _causal = field_validator("layers")(check_each_step_answers)
 
 
 def plan(config: Config) -> list[Point]:

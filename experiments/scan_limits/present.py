@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments.harness import figures
+from experiments.harness import colours, figures
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
 from experiments.harness.figures import short_count, short_seconds
 from experiments.scan_limits.contenders import ASSOCIATIVE, AUTO, SCAN
@@ -22,13 +22,13 @@ _COMPILE_SECONDS = 0.5
 _MET = {True: ", met", False: ", not met"}
 
 _LOOKS: dict[str, dict[str, Any]] = {
-    AUTO: {"color": figures.BLUE, "marker": "o", "markersize": 10, "fillstyle": "none"},
-    "linear_scan native": {"color": figures.SKY, "marker": "d"},
-    "linear_scan sequential": {"color": figures.ORANGE, "marker": "s"},
-    "linear_scan associative": {"color": figures.RED, "marker": "^"},
-    "linear_scan blocked": {"color": figures.PINK, "marker": "v"},
-    SCAN: {"color": figures.GREEN, "marker": "P", "markersize": 7},
-    ASSOCIATIVE: {"color": figures.RED, "marker": "X", "markersize": 7, "linestyle": (0, (5, 2))},
+    AUTO: {"color": colours.BLUE, "marker": "o", "markersize": 10, "fillstyle": "none"},
+    "linear_scan native": {"color": colours.SKY, "marker": "d"},
+    "linear_scan sequential": {"color": colours.ORANGE, "marker": "s"},
+    "linear_scan associative": {"color": colours.RED, "marker": "^"},
+    "linear_scan blocked": {"color": colours.PINK, "marker": "v"},
+    SCAN: {"color": colours.GREEN, "marker": "P", "markersize": 7},
+    ASSOCIATIVE: {"color": colours.RED, "marker": "X", "markersize": 7, "linestyle": (0, (5, 2))},
 }
 # Peers and methods that have no look of their own are grey, told apart by their markers.
 _OTHERS = ("<", ">", "*", "p", "h", "1", "2", "3")
@@ -127,7 +127,7 @@ def _looks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     names = dict.fromkeys(record["contender"] for record in records)
     others = [name for name in names if name not in looks and not name.startswith("limit:")]
     for index, name in enumerate(sorted(others)):
-        looks[name] = {"color": figures.GREY, "marker": _OTHERS[index % len(_OTHERS)]}
+        looks[name] = {"color": colours.GREY, "marker": _OTHERS[index % len(_OTHERS)]}
     return looks
 
 
@@ -154,7 +154,7 @@ def _ratio_figure(
     figure, panels = figures.new_figure(size=(9.2, 1.6 + 0.42 * len(shapes)))
     axes = panels[0, 0]
     axes.set_title(_title(direction))
-    axes.axvline(1, color=figures.GREY, linestyle=(0, (1, 1.5)), label="streaming the same bytes")
+    axes.axvline(1, color=colours.GREY, linestyle=(0, (1, 1.5)), label="streaming the same bytes")
     for name in reversed(_contenders(rows)):  # auto last, on top
         series = _of(rows, contender=name)
         axes.plot(
@@ -202,7 +202,7 @@ def _compile_figure(records: Sequence[Record], looks: dict[str, dict[str, Any]])
             axes.set_title(f"{_title(direction)}, {dtype}")
             axes.axhline(
                 _COMPILE_SECONDS,
-                color=figures.GREY,
+                color=colours.GREY,
                 linestyle=(0, (1, 1.5)),
                 label=f"{short_seconds(_COMPILE_SECONDS)}, asked of auto",
             )

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count
+from experiments.harness.kinds import ONE_OUTPUT, STATE_SPACE
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.timing import compare
@@ -116,10 +117,10 @@ def _predicted_bytes(config: Config, kind: str, program: str, length: int) -> in
     """What a program holds at its peak, generously: arrays of the states, scores, weights."""
     count = config.batch if program == TRAIN else 1
     words = 12 * count * length * (config.hidden + config.features)
-    if kind in ("SelectiveSSM", "Mamba"):
+    if kind in STATE_SPACE:
         words *= 8
     if kind == "CausalSelfAttention":  # scores of 512 queries, three times, and again backward
         words += 6 * count * 4 * min(512, length) * 2 * length
-    if kind == "MLP":  # its weights, and their gradient
+    if kind in ONE_OUTPUT:  # its weights, and their gradient
         words += 3 * config.hidden * length * config.features
     return 4 * words

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.kinds import KINDS
 from experiments.training_and_inference.programs import CLASSIFY, GENERATE, PROGRAMS, TRAIN
 
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
@@ -20,9 +21,6 @@ TITLES = {
     GENERATE: "A generated token, after T steps",
 }
 _PER = {TRAIN: "time of a step", CLASSIFY: "time of a sequence", GENERATE: "time of a token"}
-# The longest chain of operations that wait for each other, in one pass over T steps.
-_SERIAL = ("RNN", "LSTM", "GRU")
-_SCANS = ("LinearRNN", "LRU", "MinGRU", "MinLSTM", "SelectiveSSM", "Mamba")
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
@@ -66,10 +64,10 @@ def summary(records: Sequence[Record]) -> Summary:
 
 
 def span(kind: str, length: int) -> int:
-    """Steps of a forward pass over the sequence that wait for one another."""
-    if kind in _SERIAL:
-        return length
-    return math.ceil(2 * math.log2(length)) if kind in _SCANS and length > 1 else 1
+    """Steps of a forward pass over the sequence that wait for one another, or levels of a tree."""
+    if KINDS[kind].linear and length > 1:
+        return math.ceil(2 * math.log2(length))
+    return length if KINDS[kind].recurrent else 1
 
 
 def _done(records: Sequence[Record]) -> list[Record]:

@@ -22,7 +22,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from experiments.harness.layer_configs import Kind, build
+from experiments.harness.kinds import ONE_OUTPUT
+from experiments.harness.layer_configs import LayerConfig, build
 from experiments.harness.reach import zero_state
 from experiments.harness.timing import Check, Contender
 
@@ -35,7 +36,7 @@ TOLERANCE = 1e-3
 
 
 def contender(
-    config: Kind,
+    config: LayerConfig,
     program: str,
     *,
     length: int,
@@ -47,7 +48,8 @@ def contender(
 ) -> tuple[Contender, dict[str, Any]]:
     """The contender, and the facts of its layer: parameters, and bytes of its state."""
     sizes = {"input_size": features, "hidden": hidden}
-    made_for = length + (tokens if program == GENERATE and config.kind != "MLP" else 0)
+    grows = program == GENERATE and config.kind not in ONE_OUTPUT
+    made_for = length + (tokens if grows else 0)
     layer = build(config, jax.random.key(seed), length=made_for, **sizes)
     rng = np.random.default_rng((seed, length))
     scale = layer.output_size**-0.5

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.harness.layer_configs import KINDS, RECURRENT, Kind, Layer, build
+from experiments.harness.kinds import KINDS
+from experiments.harness.layer_configs import Layer, LayerConfig, build
 from experiments.harness.timing import Check, Contender
 from experiments.wallclock import reference, stepped
 
 FORWARD, BOTH = "forward", "forward+backward"
-# Linear in its state is the recurrence of these: they have a choice of methods.
-LINEAR = ("LinearRNN", "LRU", "MinGRU", "MinLSTM", "SelectiveSSM", "Mamba")
-# All others have one program each. A gate or an activation that reads the state has to wait for it.
+# What is not linear in its state has one program: a gate or an activation that reads the state has
+# to wait for it.
 STEP_BY_STEP, ONE_PASS = "step by step", "one pass"
 _BY_HAND = ("RNN", "LinearRNN", "LRU")
 
@@ -28,12 +28,12 @@ def ways(kind: str, methods: tuple[str, ...]) -> tuple[str, ...]:
     >>> ways("LRU", ("sequential", "auto")), ways("GRU", ("auto",)), ways("MLP", ("auto",))
     (('sequential', 'auto'), ('step by step',), ('one pass',))
     """
-    if kind in LINEAR:
+    if KINDS[kind].linear:
         return methods
-    return (STEP_BY_STEP,) if kind in RECURRENT else (ONE_PASS,)
+    return (STEP_BY_STEP,) if KINDS[kind].recurrent else (ONE_PASS,)
 
 
-def make_layer(config: Kind, *, length: int, width: int, seed: int) -> Layer:
+def make_layer(config: LayerConfig, *, length: int, width: int, seed: int) -> Layer:
     """A layer of `width` inputs, units and outputs."""
     key = jax.random.key(seed)
     return build(config, key, input_size=width, hidden=width, length=length)
@@ -48,7 +48,7 @@ class Task:
     `tolerance`, of y alone and of all.
     """
 
-    config: Kind
+    config: LayerConfig
     layer: Layer
     x: np.ndarray
     g: np.ndarray
@@ -58,7 +58,7 @@ class Task:
 
 @functools.lru_cache(maxsize=len(KINDS))  # both directions of a length follow one another
 def make_task(
-    config: Kind, *, batch: int, length: int, width: int, seed: int, backward: bool = True
+    config: LayerConfig, *, batch: int, length: int, width: int, seed: int, backward: bool = True
 ) -> Task:
     """The layer on noise that all layers of this length share, evaluated in float64."""
     layer = make_layer(config, length=length, width=width, seed=seed)
@@ -88,13 +88,13 @@ def contender(task: Task, way: str, direction: str) -> Contender:
     return Contender(contender_name(task.config, way), function, arguments, check)
 
 
-def contender_name(config: Kind, way: str) -> str:
+def contender_name(config: LayerConfig, way: str) -> str:
     return f"{config.name}, {way}"
 
 
 def program(kind: str, way: str, direction: str) -> Callable[..., Any]:
     """(layer, x) -> y; with the backward pass (layer, x, g) -> y, dlayer, dx."""
-    options = {"method": way} if kind in LINEAR else {}
+    options = {"method": way} if KINDS[kind].linear else {}
 
     def forward(layer: Any, x: jax.Array) -> jax.Array:
         return layer(x, **options)[0]

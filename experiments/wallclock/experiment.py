@@ -14,7 +14,7 @@ from experiments.harness import limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count, short_seconds
-from experiments.harness.layer_configs import Kind, LayerConfig, check_names
+from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.timing import Contender, compare
 from experiments.wallclock import time_figures, verdicts, work
@@ -141,7 +141,7 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
 
 
 def _facts(
-    config: Config, layer: Kind, shapes: Any, way: str, direction: str, length: int
+    config: Config, layer: LayerConfig, shapes: Any, way: str, direction: str, length: int
 ) -> dict[str, Any]:
     """What a record says of its contender beside what was measured."""
     least = work.least(shapes, direction, config.batch, length)

@@ -40,7 +40,7 @@ def evaluate(layer: Any, x: np.ndarray, g: np.ndarray | None) -> Arrays:
       x: (batch, time, features).
       g: the cotangent of y, of y's shape; None for y alone.
     """
-    forward = {CausalSelfAttention: _attention, MLP: _called}.get(type(layer), _stepped)
+    forward = ON_DEVICE.get(type(layer), _stepped)
     host = jax.default_device(jax.local_devices(backend="cpu")[0])
 
     def named(layer: Any, x: jax.Array, g: jax.Array | None) -> dict[str, jax.Array]:
@@ -105,3 +105,7 @@ def _attention(layer: CausalSelfAttention, x: jax.Array) -> jax.Array:
 
     y = jnp.swapaxes(lax.map(query, positions, batch_size=QUERIES), 0, 1)
     return y.reshape(batch, length, -1) @ layer.w_o.T
+
+
+# All steps at once: no loop, whose steps would cost more there.
+ON_DEVICE = {CausalSelfAttention: _attention, MLP: _called}

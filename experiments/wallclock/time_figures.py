@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.harness import figures
+from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
 from experiments.wallclock.records import (
     distinct,
@@ -96,7 +96,7 @@ def _grid(
             axes.set_title(mine[0]["layer"])
             rnn = of(records, kind="RNN")[:1]
             beside = of(single, layer=rnn[0]["layer"]) if rnn else []
-            line = {"color": figures.BLUE, "linewidth": 1, "alpha": 0.6}
+            line = {"color": colours.BLUE, "linewidth": 1, "alpha": 0.6}
             _draw(axes, beside, value, None, label="the tanh RNN, to compare", **line)
             _draw_limit(axes, mine, limit)
         for one in series(mine):
@@ -106,7 +106,7 @@ def _grid(
         else:
             for method in distinct(mine, "method"):
                 style = figures.line_style(mine[0]["kind"], method)["linestyle"]
-                axes.plot([], [], color=figures.GREY, linestyle=style, label=method)
+                axes.plot([], [], color=colours.GREY, linestyle=style, label=method)
         _outer_labels(axes, grid, panels)
     figures.legend_below(figure)
     return figure
@@ -141,7 +141,7 @@ def _draw_limit(axes: Axes, records: Sequence[Record], wanted: bool) -> None:
     if wanted:
         found = {r["point"]["length"]: r["limit_seconds"] / r["batch"] for r in records}
         x = sorted(found)
-        line = {"color": figures.GREY, "linestyle": _DASH_DOT, "label": "limit of the machine"}
+        line = {"color": colours.GREY, "linestyle": _DASH_DOT, "label": "limit of the machine"}
         axes.plot(x, [found[length] for length in x], **line)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from experiments.harness.experiment import Record, Verdict
 from experiments.harness.figures import short_count, short_seconds
-from experiments.wallclock.contenders import LINEAR
+from experiments.harness.kinds import LINEAR, STATE_SPACE
 from experiments.wallclock.records import (
     by_length,
     counted,
@@ -23,7 +23,6 @@ from experiments.wallclock.records import (
 from experiments.wallclock.work import levels
 
 PARALLEL = ("associative", "blocked")
-STATE_SPACE = ("SelectiveSSM", "Mamba")
 # A sequential layer at half the limit of the machine would leave no bottleneck worth the name.
 _BUSY = 0.5
 

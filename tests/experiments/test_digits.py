@@ -14,7 +14,8 @@ from experiments.digits import classifier, experiment, measure
 from experiments.harness import config as harness_config
 from experiments.harness import sequence_models
 from experiments.harness.figures import STYLE
-from experiments.harness.layer_configs import KINDS, Dense, Diagonal
+from experiments.harness.kinds import KINDS
+from experiments.harness.layer_configs import Dense, Diagonal
 from experiments.harness.training import parameter_count
 from rnnscan.tasks import Split
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.harness.layer_configs import KINDS
+from experiments.harness.kinds import KINDS
 from experiments.training_and_inference import experiment, present
 from experiments.training_and_inference.programs import PROGRAMS
 

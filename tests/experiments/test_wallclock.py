@@ -11,12 +11,12 @@ from pydantic import TypeAdapter
 
 from experiments import __main__ as command_line
 from experiments.harness import environment, registry, run_folder
-from experiments.harness.layer_configs import KINDS, LayerConfig
+from experiments.harness.kinds import KINDS, LINEAR, STATE_SPACE
+from experiments.harness.layer_configs import LayerConfig
 from experiments.wallclock import experiment, reference, stepped, work
 from experiments.wallclock.contenders import (
     BOTH,
     FORWARD,
-    LINEAR,
     contender,
     make_layer,
     make_task,
@@ -103,7 +103,7 @@ def shapes(kind, length, n, **options):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_result_that_is_slightly_wrong_does_not_pass(kind):
-    task = task_of(kind, **({"state_size": 2} if kind in ("SelectiveSSM", "Mamba") else {}))
+    task = task_of(kind, **({"state_size": 2} if kind in STATE_SPACE else {}))
     it = contender(task, ways(kind, ("associative",))[0], BOTH)
     y, dlayer, dx = jax.jit(it.function)(*it.arguments)
     assert it.check((y, dlayer, dx)).passed

@@ -1,0 +1,53 @@
+"""The table of layers: every one of rnnscan, each told apart, each made by a config."""
+
+import inspect
+
+import jax
+import pytest
+from pydantic import TypeAdapter
+
+from experiments.harness.kinds import KINDS, cost, kind_of
+from experiments.harness.layer_configs import LayerConfig, build, describe_init
+from rnnscan import layers
+
+NO_LAYERS = {"SequenceModel", "KeyValueCache"}  # a network of layers, and a state
+
+
+def test_every_layer_is_in_the_table():
+    exported = {name for name, value in vars(layers).items() if isinstance(value, type)}
+    assert set(KINDS) == exported - NO_LAYERS
+    assert all(getattr(layers, name) is kind.layer for name, kind in KINDS.items())
+
+
+def test_no_two_layers_look_alike():
+    looks = {(kind.color, kind.marker) for kind in KINDS.values()}
+    assert len(looks) == len(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_config_makes_every_layer_and_its_facts_are_so(name):
+    kind = KINDS[name]
+    config = TypeAdapter(LayerConfig).validate_python({"name": "a layer", "kind": name})
+    assert describe_init(config)
+
+    def made(hidden):
+        sizes = {"input_size": 6, "hidden": hidden, "length": 5}
+        return jax.eval_shape(lambda: build(config, jax.random.key(0), **sizes))
+
+    layer = made(16)
+    assert kind_of(layer) is kind
+    shapes, wider = (jax.tree.map(lambda leaf: leaf.shape, made(size)) for size in (16, 32))
+    assert kind.as_wide_as_input == (jax.tree.leaves(shapes) == jax.tree.leaves(wider))
+    x = jax.ShapeDtypeStruct((3, 5, 6), "float32")
+    y, state = jax.eval_shape(lambda layer, x: layer(x), layer, x)
+    assert kind.one_output == (y.shape[1] == 1)
+    assert kind.complex_state == any(leaf.dtype.kind == "c" for leaf in jax.tree.leaves(state))
+    assert not kind.linear or "method" in inspect.signature(kind.layer.__call__).parameters
+    each = cost(layer, 3, 5)
+    assert 0 < each.words[0] < each.words[1]
+    assert min(each.flops, each.held) > 0
+
+
+def test_what_is_no_layer_has_no_costs():
+    with pytest.raises(TypeError, match="layer: got int, expected one of rnnscan"):
+        cost(3, 1, 1)
