@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
+
 from experiments.harness import limits
 from experiments.harness.kinds import Recurrence, cost, kind_of
 from experiments.harness.limits import Work
 from experiments.wallclock import stepped
 from experiments.wallclock.contenders import BOTH, FORWARD, ONE_PASS, STEP_BY_STEP
-from rnnscan.layers import selective_ssm
+from rnnscan.layers.selective_ssm import stretches
 
 _WORD = 4
 # An exponential of an array, read and written, in operations of a product of matrices: estimated
@@ -59,7 +61,7 @@ def _stretches(layer: Any, batch: int, length: int) -> tuple[int, int, int]:
         return 1, length, 0
     ssm = kind.state_space(layer)
     width = batch * ssm.input_size * ssm.state_size
-    return *selective_ssm._stretches(ssm.stretch, length, width), width
+    return *stretches(ssm.stretch, length, width, jax.default_backend()), width
 
 
 def levels(length: int) -> int:
