@@ -13,7 +13,7 @@ import numpy as np
 from experiments.closed_form import matrices, reference
 from experiments.closed_form.work import BOTH
 from experiments.harness.timing import Check, Contender
-from rnnscan.scan.matrix import matrix_scan
+from rnnscan.scan import MatrixMethodName, matrix_scan
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def make_task(length: int, width: int, seed: int) -> Task:
     )
 
 
-def contender(task: Task, method: str, direction: str) -> Contender:
+def contender(task: Task, method: MatrixMethodName, direction: str) -> Contender:
     """The program of a method, with the check of everything it returns."""
     arguments = (task.W, task.u, task.h0) + ((task.g,) if direction == BOTH else ())
     limit = tolerance(task, method, direction)
@@ -59,7 +59,7 @@ def contender(task: Task, method: str, direction: str) -> Contender:
     return Contender(method, program(method, direction), arguments, check)
 
 
-def program(method: str, direction: str) -> Callable[..., Any]:
+def program(method: MatrixMethodName, direction: str) -> Callable[..., Any]:
     """(W, u, h0) -> h; with the backward pass (W, u, h0, g) -> h, dW, du, dh0."""
 
     def forward(W: jax.Array, u: jax.Array, h0: jax.Array) -> jax.Array:

@@ -21,8 +21,7 @@ from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count, short_seconds
 from experiments.harness.progress import say
 from experiments.harness.timing import Contender, compare
-from rnnscan.layers.linear_rnn import LinearRNN
-from rnnscan.scan.matrix import explain_matrix_scan, matrix_scan
+from rnnscan import LinearRNN, explain_matrix_scan, matrix_scan
 
 CLAIM = (
     "Claim 6, the closed form: without the activation h_t = W^t h_0 + sum_k W^(t-k) W_ih x_k, so "

@@ -110,7 +110,8 @@ def _forward(name: str) -> Callable[..., Any]:
         return plain_scan
     if name == ASSOCIATIVE:
         return plain_associative_scan
-    return functools.partial(linear_scan, axis=1, method=name.removeprefix("linear_scan "))
+    method: Any = name.removeprefix("linear_scan ")
+    return functools.partial(linear_scan, axis=1, method=method)
 
 
 def plain_scan(a: jax.Array, b: jax.Array) -> jax.Array:

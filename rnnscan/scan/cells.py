@@ -193,19 +193,16 @@ def _check_shapes(cell: Cell, weights: CellWeights, x: jax.Array, state: States)
         )
     hidden, inputs = weights.w_hh.shape[-1], x.shape[-1]
     rows = cell.gates * hidden
-    shapes = {"w_ih": (rows, inputs), "bias": (rows,), "w_hh": (rows, hidden)}
-    expected = {f"weights.{name}": shape for name, shape in shapes.items()}
-    found = {name: getattr(weights, name.removeprefix("weights.")).shape for name in expected}
-    if weights.bias_hn is not None:
-        expected["weights.bias_hn"], found["weights.bias_hn"] = (hidden,), weights.bias_hn.shape
-    for i, part in enumerate(state):
-        expected[f"state[{i}]"], found[f"state[{i}]"] = (*x.shape[:-2], hidden), part.shape
-    for name, shape in expected.items():
-        if found[name] != shape:
+    expected = {
+        "weights.w_ih": (weights.w_ih, (rows, inputs)),
+        "weights.bias": (weights.bias, (rows,)),
+        "weights.w_hh": (weights.w_hh, (rows, hidden)),
+        "weights.bias_hn": (weights.bias_hn, (hidden,)),
+    }
+    expected |= {f"state[{i}]": (s, (*x.shape[:-2], hidden)) for i, s in enumerate(state)}
+    for name, (array, shape) in expected.items():
+        if array is not None and array.shape != shape:
             raise ValueError(
-                f"{name}: got shape {found[name]}, expected {shape}: {cell.name} with G = "
+                f"{name}: got shape {array.shape}, expected {shape}: {cell.name} with G = "
                 f"{cell.gates}, H = {hidden} and x {x.shape}"
             )
-
-
-from rnnscan.scan.cell_method import CellWeights as Weights  # noqa

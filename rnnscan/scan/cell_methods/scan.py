@@ -37,13 +37,17 @@ def in_row(bias: jax.Array, like: jax.Array) -> jax.Array:
     return bias.reshape((1,) * (like.ndim - 1) + bias.shape)
 
 
+def _parts(x: jax.Array, count: int) -> Parts:
+    return [x] if count == 1 else jnp.split(x, count, axis=-1)
+
+
 def gates_of(
     cell: Cell, u: jax.Array, y: jax.Array, bias_hn: jax.Array | None = None
 ) -> tuple[Parts, jax.Array | None]:
     """z and q of a step, from W_ih x + b and W_hh h."""
     if not cell.apart:
-        return jnp.split(u + y, cell.gates, axis=-1), None
-    (*u_parts, u_last), (*y_parts, q) = (jnp.split(part, cell.gates, axis=-1) for part in (u, y))
+        return _parts(u + y, cell.gates), None
+    (*u_parts, u_last), (*y_parts, q) = _parts(u, cell.gates), _parts(y, cell.gates)
     if bias_hn is not None:
         q = q + in_row(bias_hn, q)
     return [*(a + b for a, b in zip(u_parts, y_parts, strict=True)), u_last], q
@@ -97,7 +101,7 @@ def _tangent(problem: CellProblem, operands: TangentOperands) -> Evolution:
         du, dq, old, new, kept, valid_t = inputs
         dz, moved = gates_of(cell, du, dot(dstate[0], w_hh, problem.precision))
         dq = None if moved is None else dq + moved
-        kept = () if kept is None else jnp.split(kept, cell.kept, axis=-1)
+        kept = () if kept is None else _parts(kept, cell.kept)
         moved = cell.tangent(kept, old, new, dz, dq, dstate)
         dstate = _select(valid_t, moved, dstate)
         return dstate, dstate[0]

@@ -1,3 +1,0 @@
-from rnnscan.scan.linear_rules import scan
-
-scan_p = scan.primitive
