@@ -6,7 +6,7 @@ recurrence is in `rnnscan/scan/cells.py`. Shapes, names and initial weights are 
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,16 @@ from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots, State
 from rnnscan.layer_parts.torch_weights import Cell, cells_from_torch
-from rnnscan.scan import CellMethodName, CellWeights, cell_scan, cell_step, cell_table
+from rnnscan.scan import (
+    CELLS,
+    CellKind,
+    CellMethodName,
+    CellWeights,
+    cell_scan,
+    cell_step,
+    cell_table,
+)
 
-Kind = Literal["tanh", "relu", "lstm", "gru"]
 Cells = tuple[tuple[Cell, ...], ...]  # cells[layer][direction]
 
 
@@ -31,7 +38,7 @@ class Recurrent(ScanLayer):
     cells: Cells
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> CellKind:
         """Of the cell, as `cell_scan` names it."""
         raise NotImplementedError
 
@@ -159,13 +166,13 @@ class Recurrent(ScanLayer):
         return h, structure.unflatten([jnp.stack(parts) for parts in zip(*new, strict=True)])
 
 
-def _weights(cell: Cell, kind: Kind) -> CellWeights:
-    """As `cell_scan` takes them: the biases summed, but for the one inside a GRU's candidate."""
+def _weights(cell: Cell, kind: CellKind) -> CellWeights:
+    """As `cell_scan` takes them: the biases summed, but for the one of a gate that stays apart."""
     zero = jnp.zeros(cell.w_hh.shape[:1], cell.w_hh.dtype)
     b_ih = zero if cell.b_ih is None else cell.b_ih
     b_hh = zero if cell.b_hh is None else cell.b_hh
-    if kind != "gru":
+    if not CELLS[kind].apart:
         return CellWeights(cell.w_ih, b_ih + b_hh, cell.w_hh)
     hidden = cell.w_hh.shape[-1]
-    bias = b_ih.at[: 2 * hidden].add(b_hh[: 2 * hidden])
-    return CellWeights(cell.w_ih, bias, cell.w_hh, b_hh[2 * hidden :])
+    bias = b_ih.at[:-hidden].add(b_hh[:-hidden])
+    return CellWeights(cell.w_ih, bias, cell.w_hh, b_hh[-hidden:])

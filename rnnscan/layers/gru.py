@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import jax
 
-from rnnscan.layer_parts.recurrent import Cells, Kind, Recurrent
-from rnnscan.scan import CellMethodName
+from rnnscan.layer_parts.recurrent import Cells, Recurrent
+from rnnscan.scan import CellKind, CellMethodName
 
 
 @jax.tree_util.register_dataclass
@@ -43,5 +43,5 @@ class GRU(Recurrent):
     method: CellMethodName = field(default="auto", metadata={"static": True})
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> CellKind:
         return "gru"

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rnnscan.layer_parts.recurrent import Cells, Kind, Recurrent
+from rnnscan.layer_parts.recurrent import Cells, Recurrent
 from rnnscan.layer_parts.state import Slot
 from rnnscan.layer_parts.torch_weights import Cell
-from rnnscan.scan import CellMethodName
+from rnnscan.scan import CellKind, CellMethodName
 
 
 @jax.tree_util.register_dataclass
@@ -50,7 +50,7 @@ class LSTM(Recurrent):
     method: CellMethodName = field(default="auto", metadata={"static": True})
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> CellKind:
         return "lstm"
 
     @classmethod

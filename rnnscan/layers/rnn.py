@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.arguments import one_of
-from rnnscan.layer_parts.recurrent import Cells, Kind, Recurrent
-from rnnscan.scan import CellMethodName
+from rnnscan.layer_parts.recurrent import Cells, Recurrent
+from rnnscan.scan import CellKind, CellMethodName
 
 Nonlinearity = Literal["tanh", "relu"]
 
@@ -59,7 +59,7 @@ class RNN(Recurrent):
         super().__post_init__()
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> CellKind:
         return self.nonlinearity
 
     @classmethod

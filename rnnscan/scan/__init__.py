@@ -5,6 +5,8 @@ decide for the layers on top of them.
 """
 
 from rnnscan.scan.arguments import vary_alike as vary_alike
+from rnnscan.scan.cell_kinds import CELLS as CELLS
+from rnnscan.scan.cell_kinds import CellKind as CellKind
 from rnnscan.scan.cell_method import CellWeights as CellWeights
 from rnnscan.scan.cell_methods import CellMethodName as CellMethodName
 from rnnscan.scan.cell_methods import cell_table as cell_table
