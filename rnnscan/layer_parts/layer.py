@@ -42,7 +42,7 @@ class Layer:
     (2, 4)
     """
 
-    each_step: ClassVar[bool] = True  # whether y has a step for each of x, so that padding is zero
+    masks_y: ClassVar[bool] = True  # in the padding: unless y is zero there, or has no steps
 
     @property
     def input_size(self) -> int:
@@ -186,7 +186,7 @@ class Given:
             real = jnp.issubdtype(array.dtype, jnp.floating)
             return array.astype(self.dtype) if real else array
 
-        y = masked(y, self.valid) if self.layer.each_step else y
+        y = masked(y, self.valid) if self.layer.masks_y else y
         return rounded(y), jax.tree.map(rounded, state)
 
 

@@ -18,6 +18,7 @@ from rnnscan.layer_parts.affine import affine, product
 from rnnscan.layer_parts.arguments import floating, positive
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer, output_dtype
+from rnnscan.layer_parts.padding import masked
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.scan import MatrixMethodName, matrix_scan, matrix_table, require_eigenvectors
 
@@ -49,6 +50,7 @@ class LinearRNN(ScanLayer):
     """
 
     table = matrix_table
+    masks_y = False
     w_ih: jax.Array  # (hidden, features)
     w_hh: jax.Array  # (hidden, hidden)
     b: jax.Array | None  # (hidden,); None without a bias
@@ -111,8 +113,8 @@ class LinearRNN(ScanLayer):
             require_eigenvectors(self.w_hh, output_dtype(self, x, state))
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
-        drive = affine(given.x, self.w_ih, self.b)
-        # The padding restarts at each step: left to itself a growing state could overflow there.
+        drive = masked(affine(given.x, self.w_ih, self.b), given.valid)
+        # The padding restarts from zero: left to itself a growing state could overflow there.
         reset = None if given.valid is None else ~given.valid
         h = matrix_scan(self.w_hh, drive, given.state, axis=-2, reset=reset, method=self.method)
         return h, given.last(h)

@@ -48,7 +48,7 @@ class MLP(Layer):
     ValueError: x: expected exactly 5 steps, the hard limit of this MLP, got 6; pad or cut ...
     """
 
-    each_step = False
+    masks_y = False
     w_in: jax.Array  # (hidden, length * features), the features of a step side by side
     b_in: jax.Array | None  # (hidden,); None without biases
     w_out: jax.Array | None  # (outputs, hidden); None where the hidden layer is the output
