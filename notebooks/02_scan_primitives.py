@@ -890,7 +890,7 @@ table(
 #
 # **Where to go next.** `python -m experiments run scan_limits` sets every method against the speed
 # of memory. `rnnscan/scan/linear_methods/` has a file for each of them, which opens with its
-# mathematics, and `rnnscan/scan/recurrence.py` has the rules of differentiation.
+# mathematics, and `rnnscan/scan/linear_rules.py` has the rules of differentiation.
 #
 # **Sources.** Hillis & Steele, *Data parallel algorithms* (1986). Blelloch, *Prefix sums and their
 # applications* (1990), sections 1.2 and 1.4. Merrill & Garland, *Single-pass parallel prefix scan
