@@ -1,7 +1,8 @@
 """What `RNN`, `LSTM` and `GRU` share: layers upon layers in one or both directions, on `cell_scan`.
 
 A layer reads the outputs of the layer below it, those of both directions side by side; its own
-recurrence is in `rnnscan/scan/cell_kinds`. Shapes, names and initial weights are those of `torch.nn`.
+recurrence is in `rnnscan/scan/cell_kinds`. Shapes, names and initial weights are those of
+`torch.nn`.
 """
 
 from collections.abc import Callable, Mapping

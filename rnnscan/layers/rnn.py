@@ -4,8 +4,8 @@
 
 as `torch.nn.RNN` computes it, with its weights, its shapes (batch first) and its gradients.
 
-Only `W_hh h_{t-1}` waits for the step before it: see `rnnscan/scan/cell_rules.py` for what is done with
-all steps at once, ahead of the recurrence and behind it.
+Only `W_hh h_{t-1}` waits for the step before it: see `rnnscan/scan/cell_rules.py` for what
+is done with all steps at once, ahead of the recurrence and behind it.
 """
 
 from collections.abc import Callable, Mapping
