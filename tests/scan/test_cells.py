@@ -294,6 +294,15 @@ def test_large_and_nan_inputs(kind):
     assert_alike((h[0], h[2]), (want[0], want[2]), 1e-6)
 
 
+def test_what_is_not_valid_is_not_looked_at():
+    weights, x, state, valid = draw("lstm", (4, 5, 2, 3), padded=True)
+    weights, x, state = of_dtype((weights, x, state), jnp.float32)
+    bad = jnp.where(valid[..., None], x, jnp.nan)
+    assert np.isnan(bad).any()
+    clean, got = (_one("lstm", weights, inputs, state, valid) for inputs in (x, bad))
+    jax.tree.map(np.testing.assert_array_equal, got, clean)
+
+
 @every_kind
 def test_the_tangent_of_a_cell_is_the_derivative_of_its_step(kind):
     """What the files of cells state twice."""
