@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layer_parts.arguments import floating, positive
 from rnnscan.layer_parts.draws import uniform
@@ -137,6 +137,11 @@ class Recurrent(ScanLayer):
         cells = cells_from_torch(arrays, cls.__name__, cls.gates)
         return cls(cells, method=method)  # pyright: ignore[reportCallIssue]
 
+    def step(self, x_t: ArrayLike, state: State | None = None) -> tuple[jax.Array, State]:
+        if self.bidirectional:  # its output at any step depends on the steps to come
+            raise ValueError("step: expected a layer of one direction, got bidirectional=True")
+        return super().step(x_t, state)
+
     def _slots(self, batch: tuple[int, ...]) -> Slots:
         return Slot((sum(map(len, self.cells)), *batch, self.hidden_size))
 
@@ -156,8 +161,6 @@ class Recurrent(ScanLayer):
         return h, structure.unflatten([jnp.stack(parts) for parts in zip(*last, strict=True)])
 
     def _step(self, x_t: jax.Array, state: State) -> tuple[jax.Array, State]:
-        if self.bidirectional:  # its output at any step depends on the steps to come
-            raise ValueError("step: expected a layer of one direction, got bidirectional=True")
         states, structure = jax.tree.flatten(state)
         h, new = x_t, []
         for n, (cell,) in enumerate(self.cells):

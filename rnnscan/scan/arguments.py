@@ -94,19 +94,22 @@ def initial_state(h0, b: jax.Array, axis: int) -> jax.Array:
     return lax.expand_dims(in_line(h0, b.ndim - 1), (axis,))
 
 
-def flags(reset) -> Any:
-    """`reset` as an array; an empty list has booleans, where NumPy would have it real."""
-    if reset is None or hasattr(reset, "dtype"):
-        return reset
-    return np.asarray(reset, bool if isinstance(reset, (list, tuple)) and not reset else None)
+def flags(**given) -> Any:
+    """The one that is given, by name, as an array of booleans; an empty list is one of these."""
+    ((name, x),) = given.items()
+    if x is None:
+        return None
+    if not hasattr(x, "dtype"):
+        x = np.asarray(x, bool if isinstance(x, (list, tuple)) and not x else None)
+    if x.dtype != np.bool_:
+        raise TypeError(f"{name}: got dtype {x.dtype} and shape {x.shape}, expected bool")
+    return x
 
 
 def reset_flags(reset, b: jax.Array, axis: int, *, trailing: int):
     """Boolean flags in line with b; 1-D flags are always over time."""
     if reset is None:
         return None
-    if reset.dtype != np.bool_:
-        raise TypeError(f"reset: got dtype {reset.dtype} and shape {reset.shape}, expected bool")
     reset = jnp.asarray(reset)
     if reset.ndim == 1:
         if reset.shape[0] != b.shape[axis]:

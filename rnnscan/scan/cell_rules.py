@@ -23,6 +23,7 @@ from jax import lax
 
 from rnnscan.scan.cell_method import (
     CellCase,
+    CellMethod,
     CellProblem,
     Drives,
     Evolution,
@@ -93,20 +94,24 @@ def case_of(spec: Spec, target: Target, like: jax.Array, hidden: int, inputs: in
 def _run_forward(operands, *, spec, target):
     x, hidden = operands.x, operands.weights.w_hh.shape[-1]
     case = case_of(spec, target, x, hidden, x.shape[-1])
-    return cell_table.resolve(spec.method, case).forward(spec, operands)
-
-
-def _method(operands, spec, target):
-    h = operands.residuals.states[0]
-    return cell_table.resolve(spec.method, case_of(spec, target, h, h.shape[-1]))
+    return _resolved(spec, case).forward(spec, operands)
 
 
 def _run_tangent(operands, *, spec, target):
-    return _method(operands, spec, target).tangent(spec, operands)
+    h = operands.residuals.states[0]
+    return _resolved(spec, case_of(spec, target, h, h.shape[-1])).tangent(spec, operands)
 
 
 def _run_transpose(operands, *, spec, target):
-    return _method(operands, spec, target).transpose(spec, operands)
+    h = operands.residuals.states[0]
+    return _resolved(spec, case_of(spec, target, h, h.shape[-1])).transpose(spec, operands)
+
+
+def _resolved(spec: Spec, case: CellCase) -> CellMethod:
+    """The method; empty results need none in particular."""
+    if 0 in (case.batch, case.hidden):
+        return scan.method
+    return cell_table.resolve(spec.method, case)
 
 
 # Differentiation.
@@ -204,10 +209,11 @@ def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
         return x.reshape((size * x.shape[1], *x.shape[2:]))
 
     rest = with_axis(operands._replace(weights=None), dims._replace(weights=None), 0)
+    batch = jax.tree.leaves(rest)[0].shape[1]
     joint = jax.tree.map(joined, rest)._replace(weights=operands.weights)
     operation = {"forward": forward, "tangent": tangent, "transpose": transpose}[name]
     outputs = operation(joint, spec=spec)
-    return jax.tree.map(lambda x: x.reshape((size, -1, *x.shape[1:])), outputs), 0
+    return jax.tree.map(lambda x: x.reshape((size, batch, *x.shape[1:])), outputs), 0
 
 
 forward = Operation(

@@ -73,7 +73,7 @@ def cell_scan(
     """
     cell_table.check(method)
     reverse = arguments.direction(reverse)
-    given, dtype = _checked(kind, weights, x, state, arguments.flags(valid))
+    given, dtype = _checked(kind, weights, x, state, arguments.flags(valid=valid))
     spec = _spec(kind, reverse, method)
     batch, hidden = given.x.shape[:-2], given.weights.w_hh.shape[-1]
     if given.x.shape[-2] == 0:
@@ -110,7 +110,7 @@ def explain_cell_scan(
     def batched(weights, x, state, valid):
         return _one_batch_axis(_checked(kind, weights, x, state, valid)[0])
 
-    given = jax.eval_shape(batched, weights, x, state, arguments.flags(valid))
+    given = jax.eval_shape(batched, weights, x, state, arguments.flags(valid=valid))
     hidden = given.weights.w_hh.shape[-1]
     spec = _spec(kind, reverse, "auto")
     where = target.named(platform)
@@ -152,7 +152,7 @@ def _one_batch_axis(operands: ForwardOperands) -> ForwardOperands:
 
 def _checked(kind, weights, x, state, valid) -> tuple[ForwardOperands, jnp.dtype]:
     """The operands, in the dtype to be carried, and the dtype of the results."""
-    if kind not in CELLS:
+    if kind not in tuple(CELLS):  # not by hash: kind may be anything
         known = ", ".join(map(repr, CELLS))
         raise ValueError(f"kind: got {kind!r}, expected one of {known}")
     cell = CELLS[kind]
@@ -168,10 +168,9 @@ def _checked(kind, weights, x, state, valid) -> tuple[ForwardOperands, jnp.dtype
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x: got dtype {x.dtype} after promotion, expected a real one")
     _check_shapes(cell, weights, x, state)
-    if valid is not None and (valid.dtype != bool or valid.shape != x.shape[:-1]):
+    if valid is not None and valid.shape != x.shape[:-1]:
         raise ValueError(
-            f"valid: got dtype {valid.dtype} and shape {valid.shape}, expected bool and "
-            f"{x.shape[:-1]}, one for each step of x"
+            f"valid: got shape {valid.shape}, expected {x.shape[:-1]}, one for each step of x"
         )
     wide = carry_dtype(x.dtype)
     operands = ForwardOperands(x, weights, state, None)

@@ -81,7 +81,7 @@ def linear_scan(
     """
     linear_table.check(method)
     reverse = arguments.direction(reverse)
-    operands, axis = _in_line(a, b, h0, arguments.flags(reset), axis=axis)
+    operands, axis = _in_line(a, b, h0, arguments.flags(reset=reset), axis=axis)
     return recurrence(Spec(elementwise, linear_table, method, axis, reverse), operands)
 
 
@@ -106,7 +106,7 @@ def explain_linear_scan(
     """
     arguments.direction(reverse)  # checked, though no method depends on it
     in_line = partial(_in_line, axis=axis)
-    operands, axis = arguments.by_shapes(in_line, a, b, h0, arguments.flags(reset))
+    operands, axis = arguments.by_shapes(in_line, a, b, h0, arguments.flags(reset=reset))
     b, constant = operands.b, operands.a.shape[axis] == 1
     case = case_of(elementwise, target.named(platform), b.dtype, b.shape, axis, constant)
     return linear_table.explain(case)

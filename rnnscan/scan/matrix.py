@@ -96,7 +96,7 @@ def matrix_scan(
     """
     matrix_table.check(method)
     reverse = arguments.direction(reverse)
-    operands, axis = _in_line(A, b, h0, arguments.flags(reset), axis=axis)
+    operands, axis = _in_line(A, b, h0, arguments.flags(reset=reset), axis=axis)
     if method == "diagonal" and operands.a.shape[axis] == 1:
         diagonal.require_eigenvectors(A, operands.b.dtype)
     product = matrix(matmul_precision())
@@ -130,7 +130,7 @@ def explain_matrix_scan(
     """
     arguments.direction(reverse)  # checked, though no method depends on it
     in_line = partial(_in_line, axis=axis)
-    operands, axis = arguments.by_shapes(in_line, A, b, h0, arguments.flags(reset))
+    operands, axis = arguments.by_shapes(in_line, A, b, h0, arguments.flags(reset=reset))
     b, constant = operands.b, operands.a.shape[axis] == 1
     product = matrix(matmul_precision())
     case = case_of(product, target.named(platform), b.dtype, b.shape, axis, constant)

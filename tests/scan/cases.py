@@ -7,14 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnscan.scan.cpu_kernel import library
-from rnnscan.scan.linear_methods import linear_table
-from rnnscan.scan.matrix_methods import matrix_table
+from rnnscan import explain_linear_scan, explain_matrix_scan
+from rnnscan.scan import linear_table, matrix_table
 from tests.scan.reference import DiagonalReference, Reference
-
-# Of linear_scan; without a compiler at the install there is no kernel, and test_native.py says so.
-METHODS = tuple(n for n in linear_table.names if n != "native" or not library.why_not())
-MATRIX_METHODS = matrix_table.names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +41,6 @@ class Call:
     @property
     def options(self):
         return {"axis": self.axis, "reverse": self.reverse}
-
-    @property
-    def constant(self):
-        """Whether the decay is the same at every step."""
-        lead = self.a[:-2] if self.matrix else self.a
-        spelled = (1,) * (len(self.b) - self.matrix - len(lead)) + lead
-        return spelled[self.axis % len(self.b)] == 1
 
     def arrays(self, seed=0):
         """(a, b, h0, reset, g) as NumPy arrays of the call's dtype."""
@@ -118,10 +106,16 @@ MATRIX = [
 
 
 def methods_of(call):
-    """The methods of its scan that can serve."""
-    if not call.matrix:
-        return METHODS
-    return [name for name in MATRIX_METHODS if call.constant or name != "diagonal"]
+    """The methods of its scan that can serve, by their own `why_not`."""
+    explain = explain_matrix_scan if call.matrix else explain_linear_scan
+    a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (call.a, call.b))
+    return tuple(row.method for row in explain(a, b, axis=call.axis) if row.available)
+
+
+# Those that serve any length. Without a compiler at the install there is no kernel among them, and
+# test_native.py says so.
+METHODS = methods_of(Call(b=(20_001, 3), a=(20_001, 3)))
+MATRIX_METHODS = methods_of(Call(b=(20_001, 3), a=(3, 3)))
 
 
 def by_every_method(calls, **some):
@@ -131,7 +125,7 @@ def by_every_method(calls, **some):
     """
     pairs = [
         (call, method)
-        for method in dict.fromkeys(METHODS + MATRIX_METHODS)
+        for method in dict.fromkeys(linear_table.names + matrix_table.names)
         for call in calls[some.get(method, slice(None))]
         if method in methods_of(call)
     ]

@@ -7,7 +7,7 @@ import pytest
 
 from rnnscan import CellWeights, cell_scan, explain_cell_scan
 from rnnscan.scan.cell_kinds import CELLS
-from rnnscan.scan.cell_methods import cpu_kernel
+from rnnscan.scan.cell_methods import cell_table, cpu_kernel
 from rnnscan.scan.cpu_kernel import library
 
 needs_kernel = pytest.mark.skipif(
@@ -294,6 +294,20 @@ def test_large_and_nan_inputs(kind):
     assert_alike((h[0], h[2]), (want[0], want[2]), 1e-6)
 
 
+@pytest.mark.parametrize("method", cell_table.names)
+def test_empty_batches_are_served_by_every_method(method):
+    weights, x, state, _ = draw("gru", (4, 5, 2, 3))
+    weights, x, state = of_dtype((weights, x, state), jnp.float32)
+
+    def run(x, h):
+        return cell_scan("gru", weights, x, (h,), method=method)[0]
+
+    assert run(x[:0], state[0][:0]).shape == (0, 5, 3)
+    mapped = jax.vmap(jax.value_and_grad(lambda *a: jnp.sum(run(*a)), (0, 1)))
+    _, gradients = jax.jit(mapped)(x[:0, None], state[0][:0, None])
+    assert [g.shape for g in gradients] == [(0, 1, 5, 2), (0, 1, 3)]
+
+
 def test_what_is_not_valid_is_not_looked_at():
     weights, x, state, valid = draw("lstm", (4, 5, 2, 3), padded=True)
     weights, x, state = of_dtype((weights, x, state), jnp.float32)
@@ -398,8 +412,8 @@ X, H = np.ones((4, 3), "float32"), np.ones(2, "float32")
         (("lstm", (W, B, U), X[:, :2], (H, H)), r"weights.w_ih: got shape \(8, 3\), exp.*\(8, 2\)"),
         (("lstm", (W, B, U), X, (H, H[:1])), r"state\[1\]: got shape \(1,\), expected \(2,\)"),
         (("lstm", (W, B, U), X[0], (H, H)), r"x, weights.w_hh: got shapes \(3,\)"),
-        (("lstm", (W, B, U), X, (H, H), [True]), r"valid: got dtype bool and shape \(1,\)"),
-        (("lstm", (W, B, U), X, (H, H), X[:, 0]), r"valid: got dtype float32"),
+        (("lstm", (W, B, U), X, (H, H), [True]), r"valid: got shape \(1,\), expected \(4,\)"),
+        ((["lstm"], (W, B, U), X, (H, H)), r"kind: got \['lstm'\], expected one of"),
         (("gru", (W, B, U), X, (H,)), r"weights: .* w_ih, bias, w_hh, bias_hn"),
     ],
 )
@@ -413,6 +427,9 @@ def test_errors_name_the_argument(arguments, message):
 def test_dtypes_and_methods_that_do_not_exist_are_refused():
     with pytest.raises(TypeError, match=r"x: got dtype int32 and shape \(4, 3\)"):
         cell_scan("lstm", (W, B, U), X.astype("int32"), (H, H))
+    for scan in (cell_scan, explain_cell_scan):
+        with pytest.raises(TypeError, match=r"valid: got dtype <U3 and shape \(\), expected bool"):
+            scan("lstm", (W, B, U), X, (H, H), "abc")
     with pytest.raises(TypeError, match="complex64 after promotion"):
         cell_scan("lstm", *jax.tree.map(lambda x: x.astype("complex64"), ((W, B, U), X, (H, H))))
     with pytest.raises(ValueError, match="method: got 'newton', expected one of 'auto', 'scan'"):

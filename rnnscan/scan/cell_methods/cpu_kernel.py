@@ -65,8 +65,8 @@ def why_not(case: CellCase) -> str | None:
         return f"it knows {', '.join(KINDS)}, not {case.kind}"
     if case.dtype != np.float32:
         return f"it computes in float32, not in {case.dtype.name}"
-    if 0 in (case.batch, case.hidden, case.inputs):
-        return "a size is 0"
+    if case.inputs == 0:
+        return "x has no features"
     return library.why_not_for(case)
 
 
