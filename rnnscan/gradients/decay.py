@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rnnscan.scan import matmul_precision
+
 PyTree = Any
 
 
@@ -76,7 +78,8 @@ def log_gradient_norms(
     Cost: one forward pass, then p vector-Jacobian products of `step` for each of T steps, one step
     after another (for a dense state and the identity 2 T n^3 operations); memory T n for the states
     and p n for the rows.
-    Matrix products inside `step` run in full precision unless `step` names another.
+    Matrix products inside `step` run in full precision unless `step` names another, or
+    `jax.default_matmul_precision` does.
 
     Source: the chain rule as in Pascanu, Mikolov & Bengio 2013 (arXiv:1211.5063), equation (5).
 
@@ -98,7 +101,7 @@ def log_gradient_norms(
     def forward(h, x):
         return step(h, x), h
 
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision(matmul_precision()):
         _, before = lax.scan(forward, h0, xs)
         rows, exponent = _normalised(rows)
         start = _log_norm(rows, exponent)

@@ -228,3 +228,14 @@ def test_other_arguments_that_do_not_fit():
         log_gradient_norms(
             step, jnp.zeros(2), jnp.zeros((3, 1)), cotangents=jnp.ones((1, 2), jnp.complex64)
         )
+
+
+def test_products_are_precise_unless_the_caller_says_otherwise():
+    def lowered():
+        step = jax.jit(lambda h0, xs: log_gradient_norms(lambda h, x: W @ h + x, h0, xs))
+        return step.lower(jnp.zeros(3), jnp.ones((4, 3))).as_text()
+
+    W = jnp.eye(3)
+    assert "HIGHEST" in lowered()
+    with jax.default_matmul_precision("default"):
+        assert "HIGHEST" not in lowered()
