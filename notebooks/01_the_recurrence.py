@@ -37,12 +37,8 @@ import matplotlib as mpl
 import numpy as np
 from IPython.display import Markdown
 
+from experiments.harness.colours import BLUE, GREEN, GREY, ORANGE, RED
 from experiments.harness.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
     STYLE,
     draw_band,
     legend_below,

@@ -158,7 +158,7 @@ def _drives(
     if dx is not None:
         u = u + dot(dx, operands.weights.w_ih)
     if dw_ih is not None:
-        u = u + dot(operands.x, dw_ih)
+        u = u + dot(scan.looked_at(operands.x, operands.valid), dw_ih)
     if dbias is not None:
         u = u + scan.in_row(dbias, u)
     if dw_hh is not None:

@@ -132,13 +132,8 @@ def _spec(kind: CellKind, reverse: bool, method: str) -> Spec:
 
 
 def _one_batch_axis(operands: ForwardOperands) -> ForwardOperands:
-    """Batch axes merged to one, all operands varying alike over a mesh.
-
-    Where a step is not valid x is zero: 0 * nan would be nan in the gradient of W_ih.
-    """
+    """Batch axes merged to one, all operands varying alike over a mesh."""
     x, weights, state, valid = operands
-    if valid is not None:
-        x = jnp.where(valid[..., None], x, jnp.zeros((), x.dtype))
     count = math.prod(x.shape[:-2])
     operands = ForwardOperands(
         x.reshape((count, *x.shape[-2:])),

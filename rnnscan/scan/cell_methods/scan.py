@@ -53,6 +53,11 @@ def gates_of(
     return [*(a + b for a, b in zip(u_parts, y_parts, strict=True)), u_last], q
 
 
+def looked_at(x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """x, zero where a step is not valid: in the gradient of W_ih 0 * nan would be nan."""
+    return x if valid is None else jnp.where(valid[..., None], x, jnp.zeros((), x.dtype))
+
+
 def before(problem: CellProblem, first: jax.Array, states: jax.Array) -> jax.Array:
     """What stood one step earlier in scan order, batch first."""
     first = first[:, None]
@@ -74,7 +79,7 @@ def _select(valid_t: jax.Array | None, new: States, old: States) -> States:
 def _forward(problem: CellProblem, operands: ForwardOperands) -> Trajectory:
     cell, precision = problem.cell, problem.precision
     x, (w_ih, bias, w_hh, bias_hn), first, valid = operands
-    u = dot(_time_first(x), w_ih, precision)
+    u = dot(_time_first(looked_at(x, valid)), w_ih, precision)
     u = u + in_row(bias, u)
 
     def body(state, inputs):
