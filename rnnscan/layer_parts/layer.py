@@ -2,6 +2,7 @@
 
 A call checks its arguments, then is one compiled program: arrays into the dtype of the arithmetic,
 a missing state into zeros, the padding masked, the layer's own mathematics, y masked and rounded.
+Of one step, the state is forgotten here as well where a sequence begins.
 A layer says only what its state is made of (`_slots`), and computes all steps (`_evaluate`) or one
 (`_step`).
 """
@@ -16,6 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layer_parts.arguments import one_step, sequence
 from rnnscan.layer_parts.padding import checked_lengths, masked, state_at, valid_steps
+from rnnscan.layer_parts.resets import checked_reset, checked_reset_of_step, forgotten
 from rnnscan.layer_parts.state import Slots, State, checked_state, completed
 from rnnscan.scan import carry_dtype
 
@@ -43,6 +45,7 @@ class Layer:
     """
 
     masks_y: ClassVar[bool] = True  # in the padding: unless y is zero there, or has no steps
+    no_reset: ClassVar[str] = ""  # why it takes none, where it does not
 
     @property
     def input_size(self) -> int:
@@ -55,7 +58,11 @@ class Layer:
         raise NotImplementedError
 
     def __call__(
-        self, x: ArrayLike, state: State | None = None, lengths: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        state: State | None = None,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
     ) -> tuple[jax.Array, State]:
         """Every step of the sequences x, after those in `state`: (y, state after the end).
 
@@ -64,9 +71,14 @@ class Layer:
         lengths: integers of shape (...), how many steps of each sequence count. In the padding y
         is zero and x is never looked at, nan included; the returned state is the one at each
         length (`state` itself at length 0). time = 0 returns the state as it came.
+        reset: booleans of shape (..., time), or (time,) for all sequences, true at the first step
+        of a sequence: all before it, the given state included, is forgotten (zeros, inf and nan
+        included), then x_t is read. `done_t` of an environment is `reset_{t+1}`. The reverse
+        direction of a bidirectional layer forgets at the same boundaries.
 
         Raises ValueError for shapes that do not fit and for concrete lengths outside 0..time
-        (traced ones are clipped), TypeError for dtypes that are not real floating.
+        (traced ones are clipped), TypeError for dtypes that are not real floating, and for a reset
+        that is not boolean.
 
         >>> import jax, jax.numpy as jnp
         >>> from rnnscan import LSTM
@@ -76,21 +88,30 @@ class Layer:
         >>> y_2, state = layer(x[4:], state)
         >>> bool(jnp.allclose(jnp.concatenate([y_1, y_2]), layer(x)[0], atol=1e-6))
         True
+        >>> y, state = layer(x, reset=jnp.arange(6) == 4)
+        >>> bool(jnp.allclose(y[4:], layer(x[4:])[0], atol=1e-6))
+        True
         """
         x = sequence(x, self.input_size)
         batch, steps = x.shape[:-2], x.shape[-2]
         state = checked_state(state, self._slots(batch))
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, steps)
+        self._check_reset(reset)
+        reset = checked_reset(reset, (*batch, steps))
         self._check(x, state)
-        return _call(self, x, state, lengths)
+        return _call(self, x, state, lengths, reset)
 
-    def step(self, x_t: ArrayLike, state: State | None = None) -> tuple[jax.Array, State]:
+    def step(
+        self, x_t: ArrayLike, state: State | None = None, reset: ArrayLike | None = None
+    ) -> tuple[jax.Array, State]:
         """One step, for generation: x_t (..., input_size) to (y_t (..., output_size), state).
 
         state: as in a call, zeros when None. It keeps its structure, shapes and dtypes, so that one
         compiled step serves for all. Stepping through a sequence equals calling the layer on it.
-        Raises ValueError for shapes that do not fit.
+        reset: booleans of shape (...), or one for all sequences: where true, the state is forgotten
+        first. Raises ValueError for shapes that do not fit, TypeError for a reset that is not
+        boolean.
 
         >>> import jax, jax.numpy as jnp
         >>> from rnnscan import LRU
@@ -101,7 +122,10 @@ class Layer:
         True
         """
         x_t = one_step(x_t, self.input_size)
-        return _step(self, x_t, checked_state(state, self._slots(x_t.shape[:-1])))
+        batch = x_t.shape[:-1]
+        state = checked_state(state, self._slots(batch))
+        self._check_reset(reset)
+        return _step(self, x_t, state, checked_reset_of_step(reset, batch))
 
     def _slots(self, batch: tuple[int, ...]) -> Slots:
         """What the state is made of: `Slot`s in its structure."""
@@ -109,6 +133,10 @@ class Layer:
 
     def _check(self, x: jax.Array, state: State | None) -> None:
         """Raise for what this layer cannot be called on; concrete values may be looked at here."""
+
+    def _check_reset(self, reset: ArrayLike | None) -> None:
+        if reset is not None and self.no_reset:
+            raise ValueError(f"reset: {type(self).__name__} takes none: {self.no_reset}")
 
     def _evaluate(self, given: "Given") -> tuple[jax.Array, State]:
         """y of all steps, and the state after them."""
@@ -133,6 +161,8 @@ class ScanLayer(Layer):
         x: ArrayLike,
         state: State | None = None,
         lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        *,
         method: str | None = None,
     ) -> tuple[jax.Array, State]:
         """`Layer.__call__`, by `method` instead of the layer's own.
@@ -147,7 +177,7 @@ class ScanLayer(Layer):
         True
         """
         layer = self if method is None else self._by(method)
-        return Layer.__call__(layer, x, state, lengths)
+        return Layer.__call__(layer, x, state, lengths, reset)
 
     def _by(self, method: Any) -> Self:
         return dataclasses.replace(self, method=method)  # pyright: ignore[reportArgumentType]
@@ -164,6 +194,8 @@ class Given:
       fresh: whether it is zeros because none was given.
       lengths: int32 (...), or None where every step counts.
       valid: booleans (..., time, 1), which steps those are, or None.
+      reset: booleans (..., time, 1), which of these are the first of a sequence, or None. Of one
+        step it is None: `state` is zeros there.
       dtype: of y and the real arrays of a state, on the way out.
     """
 
@@ -173,6 +205,7 @@ class Given:
     fresh: bool
     lengths: jax.Array | None
     valid: jax.Array | None
+    reset: jax.Array | None
     dtype: jnp.dtype
 
     def last(self, h: jax.Array) -> jax.Array:
@@ -195,16 +228,23 @@ def enter(
     x: jax.Array,
     state: State | None,
     lengths: jax.Array | None = None,
+    reset: jax.Array | None = None,
     *,
     one: bool = False,
 ) -> Given:
     """Of checked arguments; `one`: x is one step."""
-    slots = layer._slots(x.shape[: -1 if one else -2])
+    batch = x.shape[: -1 if one else -2]
+    slots = layer._slots(batch)
     dtype = output_dtype(layer, x, state)
     layer, x = working(dtype, layer, x)
     valid = None if lengths is None else valid_steps(lengths, x.shape[-2])
     whole = completed(state, slots, carry_dtype(dtype))
-    return Given(layer, masked(x, valid), whole, state is None, lengths, valid, dtype)
+    if reset is not None and one:
+        whole, reset = forgotten(whole, slots, jnp.broadcast_to(reset, batch)), None
+    elif reset is not None:
+        reset = jnp.broadcast_to(reset, x.shape[:-1])[..., None]
+        reset = reset if valid is None else reset & valid
+    return Given(layer, masked(x, valid), whole, state is None, lengths, valid, reset, dtype)
 
 
 def output_dtype(layer: Any, x: jax.Array, state: State | None) -> jnp.dtype:
@@ -229,13 +269,19 @@ def working(dtype: DTypeLike, *trees: Any) -> Any:
 
 @jax.jit  # so that a call outside of any jit is one compiled program too
 def _call(
-    layer: Layer, x: jax.Array, state: State | None, lengths: jax.Array | None
+    layer: Layer,
+    x: jax.Array,
+    state: State | None,
+    lengths: jax.Array | None,
+    reset: jax.Array | None,
 ) -> tuple[jax.Array, State]:
-    given = enter(layer, x, state, lengths)
+    given = enter(layer, x, state, lengths, reset)
     return given.returned(*given.layer._evaluate(given))
 
 
 @jax.jit
-def _step(layer: Layer, x_t: jax.Array, state: State | None) -> tuple[jax.Array, State]:
-    given = enter(layer, x_t, state, one=True)
+def _step(
+    layer: Layer, x_t: jax.Array, state: State | None, reset: jax.Array | None
+) -> tuple[jax.Array, State]:
+    given = enter(layer, x_t, state, None, reset, one=True)
     return given.returned(*given.layer._step(given.x, given.state))

@@ -99,7 +99,7 @@ class Minimal(ScanLayer):
         return Slot((*batch, self.hidden_size))
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
-        h = self._states(given.x, given.state)
+        h = self._states(given.x, given.state, given.reset)
         return h, given.last(h)
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -108,9 +108,9 @@ class Minimal(ScanLayer):
         return h, h
 
     @partial(jax.checkpoint, policy=_keep)
-    def _states(self, x: jax.Array, state: jax.Array) -> jax.Array:
+    def _states(self, x: jax.Array, state: jax.Array, reset: jax.Array | None) -> jax.Array:
         decay, drive = self._coefficients(x)
-        return linear_scan(decay, drive, state, axis=-2, method=self.method)
+        return linear_scan(decay, drive, state, axis=-2, reset=reset, method=self.method)
 
     def _coefficients(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """1 - p and p * g(c)."""

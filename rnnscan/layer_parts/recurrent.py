@@ -137,24 +137,27 @@ class Recurrent(ScanLayer):
         cells = cells_from_torch(arrays, cls.__name__, cls.gates)
         return cls(cells, method=method)  # pyright: ignore[reportCallIssue]
 
-    def step(self, x_t: ArrayLike, state: State | None = None) -> tuple[jax.Array, State]:
+    def step(
+        self, x_t: ArrayLike, state: State | None = None, reset: ArrayLike | None = None
+    ) -> tuple[jax.Array, State]:
         if self.bidirectional:  # its output at any step depends on the steps to come
             raise ValueError("step: expected a layer of one direction, got bidirectional=True")
-        return super().step(x_t, state)
+        return super().step(x_t, state, reset)
 
     def _slots(self, batch: tuple[int, ...]) -> Slots:
-        return Slot((sum(map(len, self.cells)), *batch, self.hidden_size))
+        return Slot((sum(map(len, self.cells)), *batch, self.hidden_size), leading=1)
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, State]:
         states, structure = jax.tree.flatten(given.state)
         valid = None if given.valid is None else given.valid[..., 0]
+        resets = _both_ways(given.reset)
         h, last = given.x, []
         for n, directions in enumerate(self.cells):
             outputs = []
             for d, cell in enumerate(directions):
                 first = tuple(s[n * len(directions) + d] for s in states)
                 scan = partial(cell_scan, reverse=d == 1, method=self.method)
-                y, end = scan(self.kind, _weights(cell, self.kind), h, first, valid)
+                y, end = scan(self.kind, _weights(cell, self.kind), h, first, valid, resets[d])
                 outputs.append(y)
                 last.append(end)
             h = jnp.concatenate(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
@@ -168,6 +171,15 @@ class Recurrent(ScanLayer):
             h = now[0]
             new.append(now)
         return h, structure.unflatten([jnp.stack(parts) for parts in zip(*new, strict=True)])
+
+
+def _both_ways(reset: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
+    """Flags (..., time) onward and in reverse, where the last step of a sequence is the first."""
+    if reset is None:
+        return None, None
+    reset = reset[..., 0]
+    after = jnp.concatenate([reset[..., 1:], jnp.zeros_like(reset[..., :1])], axis=-1)
+    return reset, after
 
 
 def _weights(cell: Cell, kind: CellKind) -> CellWeights:

@@ -28,11 +28,13 @@ class Slot:
       kind: `jnp.floating`, in the dtype of y; `jnp.complexfloating`, as wide as the arithmetic; or
         `jnp.integer`, int32.
       name: of a part of a pair, for messages.
+      leading: axes in front of the batch.
     """
 
     shape: tuple[int, ...]
     kind: type = jnp.floating
     name: str = ""
+    leading: int = 0
 
 
 def checked_state(state: State | None, slots: Slots) -> State | None:

@@ -22,6 +22,7 @@ from rnnscan.layer_parts.affine import affine
 from rnnscan.layer_parts.arguments import floating, positive
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
+from rnnscan.layer_parts.resets import forgotten, positions
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.scan import matmul_precision
 
@@ -168,8 +169,11 @@ class CausalSelfAttention(Layer):
     def _evaluate(self, given: Given) -> tuple[jax.Array, KeyValueCache]:
         x, (keys, values, before) = given.x, given.state
         batch, steps = x.shape[:-2], x.shape[-2]
-        position, count = before[..., None], math.prod(batch)
-        q, k, v = self._projections(x, position + _along(steps, position))
+        reset = None if given.reset is None else given.reset[..., 0]
+        position, end = positions(reset, before, steps, given.lengths)
+        before, count = before[..., None], math.prod(batch)
+        q, k, v = self._projections(x, position)
+        sees = jnp.minimum(position + 1, self.context).reshape((count, steps))
 
         def flat(z: jax.Array) -> jax.Array:
             return z.reshape((count, *z.shape[-3:]))
@@ -177,26 +181,29 @@ class CausalSelfAttention(Layer):
         if count * steps == 0:
             y = jnp.zeros(q.shape, x.dtype)
         elif given.fresh:
-            y = attend(flat(q), flat(k), flat(v), self.context, jnp.zeros(count, jnp.int32))
+            y = attend(flat(q), flat(k), flat(v), self.context, sees)
         else:
             # The part of the window that the cache holds, in its order.
             past = self.context - 1
-            slots = (position + _along(past, position) - past) % self.context
+            slots = (before + _along(past, before) - past) % self.context
             past_k, past_v = flat(_take(keys, slots)), flat(_take(values, slots))
             seen_k = jnp.concatenate([past_k, flat(k)], 1)
             seen_v = jnp.concatenate([past_v, flat(v)], 1)
-            known = jnp.minimum(before, past).reshape(count)
-            y = attend(flat(q), seen_k, seen_v, self.context, known)
+            y = attend(flat(q), seen_k, seen_v, self.context, sees)
         y = affine(y.reshape((*batch, steps, self.hidden_size)), self.w_o, self.b_o)
 
-        end = before + (steps if given.lengths is None else given.lengths)
-        # The last step before the end that is in each slot.
-        slot = _along(self.context, position)
-        newest = end[..., None] - 1 - (end[..., None] - 1 - slot) % self.context
-        is_new = (newest >= position)[..., None, None]
+        if steps == 0:
+            return y, given.state
+        # How far before the last step of the sequence, and where in x, the one in each slot is.
+        last = end[..., None] - 1
+        back = (last - _along(self.context, before)) % self.context
+        here = (steps if given.lengths is None else given.lengths[..., None]) - 1 - back
+        is_new = (here >= 0) & (back <= last)
+        if reset is not None:
+            keys, values, _ = forgotten(given.state, self._slots(batch), jnp.any(reset, -1))
 
         def kept(old: jax.Array, new: jax.Array) -> jax.Array:
-            return old if steps == 0 else jnp.where(is_new, _take(new, newest - position), old)
+            return jnp.where(is_new[..., None, None], _take(new, here), old)
 
         return y, KeyValueCache(kept(keys, k), kept(values, v), end)
 
@@ -262,19 +269,23 @@ def turned(x: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, known: jax.Array) -> jax.Array:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, sees: jax.Array) -> jax.Array:
     """Attention of queries (B, T, heads, size) to keys (B, past + T, heads, size).
 
-    Query t is key past + t. known: (B,), how many of the `past` keys there are, the last ones.
+    Query t is key past + t. sees: (B, T), to how many keys each attends, itself the last of them;
+    `context` at most.
     """
     count, steps = q.shape[:2]
     past = k.shape[1] - steps
-    # A product with a weight of 0 would carry a nan to outputs that do not see it.
-    finite = jnp.isfinite(k).all((-2, -1)) & jnp.isfinite(v).all((-2, -1))
-    k, v = (jnp.where(finite[..., None, None], z, 0) for z in (k, v))
-    bad = jnp.cumsum(~finite, axis=1, dtype=jnp.int32)
-    gone = jnp.pad(bad, ((0, 0), (context, 0)))[:, : bad.shape[1]]  # the bad ones out of sight
-    poisoned = (bad - gone)[:, past:] > 0
+    # A product with a weight of 0 would carry a nan to outputs that do not see it, and back.
+    q, finite_q = _finite(q)
+    k, finite_k = _finite(k)
+    v, finite_v = _finite(v)
+    bad = jnp.cumsum(~(finite_k & finite_v), axis=1, dtype=jnp.int32)
+    gone = jnp.pad(bad, ((0, 0), (1, 0)))  # before each key
+    first = past + 1 + lax.broadcasted_iota(jnp.int32, sees.shape, 1) - sees
+    gone = jnp.take_along_axis(gone, first, axis=1, mode="clip")
+    poisoned = (bad[:, past:] > gone) | ~finite_q
 
     block = min(BLOCK, steps)
     blocks = -(-steps // block)
@@ -282,21 +293,20 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, known: jax.Ar
     reach = min(context - 1, past + steps - 1)  # keys that a query can see before its own
     k, v = (_padded(z, reach - past, spare) for z in (k, v))  # those of a block are one slice
     q = _padded(q, 0, spare)
-    first = reach - jnp.minimum(known, reach)
+    sees = jnp.maximum(_padded(sees, 0, spare), 1)  # of no key at all a softmax is nan
 
     @jax.checkpoint  # keeps q, k and v once, and no weights
-    def one_block(q, k, v, first, i):
+    def one_block(q, k, v, sees, i):
         start = i * block
-        q = lax.dynamic_slice_in_dim(q, start, block, 1)
+        q, sees = (lax.dynamic_slice_in_dim(z, start, block, 1) for z in (q, sees))
         k, v = (lax.dynamic_slice_in_dim(z, start, reach + block, 1) for z in (k, v))
-        index = jnp.arange(reach + block, dtype=jnp.int32)[None, :]
-        distance = jnp.arange(block, dtype=jnp.int32)[:, None] + reach - index
-        seen = (distance >= 0) & (distance < context)
-        there = start + index >= first[:, None]
-        return _attention(q, k, v, seen[None, None] & there[:, None, None])
+        index = jnp.arange(reach + block, dtype=jnp.int32)[None, None, :]
+        distance = jnp.arange(block, dtype=jnp.int32)[None, :, None] + reach - index
+        seen = (distance >= 0) & (distance < sees[..., None])
+        return _attention(q, k, v, seen[:, None])
 
     def at(i):
-        return one_block(q, k, v, first, i)
+        return one_block(q, k, v, sees, i)
 
     if blocks == 1:
         y = at(0)
@@ -304,6 +314,12 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, known: jax.Ar
         y = jnp.moveaxis(lax.map(at, jnp.arange(blocks, dtype=jnp.int32)), 0, 1)
         y = y.reshape((count, blocks * block, *y.shape[3:]))[:, :steps]
     return jnp.where(poisoned[..., None, None], jnp.nan, y)
+
+
+def _finite(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x (B, T, heads, size) with zeros at the steps that are not finite, and which of them are."""
+    finite = jnp.isfinite(x).all((-2, -1))
+    return jnp.where(finite[..., None, None], x, jnp.zeros((), x.dtype)), finite
 
 
 def _padded(x: jax.Array, left: int, right: int) -> jax.Array:

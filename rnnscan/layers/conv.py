@@ -19,6 +19,8 @@ from rnnscan.layer_parts.affine import einsum, in_line, product
 from rnnscan.layer_parts.arguments import floating, positive
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
+from rnnscan.layer_parts.padding import masked
+from rnnscan.layer_parts.resets import positions
 from rnnscan.layer_parts.state import Slot, Slots
 
 
@@ -115,15 +117,25 @@ class CausalConv1D(Layer):
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
         window = jnp.concatenate([given.state, given.x], axis=-2)
-        return self._convolve(window, given.x.shape[-2]), self._last(window, given.lengths)
+        steps, last = given.x.shape[-2], self._last(window, given.lengths)
+        if given.reset is None:
+            return self._convolve(window, steps), last
+        full = jnp.full(given.x.shape[:-2], self.reach, jnp.int32)
+        position, end = positions(given.reset[..., 0], full, steps, given.lengths)
+        back = self.reach - in_line(jnp.arange(self.reach, dtype=jnp.int32), full.ndim + 1)
+        return self._convolve(window, steps, position), masked(
+            last, (back <= end[..., None])[..., None]
+        )
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
         window = jnp.concatenate([state, x_t[..., None, :]], axis=-2)
         return self._convolve(window, 1)[..., 0, :], window[..., 1:, :]
 
     @partial(jax.checkpoint, static_argnums=2)  # keeps the window once, not shifted by every k
-    def _convolve(self, window: jax.Array, steps: int) -> jax.Array:
-        """y of the last so many steps of a window.
+    def _convolve(
+        self, window: jax.Array, steps: int, position: jax.Array | None = None
+    ) -> jax.Array:
+        """y of the last so many steps of a window; `position`: of each in its own sequence.
 
         One product for each k. There are few, and XLA's convolution is no faster on CPUs, and
         thirty times as slow where it is depthwise.
@@ -132,6 +144,8 @@ class CausalConv1D(Layer):
         def part(k: int) -> jax.Array:
             start = self.reach - k * self.dilation
             x = lax.slice_in_dim(window, start, start + steps, axis=window.ndim - 2)
+            if position is not None and k:
+                x = masked(x, (position >= k * self.dilation)[..., None])
             return _mix(x, self.w[k], self.groups)
 
         total = part(0)

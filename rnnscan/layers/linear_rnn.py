@@ -8,6 +8,7 @@ A nonlinearity forbids just this: an `RNN` goes step by step, whatever its `meth
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Self
 
 import jax
@@ -115,7 +116,9 @@ class LinearRNN(ScanLayer):
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
         drive = masked(affine(given.x, self.w_ih, self.b), given.valid)
         # The padding restarts from zero: left to itself a growing state could overflow there.
-        reset = None if given.valid is None else ~given.valid
+        flags = [] if given.reset is None else [given.reset]
+        flags += [] if given.valid is None else [~given.valid]
+        reset = reduce(jnp.logical_or, flags) if flags else None
         h = matrix_scan(self.w_hh, drive, given.state, axis=-2, reset=reset, method=self.method)
         return h, given.last(h)
 

@@ -139,7 +139,8 @@ class LRU(ScanLayer):
         return Slot((*batch, self.hidden_size), jnp.complexfloating)
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
-        h = linear_scan(self.decay, self._drive(given.x), given.state, axis=-2, method=self.method)
+        scan = partial(linear_scan, axis=-2, reset=given.reset, method=self.method)
+        h = scan(self.decay, self._drive(given.x), given.state)
         return self._read(h, given.x), given.last(h)
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:

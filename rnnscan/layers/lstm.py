@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.recurrent import Cells, Recurrent
-from rnnscan.layer_parts.state import Slot
 from rnnscan.layer_parts.torch_weights import Cell
 from rnnscan.scan import CellKind, CellMethodName
 
@@ -107,5 +106,5 @@ class LSTM(Recurrent):
         return replace(layer, cells=tuple(tuple(map(forgetting, cells)) for cells in layer.cells))
 
     def _slots(self, batch):
-        shape = super()._slots(batch).shape
-        return Slot(shape, name="h"), Slot(shape, name="c")
+        slot = super()._slots(batch)
+        return replace(slot, name="h"), replace(slot, name="c")

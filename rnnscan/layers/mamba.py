@@ -142,8 +142,9 @@ class Mamba(ScanLayer):
     def _evaluate(self, given: Given) -> tuple[jax.Array, State]:
         window, h = given.state
         u, z = jnp.split(product(given.x, self.w_in), 2, axis=-1)
-        u, window = self.conv(u, window, given.lengths)
-        y, h = self.ssm(_silu(u), h, given.lengths)
+        reset = None if given.reset is None else given.reset[..., 0]
+        u, window = self.conv(u, window, given.lengths, reset)
+        y, h = self.ssm(_silu(u), h, given.lengths, reset)
         return product(_gated(y, z), self.w_out), (window, h)
 
     def _step(self, x_t: jax.Array, state: State) -> tuple[jax.Array, State]:

@@ -49,6 +49,7 @@ class MLP(Layer):
     """
 
     masks_y = False
+    no_reset = "its output is of one whole window"
     w_in: jax.Array  # (hidden, length * features), the features of a step side by side
     b_in: jax.Array | None  # (hidden,); None without biases
     w_out: jax.Array | None  # (outputs, hidden); None where the hidden layer is the output

@@ -56,6 +56,7 @@ class _Steps(NamedTuple):
     b: jax.Array  # state
     c: jax.Array  # state
     valid: jax.Array | None  # 1
+    reset: jax.Array | None  # 1
 
 
 @jax.tree_util.register_dataclass
@@ -165,7 +166,7 @@ class SelectiveSSM(ScanLayer):
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
         x, state = given.x, given.state
-        steps = self._projected(x)._replace(valid=given.valid)
+        steps = self._projected(x)._replace(valid=given.valid, reset=given.reset)
         # Without the axes of size 1: beside one, XLA's sums on CPUs are ten times slower.
         ones = tuple(i for i, n in enumerate(state.shape[:-2]) if n == 1)
         steps = jax.tree.map(lambda leaf: jnp.squeeze(leaf, ones), steps)
@@ -182,7 +183,7 @@ class SelectiveSSM(ScanLayer):
         """Equation (1), before softplus."""
         cuts = self.dt_rank, self.dt_rank + self.state_size
         r, b, c = jnp.split(product(x, self.w_x), cuts, axis=-1)
-        return _Steps(x, affine(r, self.w_dt, self.b_dt), b, c, None)
+        return _Steps(x, affine(r, self.w_dt, self.b_dt), b, c, None, None)
 
     def _discretised(self, steps: _Steps) -> tuple[jax.Array, jax.Array]:
         """Decay and drive of equation (2), each (..., channels, state)."""
@@ -247,7 +248,8 @@ def _in_stretches(
 
 def _stretch(layer: SelectiveSSM, state: jax.Array, steps: _Steps) -> tuple[jax.Array, jax.Array]:
     decay, drive = layer._discretised(steps)
-    h = linear_scan(decay, drive, state, axis=-3, method=layer.method)
+    reset = None if steps.reset is None else steps.reset[..., None]
+    h = linear_scan(decay, drive, state, axis=-3, reset=reset, method=layer.method)
     last = state if h.shape[-3] == 0 else h[..., -1, :, :]
     return last, _read(h, steps.c)
 

@@ -22,6 +22,7 @@ from rnnscan.layer_parts.arguments import floating, one_step, positive, sequence
 from rnnscan.layer_parts.draws import normal
 from rnnscan.layer_parts.layer import working
 from rnnscan.layer_parts.padding import checked_lengths, integers, masked, state_at, valid_steps
+from rnnscan.layer_parts.resets import checked_reset, checked_reset_of_step, positions
 from rnnscan.layer_parts.state import described
 from rnnscan.layers.mlp import MLP
 
@@ -176,7 +177,11 @@ class SequenceModel:
         return self.head.shape[-2]
 
     def __call__(
-        self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
     ) -> tuple[jax.Array, tuple[Any, ...]]:
         """What is read of the sequences x, from `state` (the mixers' own zeros when None).
 
@@ -184,9 +189,12 @@ class SequenceModel:
         never looked at, nan included. "every" is zero there, "last" reads the step before each
         length, "mean" all before it; of no steps at all both read zeros, so that y is the head's
         bias.
+        reset: booleans of shape (..., time), or (time,) for all sequences, true at the first step
+        of a sequence: the mixers forget all before it, and "mean" does.
 
         Raises ValueError for shapes that do not fit, tokens outside 0 ... tokens - 1 and lengths
-        outside 0 ... time (where they are concrete; traced ones are clipped).
+        outside 0 ... time (where they are concrete; traced ones are clipped), and for a reset where
+        a mixer takes none, an `MLP`.
 
         >>> import jax, jax.numpy as jnp
         >>> from rnnscan import MinGRU
@@ -202,13 +210,17 @@ class SequenceModel:
         batch, steps = (x.shape[:-1], x.shape[-1]) if self.tokens else (x.shape[:-2], x.shape[-2])
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, steps)
-        return _evaluate(self, x, self._states(state), lengths)
+        reset = checked_reset(reset, (*batch, steps))
+        return _evaluate(self, x, self._states(state), lengths, reset)
 
-    def step(self, x_t: ArrayLike, state: Any = None) -> tuple[jax.Array, tuple[Any, ...]]:
+    def step(
+        self, x_t: ArrayLike, state: Any = None, reset: ArrayLike | None = None
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
         """One step, for generation: x_t (...) of integers or (..., input_size) to (y_t, state).
 
-        y_t (..., outputs) is the output at this step, for read = "every" and "last" alike. Raises
-        ValueError with read = "mean" and with mixers that cannot step.
+        y_t (..., outputs) is the output at this step, for read = "every" and "last" alike.
+        reset: booleans of shape (...), or one for all: where true, the state is forgotten first.
+        Raises ValueError with read = "mean" and with mixers that cannot step.
 
         >>> import jax, jax.numpy as jnp
         >>> from rnnscan import LSTM
@@ -224,7 +236,9 @@ class SequenceModel:
             raise ValueError('step: expected read = "every" or "last", got "mean", of all steps')
         if any(isinstance(block.mixer, MLP) for block in self.blocks):
             raise ValueError("step: expected mixers that see the past alone, got an MLP")
-        return _step(self, self._checked(x_t, one=True), self._states(state))
+        x_t = self._checked(x_t, one=True)
+        batch = x_t.shape if self.tokens else x_t.shape[:-1]
+        return _step(self, x_t, self._states(state), checked_reset_of_step(reset, batch))
 
     def initial_state(self, batch: tuple[int, ...] = ()) -> tuple[Any, ...]:
         """The state in which a sequence begins, spelled out: as `lax.scan` over steps needs it.
@@ -318,18 +332,39 @@ def _headed(model: SequenceModel, h: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return affine(h, *working(dtype, model.head, model.head_bias)).astype(dtype)
 
 
+def _of_the_last_sequence(
+    h: jax.Array, count: jax.Array, reset: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """h, zero before the last of several sequences begins, and how many steps that one has.
+
+    count: (...), how many steps there are before the padding.
+    """
+    steps = h.shape[-2]
+    reset = reset & valid_steps(count, steps)[..., 0]
+    none = jnp.zeros(count.shape, jnp.int32)
+    _, end = positions(reset, none, steps, count)
+    return masked(h, ~valid_steps(count - end, steps)), end
+
+
 @jax.jit
 def _evaluate(
-    model: SequenceModel, x: jax.Array, states: tuple[Any, ...], lengths: jax.Array | None
+    model: SequenceModel,
+    x: jax.Array,
+    states: tuple[Any, ...],
+    lengths: jax.Array | None,
+    reset: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     steps = x.shape[-1] if model.tokens else x.shape[-2]
     valid = None if lengths is None else valid_steps(lengths, steps)
-    h, states = _run(model, x, states, lambda mixer, u, s: mixer(u, s, lengths), valid)
+    given = {} if reset is None else {"reset": reset}  # a mixer from elsewhere may take none
+    h, states = _run(model, x, states, lambda mixer, u, s: mixer(u, s, lengths, **given), valid)
     h = masked(h, valid)
     if model.read == "last":
         h = state_at(h, lengths, jnp.zeros((*h.shape[:-2], model.width), h.dtype))
     elif model.read == "mean":
         count = jnp.full(h.shape[:-2], steps, jnp.int32) if lengths is None else lengths
+        if reset is not None:
+            h, count = _of_the_last_sequence(h, count, reset)
         h = jnp.sum(h, axis=-2) / jnp.maximum(count, 1)[..., None].astype(h.dtype)
     y = _headed(model, h, _dtype(model, x))
     return masked(y, valid) if model.read == "every" else y, states
@@ -337,7 +372,8 @@ def _evaluate(
 
 @jax.jit
 def _step(
-    model: SequenceModel, x_t: jax.Array, states: tuple[Any, ...]
+    model: SequenceModel, x_t: jax.Array, states: tuple[Any, ...], reset: jax.Array | None
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    h, states = _run(model, x_t, states, lambda mixer, u, s: mixer.step(u, s))
+    given = {} if reset is None else {"reset": reset}
+    h, states = _run(model, x_t, states, lambda mixer, u, s: mixer.step(u, s, **given))
     return _headed(model, h, _dtype(model, x_t)), states

@@ -4,6 +4,7 @@ The rest of the package comes in by this door: the scans, their tables of method
 decide for the layers on top of them.
 """
 
+from rnnscan.scan.arguments import flags as flags
 from rnnscan.scan.arguments import vary_alike as vary_alike
 from rnnscan.scan.cell_kinds import CELLS as CELLS
 from rnnscan.scan.cell_kinds import CellKind as CellKind

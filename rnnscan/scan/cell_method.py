@@ -35,12 +35,14 @@ class CellWeights(NamedTuple):
 
 
 class ForwardOperands(NamedTuple):
-    """Where a step is not `valid` (B, T), the state passes as it is."""
+    """Where a step is not `valid` (B, T), the state passes as it is; where it has a `reset` (B, T),
+    which no step has that is not valid, the state before it is zeros."""
 
     x: jax.Array
     weights: CellWeights
     state: States
     valid: jax.Array | None
+    reset: jax.Array | None
 
 
 class Trajectory(NamedTuple):
@@ -81,6 +83,7 @@ class TangentOperands(NamedTuple):
     residuals: Residuals
     drives: Drives
     valid: jax.Array | None
+    reset: jax.Array | None
 
 
 class TransposeOperands(NamedTuple):
@@ -88,6 +91,7 @@ class TransposeOperands(NamedTuple):
     residuals: Residuals
     cotangents: Evolution
     valid: jax.Array | None
+    reset: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)

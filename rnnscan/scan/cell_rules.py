@@ -121,9 +121,9 @@ def _jvp_of_scan(program, primals, tangents, *, spec):
     """Of the plain scan, as any function of JAX."""
 
     def smooth(operands):
-        return program(spec, operands._replace(valid=primals.valid))
+        return program(spec, operands._replace(valid=primals.valid, reset=primals.reset))
 
-    pair = (x._replace(valid=None) for x in (primals, tangents))
+    pair = (x._replace(valid=None, reset=None) for x in (primals, tangents))
     primals_out, tangents_out = (tuple([x]) for x in pair)
     return jax.jvp(smooth, primals_out, instantiated(tangents_out))
 
@@ -138,10 +138,10 @@ def _forward_jvp(primals, tangents, *, spec):
     @jax.checkpoint  # keeps the trajectory alone, not the same shifted by one step
     def evolve(residuals, operands, moving):
         drives = _drives(spec, residuals, operands, moving)
-        known = TangentOperands(operands.weights.w_hh, residuals, drives, operands.valid)
-        return tangent(known, spec=spec)
+        _, (_, _, w_hh, _), _, valid, reset = operands
+        return tangent(TangentOperands(w_hh, residuals, drives, valid, reset), spec=spec)
 
-    h, last = evolve(residuals, primals, moving._replace(valid=None))
+    h, last = evolve(residuals, primals, moving._replace(valid=None, reset=None))
     results = Trajectory(whole.states[:1], whole.last, None)
     return results, Trajectory((h,), last, None)
 
@@ -154,7 +154,7 @@ def _drives(
     zero = lax.full_like(residuals.states[0], 0)
     u = jnp.concatenate([zero] * spec.cell.gates, -1)
     q = zero if spec.cell.apart else None
-    dx, (dw_ih, dbias, dw_hh, dbias_hn), dstate, _ = moving
+    dx, (dw_ih, dbias, dw_hh, dbias_hn), dstate, _, _ = moving
     if dx is not None:
         u = u + dot(dx, operands.weights.w_ih)
     if dw_ih is not None:
@@ -162,7 +162,8 @@ def _drives(
     if dbias is not None:
         u = u + scan.in_row(dbias, u)
     if dw_hh is not None:
-        y = dot(scan.before(spec, residuals.first[0], residuals.states[0]), dw_hh)
+        (earlier, *_) = scan.before(spec, residuals, operands.reset)
+        y = dot(earlier, dw_hh)
         if q is not None:
             hidden = zero.shape[-1]
             y, q = y[..., :-hidden], y[..., -hidden:]
@@ -177,14 +178,14 @@ def _drives(
 
 
 def _tangent_transpose(cotangents, operands, *, spec):
-    w_hh, residuals, _, valid = operands
-    known = TransposeOperands(w_hh, residuals, cotangents, valid)
+    w_hh, residuals, _, valid, reset = operands
+    known = TransposeOperands(w_hh, residuals, cotangents, valid, reset)
     return {"drives": transpose(known, spec=spec)}
 
 
 def _transpose_transpose(cotangents, operands, *, spec):
-    w_hh, residuals, _, valid = operands
-    known = TangentOperands(w_hh, residuals, cotangents, valid)
+    w_hh, residuals, _, valid, reset = operands
+    known = TangentOperands(w_hh, residuals, cotangents, valid, reset)
     return {"cotangents": tangent(known, spec=spec)}
 
 

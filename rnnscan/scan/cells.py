@@ -25,6 +25,7 @@ def cell_scan(
     x: ArrayLike,
     state: Sequence[ArrayLike],
     valid: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
     *,
     reverse: bool = False,
     method: CellMethodName = "auto",
@@ -46,6 +47,10 @@ def cell_scan(
       x: (..., T, I). Time is the axis before the last, as in layers; batch axes may be missing.
       state: the tuple (h,), of an lstm (h, c), each (..., H): before the first step in scan order.
       valid: boolean (..., T). Where false, the state passes as it is, and x is not looked at.
+      reset: boolean (..., T). Where true, the state before that step in scan order (the given one
+        included) is zeros, whatever it was, inf and nan included, forward and backward. With
+        `reverse`, a packed batch marks the last element of each segment. A step that is not valid
+        resets nothing.
       reverse: from the last step to the first.
       method: `"auto"`, or a name of `explain_cell_scan`: `"scan"`, `"native"`.
 
@@ -73,7 +78,8 @@ def cell_scan(
     """
     cell_table.check(method)
     reverse = arguments.direction(reverse)
-    given, dtype = _checked(kind, weights, x, state, arguments.flags(valid=valid))
+    flags = arguments.flags(valid=valid), arguments.flags(reset=reset)
+    given, dtype = _checked(kind, weights, x, state, *flags)
     spec = _spec(kind, reverse, method)
     batch, hidden = given.x.shape[:-2], given.weights.w_hh.shape[-1]
     if given.x.shape[-2] == 0:
@@ -85,7 +91,15 @@ def cell_scan(
 
 
 def explain_cell_scan(
-    kind: CellKind, weights, x, state, valid=None, *, reverse=False, platform: str | None = None
+    kind: CellKind,
+    weights,
+    x,
+    state,
+    valid=None,
+    reset=None,
+    *,
+    reverse=False,
+    platform: str | None = None,
 ) -> tuple[MethodRow, ...]:
     """The rows that `cell_scan(..., method="auto")` reads: method, available, reason, chosen.
 
@@ -107,10 +121,11 @@ def explain_cell_scan(
     """
     reverse = arguments.direction(reverse)
 
-    def batched(weights, x, state, valid):
-        return _one_batch_axis(_checked(kind, weights, x, state, valid)[0])
+    def batched(*operands):
+        return _one_batch_axis(_checked(kind, *operands)[0])
 
-    given = jax.eval_shape(batched, weights, x, state, arguments.flags(valid=valid))
+    flags = arguments.flags(valid=valid), arguments.flags(reset=reset)
+    given = jax.eval_shape(batched, weights, x, state, *flags)
     hidden = given.weights.w_hh.shape[-1]
     spec = _spec(kind, reverse, "auto")
     where = target.named(platform)
@@ -133,19 +148,15 @@ def _spec(kind: CellKind, reverse: bool, method: str) -> Spec:
 
 def _one_batch_axis(operands: ForwardOperands) -> ForwardOperands:
     """Batch axes merged to one, all operands varying alike over a mesh."""
-    x, weights, state, valid = operands
+    x, weights, *rest = operands
     count = math.prod(x.shape[:-2])
-    operands = ForwardOperands(
-        x.reshape((count, *x.shape[-2:])),
-        weights,
-        tuple(s.reshape((count, s.shape[-1])) for s in state),
-        None if valid is None else valid.reshape((count, valid.shape[-1])),
-    )
+    rest = jax.tree.map(lambda leaf: leaf.reshape((count, leaf.shape[-1])), rest)
+    operands = ForwardOperands(x.reshape((count, *x.shape[-2:])), weights, *rest)
     leaves, structure = jax.tree.flatten(operands)
     return structure.unflatten(arguments.vary_alike(*leaves))
 
 
-def _checked(kind, weights, x, state, valid) -> tuple[ForwardOperands, jnp.dtype]:
+def _checked(kind, weights, x, state, valid, reset) -> tuple[ForwardOperands, jnp.dtype]:
     """The operands, in the dtype to be carried, and the dtype of the results."""
     if kind not in tuple(CELLS):  # not by hash: kind may be anything
         known = ", ".join(map(repr, CELLS))
@@ -163,14 +174,18 @@ def _checked(kind, weights, x, state, valid) -> tuple[ForwardOperands, jnp.dtype
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x: got dtype {x.dtype} after promotion, expected a real one")
     _check_shapes(cell, weights, x, state)
-    if valid is not None and valid.shape != x.shape[:-1]:
-        raise ValueError(
-            f"valid: got shape {valid.shape}, expected {x.shape[:-1]}, one for each step of x"
-        )
+    for name, flags in (("valid", valid), ("reset", reset)):
+        if flags is not None and flags.shape != x.shape[:-1]:
+            raise ValueError(
+                f"{name}: got shape {flags.shape}, expected {x.shape[:-1]}, one for each step of x"
+            )
     wide = carry_dtype(x.dtype)
-    operands = ForwardOperands(x, weights, state, None)
+    operands = ForwardOperands(x, weights, state, None, None)
     operands = jax.tree.map(lambda leaf: leaf.astype(wide), operands)
-    return operands._replace(valid=None if valid is None else jnp.asarray(valid)), x.dtype
+    valid, reset = (None if flags is None else jnp.asarray(flags) for flags in (valid, reset))
+    if valid is not None and reset is not None:
+        reset = reset & valid
+    return operands._replace(valid=valid, reset=reset), x.dtype
 
 
 def _tuple_of(name: str, given: Any, parts: tuple[str, ...]) -> tuple:

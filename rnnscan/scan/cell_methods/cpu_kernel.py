@@ -29,6 +29,7 @@ def _call(target, problem, shapes, operands):
         "reverse": problem.reverse,
         "keep": problem.keep,
         "padded": operands.valid is not None,
+        "resets": operands.reset is not None,
     }
     call = jax.ffi.ffi_call(target, results, vmap_method=None)
     return iter(call(*jax.tree.leaves(operands), **attributes))

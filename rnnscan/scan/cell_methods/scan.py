@@ -15,6 +15,7 @@ from rnnscan.scan.cell_method import (
     Drives,
     Evolution,
     ForwardOperands,
+    Residuals,
     TangentOperands,
     Trajectory,
     TransposeOperands,
@@ -58,12 +59,23 @@ def looked_at(x: jax.Array, valid: jax.Array | None) -> jax.Array:
     return x if valid is None else jnp.where(valid[..., None], x, jnp.zeros((), x.dtype))
 
 
-def before(problem: CellProblem, first: jax.Array, states: jax.Array) -> jax.Array:
-    """What stood one step earlier in scan order, batch first."""
-    first = first[:, None]
-    if problem.reverse:
-        return jnp.concatenate([states[:, 1:], first], 1)
-    return jnp.concatenate([first, states[:, :-1]], 1)
+def before(problem: CellProblem, residuals: Residuals, reset: jax.Array | None) -> States:
+    """The states one step earlier in scan order, batch first; zeros at a reset."""
+
+    def earlier(first, states):
+        first = first[:, None]
+        parts = [states[:, 1:], first] if problem.reverse else [first, states[:, :-1]]
+        return jnp.concatenate(parts, 1)
+
+    states = tuple(map(earlier, residuals.first, residuals.states))
+    return _forgotten(reset, states)
+
+
+def _forgotten(reset: jax.Array | None, states: States) -> States:
+    """Zeros where flagged, whatever stood there."""
+    if reset is None:
+        return states
+    return tuple(jnp.where(reset[..., None], jnp.zeros((), s.dtype), s) for s in states)
 
 
 def _time_first(tree):
@@ -78,12 +90,13 @@ def _select(valid_t: jax.Array | None, new: States, old: States) -> States:
 
 def _forward(problem: CellProblem, operands: ForwardOperands) -> Trajectory:
     cell, precision = problem.cell, problem.precision
-    x, (w_ih, bias, w_hh, bias_hn), first, valid = operands
+    x, (w_ih, bias, w_hh, bias_hn), first, valid, reset = operands
     u = dot(_time_first(looked_at(x, valid)), w_ih, precision)
     u = u + in_row(bias, u)
 
     def body(state, inputs):
-        u_t, valid_t = inputs
+        u_t, valid_t, reset_t = inputs
+        state = _forgotten(reset_t, state)
         z, q = gates_of(cell, u_t, dot(state[0], w_hh, precision), bias_hn)
         new, kept = cell.step(z, q, state)
         state = _select(valid_t, new, state)
@@ -91,19 +104,19 @@ def _forward(problem: CellProblem, operands: ForwardOperands) -> Trajectory:
             return state, (state[:1], None)
         return state, (state, jnp.concatenate(kept, -1) if kept else None)
 
-    inputs = u, _time_first(valid)
+    inputs = u, _time_first(valid), _time_first(reset)
     last, (states, kept) = lax.scan(body, first, inputs, reverse=problem.reverse)
     return Trajectory(_time_first(states), last, _time_first(kept))
 
 
 def _tangent(problem: CellProblem, operands: TangentOperands) -> Evolution:
     cell = problem.cell
-    w_hh, residuals, drives, valid = operands
-    pairs = zip(residuals.first, residuals.states, strict=True)
-    earlier = tuple(before(problem, first, states) for first, states in pairs)
+    w_hh, residuals, drives, valid, reset = operands
+    earlier = before(problem, residuals, reset)
 
     def body(dstate, inputs):
-        du, dq, old, new, kept, valid_t = inputs
+        du, dq, old, new, kept, valid_t, reset_t = inputs
+        dstate = _forgotten(reset_t, dstate)
         dz, moved = gates_of(cell, du, dot(dstate[0], w_hh, problem.precision))
         dq = None if moved is None else dq + moved
         kept = () if kept is None else _parts(kept, cell.kept)
@@ -111,17 +124,17 @@ def _tangent(problem: CellProblem, operands: TangentOperands) -> Evolution:
         dstate = _select(valid_t, moved, dstate)
         return dstate, dstate[0]
 
-    inputs = (drives.u, drives.q, earlier, residuals.states, residuals.kept, valid)
+    inputs = (drives.u, drives.q, earlier, residuals.states, residuals.kept, valid, reset)
     last, h = lax.scan(body, drives.state, _time_first(inputs), reverse=problem.reverse)
     return Evolution(_time_first(h), last)
 
 
 def _transpose(problem: CellProblem, operands: TransposeOperands) -> Drives:
     """By JAX's own transposition of the tangent map."""
-    w_hh, residuals, cotangents, valid = operands
+    w_hh, residuals, cotangents, valid, reset = operands
 
     def linear(drives):
-        return _tangent(problem, TangentOperands(w_hh, residuals, drives, valid))
+        return _tangent(problem, TangentOperands(w_hh, residuals, drives, valid, reset))
 
     # Zeros of a type that varies over a mesh as the residuals do.
     zero = lax.full_like(residuals.states[0], 0)

@@ -64,11 +64,12 @@ struct CellReader {
   }
 };
 
-// forward:  x, w_ih, bias, w_hh, [bias_hn], state, [cell], [valid] -> h, [c], [kept]
-// backward: w_hh, state, [cell], h, [c], [kept], g, g_state, [g_cell], [valid]
+// forward:  x, w_ih, bias, w_hh, [bias_hn], state, [cell], [valid], [reset] -> h, [c], [kept]
+// backward: w_hh, state, [cell], h, [c], [kept], g, g_state, [g_cell], [valid], [reset]
 //           -> d_drive, [d_q], d_state, [d_cell]
 ffi::Error call_cell(bool backward, ffi::ThreadPool pool, int64_t kind, bool reverse, bool keep,
-                     bool padded, ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+                     bool padded, bool resets, ffi::RemainingArgs arguments,
+                     ffi::RemainingRets results) {
   CellProblem p{static_cast<Cell>(kind), backward, reverse, keep};
   CellReader read{arguments, results};
   const bool lstm = p.kind == Cell::lstm, gru = p.kind == Cell::gru;
@@ -106,6 +107,7 @@ ffi::Error call_cell(bool backward, ffi::ThreadPool pool, int64_t kind, bool rev
     if (lstm) p.d_cell = read.give({B, H});
   }
   if (padded) p.valid = static_cast<const uint8_t*>(read.argument(ffi::PRED, {B, T}));
+  if (resets) p.reset = static_cast<const uint8_t*>(read.argument(ffi::PRED, {B, T}));
   if (!read.good || read.next_argument != arguments.size()) return error;
   if (!kernels[level()](p, workers_of(pool))) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnscan: out of memory");
@@ -115,8 +117,8 @@ ffi::Error call_cell(bool backward, ffi::ThreadPool pool, int64_t kind, bool rev
 
 template <bool backward>
 ffi::Error entry(ffi::ThreadPool pool, int64_t kind, bool reverse, bool keep, bool padded,
-                 ffi::RemainingArgs arguments, ffi::RemainingRets results) {
-  return call_cell(backward, pool, kind, reverse, keep, padded, arguments, results);
+                 bool resets, ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  return call_cell(backward, pool, kind, reverse, keep, padded, resets, arguments, results);
 }
 
 auto binding() {
@@ -126,6 +128,7 @@ auto binding() {
       .Attr<bool>("reverse")
       .Attr<bool>("keep")
       .Attr<bool>("padded")
+      .Attr<bool>("resets")
       .RemainingArgs()
       .RemainingRets();
 }

@@ -147,6 +147,15 @@ struct Run {
   int64_t place_before(int64_t step) const { return step == 0 ? -1 : place(step - 1); }
 
   bool passes(int64_t row, int64_t t) const { return p.valid && !p.valid[row * T + t]; }
+  bool resets(int64_t row, int64_t t) const { return p.reset && p.reset[row * T + t]; }
+
+  // Zeros in `states` (B, H) for the rows [low, high) that have a reset at this step.
+  void forget(float* states, int64_t low, int64_t high, int64_t step) const {
+    if (!p.reset) return;
+    for (int64_t row = low; row < high; ++row) {
+      if (resets(row, place(step))) std::memset(states + row * H, 0, H * sizeof(float));
+    }
+  }
 
   // body.block<n>(row, ...) for the rows [low, high), in blocks of n <= kRows, as even as can be.
   template <class Body, class... Arguments>
@@ -170,7 +179,7 @@ struct Run {
 template <Cell kind>
 struct Forward : Run<kind> {
   using Base = Run<kind>;
-  using Base::G, Base::H, Base::I, Base::p, Base::T, Base::passes;
+  using Base::G, Base::H, Base::I, Base::p, Base::T, Base::passes, Base::resets;
   static constexpr int U = G == 1 ? kPanel : 1, vectors = G * U;
 
   Panels of_input, of_state;
@@ -207,6 +216,7 @@ struct Forward : Run<kind> {
   void rows(int64_t low, int64_t high) const {
     std::memcpy(states[0] + low * H, p.state + low * H, (high - low) * H * sizeof(float));
     for (int64_t step = 0; step < T; ++step) {
+      this->forget(states[step & 1], low, high, step);
       if (ahead && step % kAhead == 0) {
         for (int64_t panel = 0; panel < of_input.count; ++panel) {
           for (int64_t row = low; row < high; ++row) {
@@ -308,7 +318,7 @@ struct Forward : Run<kind> {
       const float* c_old = p.keep && before >= 0 ? p.c + (row * T + before) * H
                            : step == 0           ? p.cell + row * H
                                                  : p.c + row * H;
-      const V was = load_some(c_old + unit, n);
+      const V was = resets(row, t) ? V{} : load_some(c_old + unit, n);
       kept[0] = sigmoid(z[0]);
       kept[1] = sigmoid(z[1]);
       kept[2] = hyperbolic_tangent(z[2]);
@@ -337,7 +347,7 @@ struct Forward : Run<kind> {
 template <Cell kind>
 struct Backward : Run<kind> {
   using Base = Run<kind>;
-  using Base::G, Base::H, Base::K, Base::p, Base::T, Base::passes;
+  using Base::G, Base::H, Base::K, Base::p, Base::T, Base::passes, Base::resets;
   static constexpr int64_t Z = G;  // products that flow back through W_hh, a unit
 
   Panels panels;
@@ -366,6 +376,8 @@ struct Backward : Run<kind> {
       for (int64_t panel = 0; panel < panels.count; ++panel) {
         Base::over_rows(*this, low, high, step, panel);
       }
+      this->forget(p.d_state, low, high, step);
+      if (kind == Cell::lstm) this->forget(p.d_cell, low, high, step);
     }
   }
 
@@ -375,6 +387,7 @@ struct Backward : Run<kind> {
     float* carried = p.d_state + row * H + unit;
     const V l = load_some(p.g + at * H + unit, n) + load_some(carried, n);
     V du[G] = {}, q{}, stays{};
+    const bool first = resets(row, t);  // of a sequence: what was before it are zeros
     if (passes(row, t)) {
       stays = l;
     } else if constexpr (kind == Cell::tanh) {
@@ -392,7 +405,7 @@ struct Backward : Run<kind> {
       float* d_cell = p.d_cell + row * H + unit;
       const V dc = load_some(d_cell, n) + l * o * (1 - tanh_c * tanh_c);
       du[0] = dc * g * (i * (1 - i));
-      du[1] = dc * load_some(c_old + unit, n) * (f * (1 - f));
+      du[1] = dc * (first ? V{} : load_some(c_old + unit, n)) * (f * (1 - f));
       du[2] = dc * i * (1 - g * g);
       du[3] = l * tanh_c * (o * (1 - o));
       store_some(d_cell, dc * f, n);
@@ -403,7 +416,7 @@ struct Backward : Run<kind> {
       const float* h_old = before < 0 ? p.state + row * H : p.h + (row * T + before) * H;
       const V dn = l * (1 - z) * (1 - c * c);
       du[0] = dn * s * (r * (1 - r));
-      du[1] = l * (load_some(h_old + unit, n) - c) * (z * (1 - z));
+      du[1] = l * ((first ? V{} : load_some(h_old + unit, n)) - c) * (z * (1 - z));
       du[2] = dn;
       q = dn * r;
       stays = l * z;

@@ -26,7 +26,8 @@ constexpr int kept_of(Cell cell) { return cell == Cell::lstm || cell == Cell::gr
 // backward: from the cotangents `g` of h (B, T, H) and `g_state`, `g_cell` of the last state (B, H)
 //           to those of W_ih x + bias (B, T, G H), of q (B, T, H; gru), and of state and cell.
 //
-// Where a step is not `valid` (B, T, bytes), the state passes. Absent arrays have no data.
+// Where a step is not `valid` (B, T, bytes), the state passes; where it has a `reset` (B, T, bytes),
+// which no step has that is not valid, the state before it is zeros. Absent arrays have no data.
 struct CellProblem {
   Cell kind;
   bool backward;
@@ -35,7 +36,7 @@ struct CellProblem {
   int64_t batch, steps, inputs, hidden;
   const float *x = nullptr, *w_ih = nullptr, *bias = nullptr, *w_hh = nullptr, *bias_hn = nullptr;
   const float *state = nullptr, *cell = nullptr;
-  const uint8_t* valid = nullptr;
+  const uint8_t *valid = nullptr, *reset = nullptr;
   float *h = nullptr, *c = nullptr, *kept = nullptr;  // backward: read, not written
   const float *g = nullptr, *g_state = nullptr, *g_cell = nullptr;
   float *d_drive = nullptr, *d_q = nullptr, *d_state = nullptr, *d_cell = nullptr;
