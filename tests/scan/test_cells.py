@@ -1,5 +1,7 @@
 """Recurrent cells: the plain scan and the kernel against NumPy loops in float64, and every rule."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,15 @@ every_kind_of_the_kernel = pytest.mark.parametrize("kind", cpu_kernel.KINDS)
 SIZES = [(1, 30, 5, 7), (2, 3, 1, 16), (3, 1, 4, 33), (9, 6, 17, 70), (31, 4, 3, 8)]
 
 
-def draw(kind, size, *, padded=False, seed=0):
+class Flags(NamedTuple):
+    valid: np.ndarray | None
+    reset: np.ndarray | None
+
+
+NONE = Flags(None, None)
+
+
+def draw(kind, size, *, padded=False, packed=None, seed=0):
     """Weights, x, state and flags in float64, of numbers that float32 holds exactly."""
     batch, steps, inputs, hidden = size
     rng = np.random.default_rng(seed)
@@ -37,20 +47,25 @@ def draw(kind, size, *, padded=False, seed=0):
         normal(hidden) if CELLS[kind].apart else None,
     )
     state = tuple(normal(batch, hidden) for _ in CELLS[kind].states)
+    packed = padded if packed is None else packed
     valid = rng.random((batch, steps)) < 0.7 if padded else None
-    return weights, normal(batch, steps, inputs), state, valid
+    reset = rng.random((batch, steps)) < 0.4 if packed else None
+    return weights, normal(batch, steps, inputs), state, Flags(valid, reset)
 
 
 def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-def loop(kind, weights, x, state, valid, reverse):
+def loop(kind, weights, x, state, flags, reverse):
     """The equations of rnnscan/scan/cell_kinds, one step after another; what `backward` reads."""
     steps, hidden = x.shape[1], weights.w_hh.shape[1]
     h, c = state[0], state[-1]
     out, tape = np.zeros((*x.shape[:2], hidden)), []
     for t in reversed(range(steps)) if reverse else range(steps):
+        keep = (np.ones(len(x), bool) if flags.valid is None else flags.valid[:, t])[:, None]
+        first = keep & (False if flags.reset is None else flags.reset[:, t, None])
+        h, c = np.where(first, 0, h), np.where(first, 0, c)
         u, y = x[:, t] @ weights.w_ih.T + weights.bias, h @ weights.w_hh.T
         new_c, gates = c, ()
         if kind == "lstm":
@@ -66,8 +81,7 @@ def loop(kind, weights, x, state, valid, reverse):
             new = (1 - z) * n + z * h
         else:
             new = np.tanh(u + y) if kind == "tanh" else np.maximum(u + y, 0)
-        keep = (np.ones(len(x), bool) if valid is None else valid[:, t])[:, None]
-        tape.append((t, keep, h, c, gates, new, new_c))
+        tape.append((t, keep, first, h, c, gates, new, new_c))
         h, c = np.where(keep, new, h), np.where(keep, new_c, c)
         out[:, t] = h
     return out, (h, c)[: len(state)], tape
@@ -77,7 +91,7 @@ def backward(kind, weights, x, tape, d_out, d_last):
     """Backpropagation through `loop`: the gradients of the weights, of x and of the state."""
     sums = [np.zeros_like(w) for w in weights if w is not None]
     d_x, dh, dc = np.zeros_like(x), d_last[0], d_last[-1]
-    for t, keep, h, c, gates, new, new_c in reversed(tape):
+    for t, keep, first, h, c, gates, new, new_c in reversed(tape):
         dh = dh + d_out[:, t]
         stays = 0
         if kind == "lstm":
@@ -101,6 +115,7 @@ def backward(kind, weights, x, tape, d_out, d_last):
             total += term
         d_x[:, t] = du @ weights.w_ih
         dh = np.where(keep, dy @ weights.w_hh + stays, dh)
+        dh, dc = np.where(first, 0, dh), np.where(first, 0, dc)
     return CellWeights(*sums), d_x, (dh, dc)[: len(d_last)]
 
 
@@ -112,13 +127,13 @@ def of_dtype(tree, dtype):
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
 
 
-def values_and_gradients(kind, weights, x, state, valid, reverse):
+def values_and_gradients(kind, weights, x, state, flags, reverse):
     """h, the last state, and gradients of a linear function of both, in one program."""
 
     @jax.jit
     def run(weights, x, state, *cotangents):
         out, pull = jax.vjp(
-            lambda *a: cell_scan(kind, *a, valid, reverse=reverse), weights, x, state
+            lambda *a: cell_scan(kind, *a, *flags, reverse=reverse), weights, x, state
         )
         return out, pull(cotangents)
 
@@ -144,21 +159,21 @@ def assert_alike(got, want, tolerance):
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 def test_the_plain_scan_equals_a_loop(kind, reverse, padded):
     with jax.enable_x64(True):
-        weights, x, state, valid = draw(kind, (3, 5, 2, 4), padded=padded)
+        weights, x, state, flags = draw(kind, (3, 5, 2, 4), padded=padded)
         given = of_dtype((weights, x, state), jnp.float64)
-        got = jax.jit(lambda *a: cell_scan(kind, *a, valid, reverse=reverse))(*given)
-    assert_alike(got, loop(kind, weights, x, state, valid, reverse)[:2], 1e-14)
+        got = jax.jit(lambda *a: cell_scan(kind, *a, *flags, reverse=reverse))(*given)
+    assert_alike(got, loop(kind, weights, x, state, flags, reverse)[:2], 1e-14)
 
 
 @needs_kernel
 @every_kind_of_the_kernel
 @pytest.mark.parametrize("case", range(len(SIZES)))
 def test_the_kernel_equals_a_loop(kind, case):
-    reverse, padded = case % 2 == 1, case % 3 != 0
-    weights, x, state, valid = draw(kind, SIZES[case], padded=padded, seed=case)
-    *values, tape = loop(kind, weights, x, state, valid, reverse)
+    reverse, padded, packed = case % 2 == 1, case % 3 != 0, case != 1
+    weights, x, state, flags = draw(kind, SIZES[case], padded=padded, packed=packed, seed=case)
+    *values, tape = loop(kind, weights, x, state, flags, reverse)
     want = tuple(values), backward(kind, weights, x, tape, *cotangents_of(x, state))
-    got = values_and_gradients(kind, *of_dtype((weights, x, state), jnp.float32), valid, reverse)
+    got = values_and_gradients(kind, *of_dtype((weights, x, state), jnp.float32), flags, reverse)
     # Roundings of sums of `terms` products, carried over some ten steps before they fade.
     batch, steps, inputs, hidden = SIZES[case]
     terms = inputs + CELLS[kind].gates * hidden
@@ -170,7 +185,7 @@ def test_derivatives_of_both_modes_and_orders(kind):
     """Along one direction, against central differences; in the orders that the layers' law,
     forward and reverse over reverse, leaves over."""
     with jax.enable_x64(True):
-        weights, x, state, valid = draw(kind, (2, 3, 2, 3), padded=True)
+        weights, x, state, flags = draw(kind, (2, 3, 2, 3), padded=True)
         if kind == "relu":  # away from the kink
             weights = weights._replace(bias=weights.bias + 4 * np.sign(weights.bias))
         point = weights, x, state
@@ -179,7 +194,7 @@ def test_derivatives_of_both_modes_and_orders(kind):
 
         def along(s):
             moved = jax.tree.map(lambda p, d: p + s * d, point, direction)
-            h, last = cell_scan(kind, *moved, valid)
+            h, last = cell_scan(kind, *moved, *flags)
             slopes = 1 + jnp.arange(h.size, dtype=h.dtype).reshape(h.shape) / h.size
             return jnp.sum(jnp.sin(h * slopes)) + sum(jnp.sum(jnp.cos(part)) for part in last)
 
@@ -197,9 +212,9 @@ def test_derivatives_of_both_modes_and_orders(kind):
     np.testing.assert_allclose(here[2:], (above - below)[:4] / (2 * step), rtol=1e-6, atol=1e-6)
 
 
-def _gradient(kind, weights, x, state, valid):
+def _gradient(kind, weights, x, state, flags):
     def loss(*operands):
-        h, last = cell_scan(kind, *operands, valid)
+        h, last = cell_scan(kind, *operands, *flags)
         return jnp.sum(h**2) + sum(map(jnp.sum, last))
 
     return jax.grad(loss, (0, 1, 2))(weights, x, state)
@@ -211,11 +226,11 @@ _one = jax.jit(_gradient, static_argnums=0)  # one program, whatever is mapped
 @every_kind
 @pytest.mark.parametrize("mapped", ["x", "weights", "both"])
 def test_vmap_equals_one_call_each(kind, mapped):
-    *given, valid = draw(kind, (2, 3, 2, 5), padded=True)
+    *given, flags = draw(kind, (2, 3, 2, 5), padded=True)
     given = jax.tree.map(np.float32, given)
 
     def gradient(weights, x, state):
-        return _gradient(kind, weights, x, state, valid)
+        return _gradient(kind, weights, x, state, flags)
 
     axes = {"x": (None, 0, 0), "weights": (0, None, None), "both": (0, 0, None)}[mapped]
     pairs = [
@@ -228,7 +243,7 @@ def test_vmap_equals_one_call_each(kind, mapped):
             part if axis is None else jax.tree.map(lambda leaf, i=i: leaf[i], part)
             for part, axis in zip(pairs, axes, strict=True)
         ]
-        assert_alike(jax.tree.map(lambda leaf, i=i: leaf[i], got), _one(kind, *each, valid), 1e-5)
+        assert_alike(jax.tree.map(lambda leaf, i=i: leaf[i], got), _one(kind, *each, flags), 1e-5)
 
 
 @needs_kernel
@@ -258,14 +273,14 @@ def test_where_the_kernel_is_called():
 
 @every_kind
 def test_no_steps_return_the_state_and_without_jit_all_is_the_same(kind):
-    weights, x, state, valid = draw(kind, (2, 3, 2, 5), padded=True)
+    weights, x, state, flags = draw(kind, (2, 3, 2, 5), padded=True)
     weights, x, state = of_dtype((weights, x, state), jnp.float32)
-    h, last = cell_scan(kind, weights, x[:, :0], state, valid[:, :0])
+    h, last = cell_scan(kind, weights, x[:, :0], state, *(f[:, :0] for f in flags))
     assert h.shape == (2, 0, 5)
     assert_alike(last, state, 0)
     with jax.disable_jit():
-        eager = cell_scan(kind, weights, x, state, valid)
-    compiled = jax.jit(lambda *a: cell_scan(kind, *a))(weights, x, state, valid)
+        eager = cell_scan(kind, weights, x, state, *flags)
+    compiled = jax.jit(lambda *a: cell_scan(kind, *a))(weights, x, state, *flags)
     assert_alike(eager, compiled, 1e-6)
 
 
@@ -285,7 +300,7 @@ def test_large_and_nan_inputs(kind):
     assert np.array_equal(np.float32(drive), drive)
     x[1, 2] = np.nan
     with np.errstate(over="ignore"):  # exp, of a sigmoid that is zero
-        want, *_ = loop(kind, weights, x, state, None, reverse=False)
+        want, *_ = loop(kind, weights, x, state, NONE, reverse=False)
     given = of_dtype((weights, x, state), jnp.float32)
     h, _ = jax.jit(lambda *a: cell_scan(kind, *a))(*given)
     assert np.isfinite(h[0]).all()
@@ -309,12 +324,59 @@ def test_empty_batches_are_served_by_every_method(method):
 
 
 def test_what_is_not_valid_is_not_looked_at():
-    weights, x, state, valid = draw("lstm", (4, 5, 2, 3), padded=True)
+    weights, x, state, flags = draw("lstm", (4, 5, 2, 3), padded=True)
     weights, x, state = of_dtype((weights, x, state), jnp.float32)
-    bad = jnp.where(valid[..., None], x, jnp.nan)
+    bad = jnp.where(flags.valid[..., None], x, jnp.nan)
     assert np.isnan(bad).any()
-    clean, got = (_one("lstm", weights, inputs, state, valid) for inputs in (x, bad))
+    clean, got = (_one("lstm", weights, inputs, state, flags) for inputs in (x, bad))
     jax.tree.map(np.testing.assert_array_equal, got, clean)
+
+
+@every_kind
+@pytest.mark.parametrize("reverse", [False, True], ids=["onward", "reverse"])
+def test_nothing_passes_a_reset(kind, reverse):
+    """inf and nan in the state, in the inputs on the other side, and in what comes back from it."""
+    weights, x, state, _ = draw(kind, (2, 6, 2, 5))
+    given = of_dtype((weights, x, state), jnp.float32)
+    slopes, ends = of_dtype(cotangents_of(x, state), jnp.float32)
+    before = np.s_[:, 3:] if reverse else np.s_[:, :3]
+    after = np.s_[:, :3] if reverse else np.s_[:, 3:]
+    reset = np.zeros((2, 6), bool)
+    reset[:, 2 if reverse else 3] = True
+
+    @jax.jit
+    def run(reset, weights, x, state, slopes, ends):
+        def scan(*operands):
+            return cell_scan(kind, *operands, reset=reset, reverse=reverse)
+
+        out, pull = jax.vjp(scan, weights, x, state)
+        return out, pull((slopes, ends))
+
+    (h, last), (_, d_x, d_state) = run(reset, *given, slopes, ends)
+    for bad in (np.nan, np.inf):
+        first = tuple(jnp.full_like(s, bad) for s in given[2])
+        passed, back = run(reset, *given[:1], given[1].at[before].set(bad), first, slopes, ends)
+        assert_alike((passed[0][after], passed[1]), (h[after], last), 0)
+        assert_alike(back[1][after], d_x[after], 0)
+        passed, back = run(
+            reset,
+            *given[:1],
+            given[1].at[after].set(bad),
+            given[2],
+            slopes.at[after].set(bad),
+            tuple(jnp.full_like(e, bad) for e in ends),
+        )
+        assert_alike(passed[0][before], h[before], 0)
+        assert_alike((back[1][before], back[2]), (d_x[before], d_state), 0)
+
+    # A given state that is dropped at once: no gradient is nan, that of the weights too.
+    reset = reset.copy()
+    reset[:, -1 if reverse else 0] = True
+    _, clean = run(reset, *given[:2], tuple(map(jnp.zeros_like, given[2])), slopes, ends)
+    _, found = run(
+        reset, *given[:2], tuple(jnp.full_like(s, jnp.nan) for s in given[2]), slopes, ends
+    )
+    assert_alike(found, clean, 0)
 
 
 @every_kind
@@ -338,10 +400,10 @@ def test_the_tangent_of_a_cell_is_the_derivative_of_its_step(kind):
 
 @needs_kernel
 def test_both_methods_by_name_and_what_auto_takes():
-    weights, x, state, valid = draw("gru", (2, 3, 2, 5), padded=True)
+    weights, x, state, flags = draw("gru", (2, 3, 2, 5), padded=True)
     given = of_dtype((weights, x, state), jnp.float32)
     programs = {
-        method: jax.jit(lambda *a, m=method: cell_scan("gru", *a, valid, method=m))
+        method: jax.jit(lambda *a, m=method: cell_scan("gru", *a, *flags, method=m))
         for method in ("scan", "native", "auto")
     }
     scan, native, auto = (program(*given) for program in programs.values())
@@ -351,7 +413,7 @@ def test_both_methods_by_name_and_what_auto_takes():
         text = programs[method].lower(*given).as_text()
         assert text.count("@rnnscan_cell_forward") == calls
     for platform, chosen in (("cpu", "native"), ("cuda", "scan")):
-        rows = explain_cell_scan("gru", *given, valid, platform=platform)
+        rows = explain_cell_scan("gru", *given, *flags, platform=platform)
         assert [row.method for row in rows if row.chosen] == [chosen]
 
 
@@ -376,16 +438,16 @@ def test_a_named_kernel_says_where_it_cannot_serve():
 
 
 def test_any_batch_axes_lists_and_halves():
-    weights, x, state, valid = draw("lstm", (6, 3, 2, 5), padded=True)
+    weights, x, state, flags = draw("lstm", (6, 3, 2, 5), padded=True)
     weights, x, state = of_dtype((weights, x, state), jnp.float32)
-    want, (want_h, want_c) = cell_scan("lstm", weights, x, state, valid)
+    want, (want_h, want_c) = cell_scan("lstm", weights, x, state, *flags)
     folded = [jnp.reshape(leaf, (2, 3, *leaf.shape[1:])) for leaf in (x, *state)]
-    flags = valid.reshape(2, 3, 3).tolist()
-    h, (last_h, last_c) = cell_scan("lstm", weights[:3], folded[0], folded[1:], flags)
+    lists = [f.reshape(2, 3, 3).tolist() for f in flags]
+    h, (last_h, last_c) = cell_scan("lstm", weights[:3], folded[0], folded[1:], *lists)
     for got, whole in ((h, want), (last_h, want_h), (last_c, want_c)):
         np.testing.assert_array_equal(got.reshape(whole.shape), whole)
     # One sequence is another program on a CPU: without a batch its products are sums.
-    one, _ = cell_scan("lstm", weights, x[0], [part[0] for part in state], valid[0])
+    one, _ = cell_scan("lstm", weights, x[0], [part[0] for part in state], *(f[0] for f in flags))
     assert_alike(one, want[0], 1e-6)
 
     halves = of_dtype((weights, x, state), jnp.bfloat16)
@@ -413,6 +475,7 @@ X, H = np.ones((4, 3), "float32"), np.ones(2, "float32")
         (("lstm", (W, B, U), X, (H, H[:1])), r"state\[1\]: got shape \(1,\), expected \(2,\)"),
         (("lstm", (W, B, U), X[0], (H, H)), r"x, weights.w_hh: got shapes \(3,\)"),
         (("lstm", (W, B, U), X, (H, H), [True]), r"valid: got shape \(1,\), expected \(4,\)"),
+        (("lstm", (W, B, U), X, (H, H), None, [[True]]), r"reset: got shape \(1, 1\), exp"),
         ((["lstm"], (W, B, U), X, (H, H)), r"kind: got \['lstm'\], expected one of"),
         (("gru", (W, B, U), X, (H,)), r"weights: .* w_ih, bias, w_hh, bias_hn"),
     ],
