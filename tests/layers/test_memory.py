@@ -10,15 +10,16 @@ from tests.layers.cases import FEATURES, draw, make
 TIME, BATCH, HIDDEN = 500, 8, 4
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize("given", ["nothing", "lengths", "reset"])
 @pytest.mark.parametrize(
     ("name", "states", "gates"),  # of all layers; gates: i f g o of an LSTM, r z n q of a GRU
     [("rnn", 2, 0), ("lstm", 2, 1), ("gru", 2, 2), ("linear", 1, 0), ("lru", 1, 0)],
 )
-def test_the_backward_pass_keeps_the_states_alone(name, states, gates, padded):
+def test_the_backward_pass_keeps_the_states_alone(name, states, gates, given):
     layer, x = make(name), draw(BATCH, TIME, FEATURES)
-    lengths = np.full(BATCH, TIME - 1) if padded else None
-    y, backward = jax.vjp(lambda layer, x: layer(x, lengths=lengths)[0], layer, x)
+    every = {"lengths": np.full(BATCH, TIME - 1), "reset": np.arange(TIME) % 9 == 0}
+    options = {name: value for name, value in every.items() if name == given}
+    y, backward = jax.vjp(lambda layer, x: layer(x, **options)[0], layer, x)
     kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.size >= TIME]
     h = [leaf for leaf in kept if leaf.shape[-1] == HIDDEN]
     flags = [leaf for leaf in kept if leaf.dtype == bool]
