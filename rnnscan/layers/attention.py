@@ -22,6 +22,7 @@ from rnnscan.layer_parts.affine import affine
 from rnnscan.layer_parts.arguments import floating, positive
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
+from rnnscan.layer_parts.shown import shown
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.scan import matmul_precision
 
@@ -47,6 +48,8 @@ class KeyValueCache(NamedTuple):
     keys: jax.Array
     values: jax.Array
     position: jax.Array
+
+    __repr__ = shown
 
 
 @jax.tree_util.register_dataclass
