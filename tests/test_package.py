@@ -198,8 +198,27 @@ def test_public_names_show_an_example(module, name):
     assert ">>> " in documentation, f"{module}.{name} shows no example"
 
 
+@pytest.mark.parametrize("name", [name for module, name in PUBLIC if module == "rnnscan"])
+def test_an_editor_can_complete_what_is_chosen_by_name(name):
+    """No option is a plain string: a `Literal` says which there are."""
+    public = getattr(rnnscan, name)
+    methods = [public, *(vars(public).values() if inspect.isclass(public) else ())]
+    for method in methods:
+        function = getattr(method, "__func__", method)
+        if inspect.isfunction(function):
+            for parameter in inspect.signature(function).parameters.values():
+                assert parameter.annotation not in (str, str | None), f"{function}: {parameter}"
+
+
+def test_help_begins_with_what_there_is():
+    described = set(re.findall(r"\w+", rnnscan.__doc__))
+    listed = {name for name in rnnscan.__all__ if not name.startswith("explain_")}
+    assert listed <= described
+
+
 def test_one_version_everywhere():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert rnnscan.__version__ in (version, "0+unknown")
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 

@@ -21,6 +21,7 @@ from experiments.harness.timing import Check, Contender
 from experiments.scan_limits import reference
 from experiments.scan_limits.shapes import BOTH, Shape
 from rnnscan import explain_linear_scan, linear_scan
+from rnnscan.scan import Platform
 
 AUTO = "linear_scan auto"
 SCAN, ASSOCIATIVE = "lax.scan", "lax.associative_scan"
@@ -74,7 +75,7 @@ def make_task(shape: Shape, seed: int) -> Task:
     return Task(shape, a, b, g, reference.evaluate(a, b, g))
 
 
-def methods(shape: Shape, platform: str | None = None) -> dict[str, bool]:
+def methods(shape: Shape, platform: Platform | None = None) -> dict[str, bool]:
     """The methods of `linear_scan` that can serve this shape, and whether `auto` takes them."""
     a, b = (jax.ShapeDtypeStruct(size, shape.dtype) for size in (shape.a_shape, shape.b_shape))
     rows = explain_linear_scan(a, b, axis=1, platform=platform)

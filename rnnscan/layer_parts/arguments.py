@@ -4,6 +4,8 @@ Every error names the argument, what would be right and what came. Only shapes a
 never values, so all of it holds under `jit`, `grad` and `vmap`.
 """
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +28,22 @@ def one_of(known: tuple[str, ...], **chosen: str) -> None:
 
 
 def floating(name: str, dtype: DTypeLike) -> jnp.dtype:
-    """The dtype itself; raise unless it is real and floating."""
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a real floating dtype, got {jnp.dtype(dtype)}")
-    return jnp.dtype(dtype)
+    """The dtype itself; raise unless it is real and floating, and one that JAX has at present.
+
+    Python's `float` is the widest of these.
+    """
+    found = None
+    if dtype is not None:  # which is float64 to NumPy
+        with contextlib.suppress(TypeError):
+            found = jnp.dtype(jnp.result_type(float) if dtype is float else dtype)
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        got = repr(dtype) if found is None else found
+        raise TypeError(f"{name}: expected a real floating dtype, got {got}")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise TypeError(
+            f'{name}: got {found}, which needs jax.config.update("jax_enable_x64", True)'
+        )
+    return found
 
 
 def sequence(x: ArrayLike, features: int) -> jax.Array:

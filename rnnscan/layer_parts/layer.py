@@ -18,11 +18,12 @@ from jax.typing import ArrayLike, DTypeLike
 from rnnscan.layer_parts.arguments import one_step, sequence
 from rnnscan.layer_parts.padding import checked_lengths, masked, state_at, valid_steps
 from rnnscan.layer_parts.resets import checked_reset, checked_reset_of_step, forgotten
+from rnnscan.layer_parts.shown import Shown
 from rnnscan.layer_parts.state import Slots, State, checked_state, completed
-from rnnscan.scan import carry_dtype
+from rnnscan.scan import CellMethodName, LinearMethodName, MatrixMethodName, carry_dtype
 
 
-class Layer:
+class Layer(Shown):
     """A layer: its weights, and how to evaluate them over a sequence or for one step of it.
 
     `layer(x)` evaluates whole sequences, `layer.step(x_t, state)` one step of them. Any number of
@@ -163,7 +164,7 @@ class ScanLayer(Layer):
         lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         *,
-        method: str | None = None,
+        method: LinearMethodName | MatrixMethodName | CellMethodName | None = None,
     ) -> tuple[jax.Array, State]:
         """`Layer.__call__`, by `method` instead of the layer's own.
 

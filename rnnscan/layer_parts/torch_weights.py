@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnscan.layer_parts.shown import Shown
+
 GATES_OF = {1: "RNN", 3: "GRU", 4: "LSTM"}
 TORCH_KEY = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
-class Cell:
+class Cell(Shown):
     """Weights of one recurrence, input to hidden (`ih`) and hidden to hidden (`hh`), as in torch.
 
     Those of G gates are stacked in torch's order: i f g o of an LSTM, r z n of a GRU.

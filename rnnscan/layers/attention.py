@@ -23,6 +23,7 @@ from rnnscan.layer_parts.arguments import floating, positive
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
 from rnnscan.layer_parts.resets import forgotten, positions
+from rnnscan.layer_parts.shown import shown
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.scan import matmul_precision
 
@@ -48,6 +49,8 @@ class KeyValueCache(NamedTuple):
     keys: jax.Array
     values: jax.Array
     position: jax.Array
+
+    __repr__ = shown
 
 
 @jax.tree_util.register_dataclass

@@ -25,7 +25,7 @@ arXiv:2312.00752, equations 2-4 and Algorithm 2, with the parametrisation of its
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,8 @@ from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.scan import LinearMethodName, carry_dtype, linear_scan, linear_table, vary_alike
 
-DISCRETISATIONS = ("euler", "zoh")
+Discretisation = Literal["euler", "zoh"]
+DISCRETISATIONS = get_args(Discretisation)
 
 # How long a stretch of time is. On CPUs an array of it is 2^18 numbers at most, 1 MB of float32, so
 # that all of them stay in the cache: measured on two cores for states of 2^6 to 2^14 numbers.
@@ -89,7 +90,7 @@ class SelectiveSSM(ScanLayer):
     a_log: jax.Array  # (channels, state)
     d: jax.Array  # (channels,)
     method: LinearMethodName = field(default="auto", metadata={"static": True})
-    discretisation: str = field(default="euler", metadata={"static": True})
+    discretisation: Discretisation = field(default="euler", metadata={"static": True})
     stretch: int | None = field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class SelectiveSSM(ScanLayer):
         dt_rank: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
-        discretisation: str = "euler",
+        discretisation: Discretisation = "euler",
         stretch: int | None = None,
         method: LinearMethodName = "auto",
         dtype: DTypeLike = jnp.float32,

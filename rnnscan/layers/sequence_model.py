@@ -10,7 +10,7 @@ else acts on each step alone, so that what the model can remember is what its mi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +23,18 @@ from rnnscan.layer_parts.draws import normal
 from rnnscan.layer_parts.layer import working
 from rnnscan.layer_parts.padding import checked_lengths, integers, masked, state_at, valid_steps
 from rnnscan.layer_parts.resets import checked_reset, checked_reset_of_step, positions
+from rnnscan.layer_parts.shown import Shown
 from rnnscan.layer_parts.state import described
 from rnnscan.layers.mlp import MLP
 
-READS = ("every", "last", "mean")
+Read = Literal["every", "last", "mean"]
+READS = get_args(Read)
 _EPS = 1e-6
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)  # equality and hash by identity, as for arrays
-class Block:
+class Block(Shown):
     """h + back(mixer(norm(h)))."""
 
     scale: jax.Array  # (width,), of the norm
@@ -42,7 +44,7 @@ class Block:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class SequenceModel:
+class SequenceModel(Shown):
     """Encoder, blocks of (norm, mixer, residual), a reading of the steps, and a linear head.
 
     Shapes: x (..., time) of integers where the model has tokens, else (..., time, input_size); y
@@ -76,7 +78,7 @@ class SequenceModel:
     scale: jax.Array  # (width,), of the last norm
     head: jax.Array  # (outputs, width)
     head_bias: jax.Array  # (outputs,)
-    read: str = field(default="every", metadata={"static": True})
+    read: Read = field(default="every", metadata={"static": True})
 
     @classmethod
     def init(
@@ -89,7 +91,7 @@ class SequenceModel:
         outputs: int,
         tokens: int | None = None,
         input_size: int | None = None,
-        read: str = "every",
+        read: Read = "every",
         dtype: DTypeLike = jnp.float32,
     ) -> "SequenceModel":
         """`mixer(key, width)` makes the mixer of each block, a layer of `width` input features.

@@ -5,6 +5,7 @@ decide for the layers on top of them.
 """
 
 from rnnscan.scan.arguments import flags as flags
+from rnnscan.scan.arguments import nearest as nearest
 from rnnscan.scan.arguments import vary_alike as vary_alike
 from rnnscan.scan.cell_kinds import CELLS as CELLS
 from rnnscan.scan.cell_kinds import CellKind as CellKind
@@ -26,3 +27,4 @@ from rnnscan.scan.matrix_methods import matrix_table as matrix_table
 from rnnscan.scan.matrix_methods.diagonal import require_eigenvectors as require_eigenvectors
 from rnnscan.scan.precision import carry_dtype as carry_dtype
 from rnnscan.scan.precision import matmul_precision as matmul_precision
+from rnnscan.scan.target import Platform as Platform

@@ -1,13 +1,15 @@
 """What a caller may pass to a scan, checked once, with messages that name the argument."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 DTYPES = tuple(
     np.dtype(dtype)
@@ -20,43 +22,102 @@ DTYPES = tuple(
         jnp.complex128,
     )
 )
+EXPECTED = f"an array or a number of {', '.join(dtype.name for dtype in DTYPES)}"
 
 
 def promote(**operands) -> list[Any]:
     """The operands as arrays of one dtype, by JAX's promotion; an h0 of `None` stays `None`."""
-    given = {name: x for name, x in operands.items() if name != "h0" or x is not None}
-    for name, x in given.items():
-        if not (isinstance(x, (bool, int, float, complex)) or hasattr(x, "dtype")):
+    given = {}
+    for name, x in operands.items():
+        if name == "h0" and x is None:
+            continue
+        if isinstance(x, (list, tuple)):  # JAX's own functions refuse these too
             what = f"a {type(x).__name__}"
-            raise TypeError(f"{name}: got {what}, expected an array or a number; use jnp.asarray")
-        dtype = np.dtype(type(x)) if isinstance(x, (bool, int)) else jnp.result_type(x)
-        if dtype not in DTYPES:
-            known = ", ".join(dtype.name for dtype in DTYPES)
-            hint = f"; write {float(x)} for a number" if isinstance(x, int) else ""
-            raise TypeError(
-                f"{name}: got dtype {dtype.name} and shape {jnp.shape(x)}, expected one of "
-                f"{known}{hint}"
-            )
+            raise TypeError(f"{name}: got {what}, expected {EXPECTED}; use jnp.asarray({name})")
+        number = type(x) in (float, complex)  # of Python: it leaves the dtype to the others
+        given[name] = x if number else _array(name, x, EXPECTED)
+        if not number and given[name].dtype not in DTYPES:
+            cure = f"; write jnp.asarray({name}, float)" if _is_numeric(given[name].dtype) else ""
+            cure = "; write 1.0 for the number 1" if isinstance(x, (bool, int)) else cure
+            raise TypeError(f"{name}: got {_described(x)}, expected {EXPECTED}{cure}")
     dtype = jnp.result_type(*given.values())
-    return [None if x is None else jnp.asarray(x, dtype) for x in operands.values()]
+    return [jnp.asarray(given[name], dtype) if name in given else None for name in operands]
+
+
+def flags(**given) -> Any:
+    """The one that is given, by name, as an array of booleans; an empty list is one of these."""
+    ((name, x),) = given.items()
+    if x is None:
+        return None
+    if isinstance(x, (list, tuple)) and not x:
+        return np.asarray(x, bool)
+    array = _array(name, x, "bool")
+    if array.dtype != np.bool_:
+        of_numbers, has_dtype = _is_numeric(array.dtype), hasattr(x, "dtype")
+        cure = f"; write {name if has_dtype else f'jnp.asarray({name})'} != 0" if of_numbers else ""
+        what = _described(x if has_dtype else array)
+        raise TypeError(f"{name}: got {what}, expected bool{cure}")
+    return array
+
+
+def _array(name: str, x, expected: str) -> Any:
+    """x as `jnp.asarray` takes it: from NumPy, torch, pandas, whatever has `__array__`."""
+    if isinstance(x, jax.Array):
+        return x
+    try:
+        if isinstance(x, (str, jax.ShapeDtypeStruct)):  # NumPy would take either as true
+            raise TypeError
+        return jnp.asarray(x)
+    except Exception as fault:  # whatever a foreign `__array__` raises
+        foreign = hasattr(x, "__array__") and type(x) is not np.ndarray
+        why = f" ({' '.join(str(fault).split())})" if foreign else ""
+        cure = f"; try jnp.from_dlpack({name})" if hasattr(x, "__dlpack__") and foreign else ""
+        raise TypeError(f"{name}: got {_described(x)}, expected {expected}{why}{cure}") from fault
+
+
+def _described(x: Any) -> str:
+    """What came, for a message."""
+    if x is None or type(x) in (bool, int, float, complex, str):
+        return repr(x)
+    if isinstance(x, type):
+        return f"the class {x.__name__}"
+    what = f"a {type(x).__name__}"
+    if not (hasattr(x, "dtype") and hasattr(x, "shape")):
+        return what
+    own = isinstance(x, (jax.Array, np.ndarray, np.generic))
+    return f"{'' if own else f'{what} of '}dtype {x.dtype} and shape {tuple(x.shape)}"
+
+
+def _is_numeric(dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
+
+
+def nearest(given, known: Iterable[str]) -> str:
+    """The name of these that was probably meant, for the end of a message."""
+    found = get_close_matches(given.lower(), known, 1) if isinstance(given, str) else []
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _static(x) -> str:
+    """What to do about a traced option, for the end of a message."""
+    return ", known when tracing: name it in `static_argnames`" if isinstance(x, Tracer) else ""
 
 
 def direction(reverse) -> bool:
     """`reverse` as a bool; it is part of the program, so it cannot be traced."""
     if not isinstance(reverse, (bool, np.bool_)):
-        raise TypeError(f"reverse: got {reverse!r}, expected True or False")
+        raise TypeError(f"reverse: got {reverse!r}, expected True or False{_static(reverse)}")
     return bool(reverse)
 
 
 def time_axis(axis, b_shape, *, trailing: int) -> int:
     """`axis` as a non-negative position among the axes of b that may be time."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"axis: got {axis!r}, expected an integer")
     try:
+        if isinstance(axis, bool):
+            raise TypeError
         axis = operator.index(axis)
-    except jax.errors.TracerIntegerConversionError as fault:
-        message = "axis: got a traced value, expected an integer known when tracing"
-        raise TypeError(message) from fault
+    except TypeError as fault:
+        raise TypeError(f"axis: got {axis!r}, expected an integer{_static(axis)}") from fault
     rank = len(b_shape)
     position = axis + rank if axis < 0 else axis
     if not 0 <= position < rank - trailing:
@@ -76,6 +137,20 @@ def broadcasts(shape, target) -> bool:
     return all(n in (1, m) for n, m in zip(shape, tail, strict=True))
 
 
+def lined_up(name: str, shape, target) -> str:
+    """How x could be written so that it broadcasts to `target`, for the end of a message.
+
+    By its sizes: those that are found, in their order, with axes of size 1 between them.
+    """
+    if broadcasts(shape[::-1], target):
+        return f"; {name}.T would broadcast"
+    index, left = [], list(shape)
+    for m in target:
+        index.append(":" if left and left[0] in (1, m) else "None")
+        left = left[1:] if index[-1] == ":" else left
+    return "" if left else f"; {name}[{', '.join(index)}] would broadcast"
+
+
 def in_line(x: jax.Array, rank: int) -> jax.Array:
     """x with axes of size 1 in front, up to `rank`."""
     return x if x.ndim == rank else x.reshape((1,) * (rank - x.ndim) + x.shape)
@@ -89,55 +164,53 @@ def initial_state(h0, b: jax.Array, axis: int) -> jax.Array:
     if not broadcasts(h0.shape, expected):
         raise ValueError(
             f"h0: shape {h0.shape} does not broadcast to {expected}, the shape of b "
-            f"{b.shape} without its time axis {axis}"
+            f"{b.shape} without its time axis {axis}{lined_up('h0', h0.shape, expected)}"
         )
     return lax.expand_dims(in_line(h0, b.ndim - 1), (axis,))
 
 
-def flags(**given) -> Any:
-    """The one that is given, by name, as an array of booleans; an empty list is one of these."""
-    ((name, x),) = given.items()
-    if x is None:
-        return None
-    if not hasattr(x, "dtype"):
-        x = np.asarray(x, bool if isinstance(x, (list, tuple)) and not x else None)
-    if x.dtype != np.bool_:
-        raise TypeError(f"{name}: got dtype {x.dtype} and shape {x.shape}, expected bool")
-    return x
-
-
 def reset_flags(reset, b: jax.Array, axis: int, *, trailing: int):
     """Boolean flags in line with b; 1-D flags are always over time."""
+    reset = flags(reset=reset)
     if reset is None:
         return None
-    reset = jnp.asarray(reset)
+    target = (*b.shape[: b.ndim - trailing], *(1 for _ in range(trailing)))
     if reset.ndim == 1:
         if reset.shape[0] != b.shape[axis]:
             raise ValueError(
                 f"reset: a 1-D reset is over time and needs length {b.shape[axis]}, axis {axis} "
-                f"of b {b.shape}; got shape {reset.shape}"
+                f"of b {b.shape}; got shape {reset.shape}{lined_up('reset', reset.shape, target)}"
             )
         others = tuple(i for i in range(b.ndim) if i != axis)
-        return lax.expand_dims(reset, others)
-    target = (*b.shape[: b.ndim - trailing], *(1 for _ in range(trailing)))
+        return lax.expand_dims(jnp.asarray(reset), others)
     if not broadcasts(reset.shape, target):
         last = " with a last axis of size 1 (a state is reset as a whole)" if trailing else ""
         raise ValueError(
             f"reset: shape {reset.shape} does not broadcast to {target}, b {b.shape}{last}"
+            f"{lined_up('reset', reset.shape, target)}"
         )
-    return in_line(reset, b.ndim)
+    return in_line(jnp.asarray(reset), b.ndim)
 
 
-def by_shapes(in_line: Callable[..., tuple[Any, int]], *arguments) -> tuple[Any, int]:
-    """What `in_line` returns, operands and the axis of time, from shapes and dtypes alone."""
-    axes = []
+def by_shapes(function: Callable[..., Any], *arguments) -> Any:
+    """What `function` returns, as shapes and dtypes, where a `jax.ShapeDtypeStruct` is an array.
 
-    def operands_of(*arguments):
-        operands, axis = in_line(*arguments)
-        axes.append(axis)
-        return operands
+    All else comes to `function` as it is, to be checked there.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
 
-    return jax.eval_shape(operands_of, *arguments), axes[0]
+    def of_arrays(*arrays):
+        given = iter(arrays)
+        mixed = [next(given) if _is_abstract(leaf) else leaf for leaf in leaves]
+        return function(*structure.unflatten(mixed))
+
+    return jax.eval_shape(of_arrays, *filter(_is_abstract, leaves))
+
+
+def _is_abstract(x) -> bool:
+    """Whether only the shape and dtype of x are read."""
+    array = isinstance(x, np.ndarray) and x.dtype in DTYPES
+    return array or isinstance(x, jax.ShapeDtypeStruct)
 
 
 def vary_alike(*operands) -> list[Any]:

@@ -16,7 +16,10 @@ from rnnscan.scan.cell_method import CellWeights, ForwardOperands
 from rnnscan.scan.cell_methods import CellMethodName, cell_table, scan
 from rnnscan.scan.cell_rules import Spec, case_of, forward
 from rnnscan.scan.precision import carry_dtype, matmul_precision
-from rnnscan.scan.table import MethodRow
+from rnnscan.scan.table import MethodRows
+from rnnscan.scan.target import Platform
+
+ORDER = "weights are w_ih (G H, I), bias (G H,), w_hh (G H, H)"  # for messages
 
 
 def cell_scan(
@@ -78,8 +81,7 @@ def cell_scan(
     """
     cell_table.check(method)
     reverse = arguments.direction(reverse)
-    flags = arguments.flags(valid=valid), arguments.flags(reset=reset)
-    given, dtype = _checked(kind, weights, x, state, *flags)
+    given, dtype = _checked(kind, weights, x, state, valid, reset)
     spec = _spec(kind, reverse, method)
     batch, hidden = given.x.shape[:-2], given.weights.w_hh.shape[-1]
     if given.x.shape[-2] == 0:
@@ -99,15 +101,16 @@ def explain_cell_scan(
     reset=None,
     *,
     reverse=False,
-    platform: str | None = None,
-) -> tuple[MethodRow, ...]:
+    platform: Platform | None = None,
+) -> MethodRows:
     """The rows that `cell_scan(..., method="auto")` reads: method, available, reason, chosen.
 
     Arguments: those of `cell_scan`, as arrays or `jax.ShapeDtypeStruct`s (only shapes and dtypes
     are read); `platform`: "cpu", "cuda", "rocm" or "tpu", by default the one in use.
 
-    Returns: one `MethodRow` for each method. Raises what `cell_scan` raises for its operands. Cost:
-    no computation. Source: the method table of `rnnscan/scan/cell_methods`.
+    Returns: a tuple, printed as a table, of one `MethodRow` for each method.
+    Raises what `cell_scan` raises for its operands. Cost: no computation. Source: the method table
+    of `rnnscan/scan/cell_methods`.
 
     Example:
 
@@ -124,8 +127,7 @@ def explain_cell_scan(
     def batched(*operands):
         return _one_batch_axis(_checked(kind, *operands)[0])
 
-    flags = arguments.flags(valid=valid), arguments.flags(reset=reset)
-    given = jax.eval_shape(batched, weights, x, state, *flags)
+    given = arguments.by_shapes(batched, weights, x, state, valid, reset)
     hidden = given.weights.w_hh.shape[-1]
     spec = _spec(kind, reverse, "auto")
     where = target.named(platform)
@@ -158,9 +160,11 @@ def _one_batch_axis(operands: ForwardOperands) -> ForwardOperands:
 
 def _checked(kind, weights, x, state, valid, reset) -> tuple[ForwardOperands, jnp.dtype]:
     """The operands, in the dtype to be carried, and the dtype of the results."""
+    valid, reset = arguments.flags(valid=valid), arguments.flags(reset=reset)
     if kind not in tuple(CELLS):  # not by hash: kind may be anything
         known = ", ".join(map(repr, CELLS))
-        raise ValueError(f"kind: got {kind!r}, expected one of {known}")
+        hint = arguments.nearest(kind, CELLS)
+        raise ValueError(f"kind: got {kind!r}, expected one of {known}{hint}")
     cell = CELLS[kind]
     names = CellWeights._fields[: 3 + cell.apart]
     if isinstance(weights, CellWeights) and not cell.apart and weights.bias_hn is None:
@@ -195,7 +199,8 @@ def _tuple_of(name: str, given: Any, parts: tuple[str, ...]) -> tuple:
             got = f"{got} of {len(given)}"
         elif hasattr(given, "shape"):
             got = f"one array of shape {given.shape}"
-        raise ValueError(f"{name}: got {got}, expected a tuple of {', '.join(parts)}")
+        alone = f": ({parts[0]},)" if len(parts) == 1 else ""
+        raise ValueError(f"{name}: got {got}, expected a tuple of {', '.join(parts)}{alone}")
     return tuple(given)
 
 
@@ -203,7 +208,7 @@ def _check_shapes(cell: Cell, weights: CellWeights, x: jax.Array, state: States)
     if weights.w_hh.ndim != 2 or x.ndim < 2:
         raise ValueError(
             f"x, weights.w_hh: got shapes {x.shape} and {weights.w_hh.shape}, expected (..., T, I) "
-            "and (G H, H)"
+            f"and (G H, H); {ORDER}"
         )
     hidden, inputs = weights.w_hh.shape[-1], x.shape[-1]
     rows = cell.gates * hidden
@@ -216,7 +221,8 @@ def _check_shapes(cell: Cell, weights: CellWeights, x: jax.Array, state: States)
     expected |= {f"state[{i}]": (s, (*x.shape[:-2], hidden)) for i, s in enumerate(state)}
     for name, (array, shape) in expected.items():
         if array is not None and array.shape != shape:
+            order = f"; {ORDER}" if name.startswith("weights") else ""
             raise ValueError(
                 f"{name}: got shape {array.shape}, expected {shape}: {cell.name} with G = "
-                f"{cell.gates}, H = {hidden} and x {x.shape}"
+                f"{cell.gates}, H = {hidden} and x {x.shape}{order}"
             )

@@ -1,7 +1,5 @@
 """`linear_scan`: h_t = a_t * h_{t-1} + b_t, elementwise."""
 
-from functools import partial
-
 import jax
 from jax.typing import ArrayLike
 
@@ -11,7 +9,8 @@ from rnnscan.scan.linear_method import ScanOperands
 from rnnscan.scan.linear_methods import LinearMethodName, linear_table
 from rnnscan.scan.linear_rules import recurrence
 from rnnscan.scan.product import elementwise
-from rnnscan.scan.table import MethodRow
+from rnnscan.scan.table import MethodRows
+from rnnscan.scan.target import Platform
 
 
 def linear_scan(
@@ -32,7 +31,8 @@ def linear_scan(
         Nothing that a broadcast says is spelled out in memory (`associative` over time excepted).
       b: drive, with time on `axis`; h has its shape, so a must not be larger.
       h0: the state before the first step; broadcasts to b without `axis`. `None` is exactly zeros.
-      axis: the time axis of b. T = 0 and T = 1 are fine.
+      axis: the time axis of b, 0 unless said; for batch first, as layers have it, `axis=1`.
+        T = 0 and T = 1 are fine.
       reverse: run from the last step to the first, `h_t = a_t * h_{t+1} + b_t`; h0 is then the
         state after the end.
       reset: boolean. Where true, the state before that step in scan order (h0 included) is dropped:
@@ -81,21 +81,21 @@ def linear_scan(
     """
     linear_table.check(method)
     reverse = arguments.direction(reverse)
-    operands, axis = _in_line(a, b, h0, arguments.flags(reset=reset), axis=axis)
+    operands, axis = _in_line(a, b, h0, reset, axis=axis)
     return recurrence(Spec(elementwise, linear_table, method, axis, reverse), operands)
 
 
 def explain_linear_scan(
-    a, b, h0=None, *, axis=0, reverse=False, reset=None, platform: str | None = None
-) -> tuple[MethodRow, ...]:
+    a, b, h0=None, *, axis=0, reverse=False, reset=None, platform: Platform | None = None
+) -> MethodRows:
     """The rows that `linear_scan(..., method="auto")` reads: method, available, reason, chosen.
 
     Arguments: those of `linear_scan`, as arrays or `jax.ShapeDtypeStruct`s (only shapes and dtypes
     are read); `platform`: "cpu", "cuda", "rocm" or "tpu", by default the one in use.
 
-    Returns: one `MethodRow` for each method of h_t = a_t * h_{t-1} + b_t. Raises what
-    `linear_scan` raises. Cost: no computation. Source: the method table of
-    `rnnscan/scan/linear_methods`.
+    Returns: a tuple, printed as a table, of one `MethodRow` for each method of h_t = a_t *
+    h_{t-1} + b_t. Raises what `linear_scan` raises. Cost: no computation. Source: the method table
+    of `rnnscan/scan/linear_methods`.
 
     Example:
 
@@ -105,8 +105,8 @@ def explain_linear_scan(
     ['associative']
     """
     arguments.direction(reverse)  # checked, though no method depends on it
-    in_line = partial(_in_line, axis=axis)
-    operands, axis = arguments.by_shapes(in_line, a, b, h0, arguments.flags(reset=reset))
+    operands = arguments.by_shapes(lambda *given: _in_line(*given, axis=axis)[0], a, b, h0, reset)
+    axis = arguments.time_axis(axis, operands.b.shape, trailing=0)
     b, constant = operands.b, operands.a.shape[axis] == 1
     case = case_of(elementwise, target.named(platform), b.dtype, b.shape, axis, constant)
     return linear_table.explain(case)
@@ -116,12 +116,12 @@ def _in_line(a, b, h0, reset, *, axis) -> tuple[ScanOperands, int]:
     """The operands, checked, with their axes in line, and the axis of time."""
     a, b, h0 = arguments.promote(a=a, b=b, h0=h0)
     if b.ndim == 0:
-        raise ValueError("b: got shape (), expected at least the time axis")
+        raise ValueError("b: got shape (), expected the drive, with the time axis at least")
     axis = arguments.time_axis(axis, b.shape, trailing=0)
     if not arguments.broadcasts(a.shape, b.shape):
         raise ValueError(
-            f"a: shape {a.shape} does not broadcast to b {b.shape}; axes line up from the last "
-            "one, so a decay that varies over time but not over later axes needs size 1 there"
+            f"a: shape {a.shape} does not broadcast to b {b.shape}, the shape of h; axes line up "
+            f"from the last one{arguments.lined_up('a', a.shape, b.shape)}"
         )
     a = arguments.in_line(a, b.ndim)
     reset = arguments.reset_flags(reset, b, axis, trailing=0)

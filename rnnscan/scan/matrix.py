@@ -1,7 +1,5 @@
 """`matrix_scan`: h_t = A_t @ h_{t-1} + b_t, dense."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -13,7 +11,8 @@ from rnnscan.scan.linear_rules import recurrence
 from rnnscan.scan.matrix_methods import MatrixMethodName, diagonal, matrix_table
 from rnnscan.scan.precision import matmul_precision
 from rnnscan.scan.product import matrix
-from rnnscan.scan.table import MethodRow
+from rnnscan.scan.table import MethodRow, MethodRows
+from rnnscan.scan.target import Platform
 
 
 def matrix_scan(
@@ -33,7 +32,8 @@ def matrix_scan(
         two `(n, n)`, those before them as b's or 1; size 1 on `axis` is a constant A.
       b: drive `(..., n)` with time on `axis`, which is never the last; h has its shape.
       h0: the state before the first step; broadcasts to b without `axis`. `None` is exactly zeros.
-      axis: the time axis of b. T = 0 and T = 1 are fine.
+      axis: the time axis of b, 0 unless said; for batch first, as layers have it, `axis=1`.
+        T = 0 and T = 1 are fine.
       reverse: run from the last step to the first, `h_t = A_t @ h_{t+1} + b_t`; h0 is then the
         state after the end.
       reset: boolean, `(T,)`, or broadcasting to b with a last axis of size 1. Where true, the state
@@ -96,7 +96,7 @@ def matrix_scan(
     """
     matrix_table.check(method)
     reverse = arguments.direction(reverse)
-    operands, axis = _in_line(A, b, h0, arguments.flags(reset=reset), axis=axis)
+    operands, axis = _in_line(A, b, h0, reset, axis=axis)
     if method == "diagonal" and operands.a.shape[axis] == 1:
         diagonal.require_eigenvectors(A, operands.b.dtype)
     product = matrix(matmul_precision())
@@ -104,17 +104,18 @@ def matrix_scan(
 
 
 def explain_matrix_scan(
-    A, b, h0=None, *, axis=0, reverse=False, reset=None, platform: str | None = None
-) -> tuple[MethodRow, ...]:
+    A, b, h0=None, *, axis=0, reverse=False, reset=None, platform: Platform | None = None
+) -> MethodRows:
     """The rows that `matrix_scan(..., method="auto")` reads: method, available, reason, chosen.
 
     Arguments: those of `matrix_scan`, as arrays or `jax.ShapeDtypeStruct`s (only shapes and dtypes
     are read, and the numbers of A where there are any); `platform`: "cpu", "cuda", "rocm" or "tpu",
     by default the one in use.
 
-    Returns: one `MethodRow` for each method of h_t = A_t @ h_{t-1} + b_t. Where A is constant and
-    its numbers are known, that of `"diagonal"` has the condition number of the eigenvectors, in the
-    2-norm, as `condition` (the largest of several A), and is not available where it is too large.
+    Returns: a tuple, printed as a table, of one `MethodRow` for each method of h_t = A_t @
+    h_{t-1} + b_t. Where A is constant and its numbers are known, that of `"diagonal"` has the
+    condition number of the eigenvectors, in the 2-norm, as `condition` (the largest of several A),
+    and is not available where it is too large.
 
     Raises what `matrix_scan` raises for its operands. Cost: no computation but those eigenvectors,
     on the host, some 25 n^3. Source: the method table of `rnnscan/scan/matrix_methods`.
@@ -129,12 +130,12 @@ def explain_matrix_scan(
     ('diagonal', 1.0)
     """
     arguments.direction(reverse)  # checked, though no method depends on it
-    in_line = partial(_in_line, axis=axis)
-    operands, axis = arguments.by_shapes(in_line, A, b, h0, arguments.flags(reset=reset))
+    operands = arguments.by_shapes(lambda *given: _in_line(*given, axis=axis)[0], A, b, h0, reset)
+    axis = arguments.time_axis(axis, operands.b.shape, trailing=1)
     b, constant = operands.b, operands.a.shape[axis] == 1
     product = matrix(matmul_precision())
     case = case_of(product, target.named(platform), b.dtype, b.shape, axis, constant)
-    return tuple(_with_condition(row, A, b.dtype) for row in matrix_table.explain(case))
+    return MethodRows(_with_condition(row, A, b.dtype) for row in matrix_table.explain(case))
 
 
 def _with_condition(row: MethodRow, A, dtype) -> MethodRow:
@@ -156,16 +157,21 @@ def _in_line(A, b, h0, reset, *, axis) -> tuple[ScanOperands, int]:
     """The operands, checked, with their axes in line, and the axis of time."""
     A, b, h0 = arguments.promote(A=A, b=b, h0=h0)
     if b.ndim < 2:
-        raise ValueError(f"b: got shape {b.shape}, expected (..., T, ..., n) with two axes or more")
+        raise ValueError(
+            f"b: got shape {b.shape}, expected (..., T, ..., n), the last axis the state"
+        )
     axis = arguments.time_axis(axis, b.shape, trailing=1)
     n = b.shape[-1]
     expected = (*b.shape[:-1], n, n)
     if A.ndim not in (2, b.ndim + 1) or not (
         A.shape[-2:] == (n, n) and arguments.broadcasts(A.shape, expected)
     ):
+        cure = "; for a diagonal A use linear_scan" if A.ndim < 2 else ""
+        if A.shape[-2:] == (n, n):
+            cure = arguments.lined_up("A", A.shape, expected)
         raise ValueError(
-            f"A: got shape {A.shape} for b {b.shape}, expected ({n}, {n}) or {expected}, where "
-            "axes before the last two may have size 1"
+            f"A: got shape {A.shape} for b {b.shape}, whose last axis is the state, expected "
+            f"({n}, {n}) or {expected}, where axes before the last two may have size 1{cure}"
         )
     A = arguments.in_line(A, b.ndim + 1)
     reset = arguments.reset_flags(reset, b, axis, trailing=1)

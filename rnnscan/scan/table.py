@@ -11,6 +11,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from rnnscan.scan.arguments import nearest
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
@@ -74,6 +76,19 @@ class MethodRow(NamedTuple):
     condition: float | None = None
 
 
+class MethodRows(tuple[MethodRow, ...]):
+    """The rows of an explanation; what they show is a table, with an arrow where `auto` goes."""
+
+    def __repr__(self) -> str:
+        lines = [("", "method", "available", "reason")]
+        lines += [
+            ("->" if row.chosen else "", row.method, "yes" if row.available else "no", row.reason)
+            for row in self
+        ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)  # a constant: hashed by identity
 class MethodTable(Generic[M, C]):
     """The methods of one scan; `prefer` names the method that `auto` takes, and the reason."""
@@ -88,9 +103,10 @@ class MethodTable(Generic[M, C]):
 
     def check(self, name: str) -> None:
         """Refuse a name that is not in the table, at the call."""
-        if name != "auto" and name not in self.names:
-            known = ", ".join(repr(known) for known in ("auto", *self.names))
-            raise ValueError(f"method: got {name!r}, expected one of {known}")
+        names = ("auto", *self.names)
+        if not isinstance(name, str) or name not in names:
+            known = ", ".join(map(repr, names))
+            raise ValueError(f"method: got {name!r}, expected one of {known}{nearest(name, names)}")
 
     def resolve(self, name: str, case: C) -> M:
         """The method itself, once the platform is known."""
@@ -101,10 +117,10 @@ class MethodTable(Generic[M, C]):
             raise ValueError(f"method={name!r} cannot serve this call: {reason}")
         return method
 
-    def explain(self, case: C) -> tuple[MethodRow, ...]:
+    def explain(self, case: C) -> MethodRows:
         """A row for each method."""
         chosen, why = self.prefer(case)
-        return tuple(
+        return MethodRows(
             MethodRow(
                 method=method.name,
                 available=(reason := method.why_not(case)) is None,

@@ -1,10 +1,13 @@
 """What a program is made for: found once, for every scan."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+from rnnscan.scan.arguments import nearest
+
+Platform = Literal["cpu", "cuda", "rocm", "tpu"]
+PLATFORMS = get_args(Platform)
 
 
 class Target(NamedTuple):
@@ -14,14 +17,16 @@ class Target(NamedTuple):
     exported: bool = False
 
 
-def named(platform: str | None) -> Target:
+def named(platform: Platform | None) -> Target:
     """The platform of this name, or the one in use; JAX calls a CUDA device "gpu"."""
-    platform = platform or jax.default_backend()
-    platform = "cuda" if platform == "gpu" else platform
-    if platform not in PLATFORMS:
+    name = platform or jax.default_backend()
+    name = "cuda" if name == "gpu" else name
+    if name not in PLATFORMS:
         known = ", ".join(map(repr, PLATFORMS))
-        raise ValueError(f"platform: got {platform!r}, expected one of {known}")
-    return Target(platform)
+        raise ValueError(
+            f"platform: got {name!r}, expected one of {known}{nearest(name, PLATFORMS)}"
+        )
+    return Target(name)
 
 
 def of_operand(operand: Any) -> Target:

@@ -1,4 +1,8 @@
-"""Sequences to learn from."""
+"""Sequences to learn: made here (`associative_recall`), or read from what is installed.
+
+>>> associative_recall(100, length=32, pairs=3, vocabulary=16).x.shape
+(100, 32)
+"""
 
 from rnnscan.tasks.acsf1 import Appliances as Appliances
 from rnnscan.tasks.acsf1 import acsf1 as acsf1

@@ -419,5 +419,18 @@ def test_init_refuses_sizes_and_dtypes(layer):
         layer.init(KEY, 3, 0)
     with pytest.raises(ValueError, match=r"input_size: expected an integer >= 1, got 2\.0"):
         layer.init(KEY, 2.0, 3)
-    with pytest.raises(TypeError, match=r"dtype: .*floating dtype, got int32"):
-        layer.init(KEY, 2, 3, dtype=jnp.int32)
+    for dtype, got in ((jnp.int32, "int32"), (None, "None"), ("float23", "'float23'")):
+        with pytest.raises(TypeError, match=rf"dtype: .*floating dtype, got {got}"):
+            layer.init(KEY, 2, 3, dtype=dtype)
+    for dtype in (jnp.float64, "float64"):
+        with pytest.raises(TypeError, match=r"dtype: got float64, which needs .*jax_enable_x64"):
+            layer.init(KEY, 2, 3, dtype=dtype)
+
+
+def test_doubles_of_numpy_are_taken_as_jax_takes_them(x64):
+    """Rounded where there are no doubles, without a warning; so is Python's `float`."""
+    layer = RNN.init(KEY, 2, 3, dtype=float)
+    loaded = RNN.from_torch({"weight_ih_l0": np.ones((3, 2)), "weight_hh_l0": np.ones((3, 3))})
+    y, _ = layer(np.ones((1, 2)), np.ones((1, 3)))
+    dtypes = {y.dtype, loaded(np.ones((1, 2)))[0].dtype, layer.cells[0][0].w_ih.dtype}
+    assert dtypes == {jnp.dtype("float64" if x64 else "float32")}

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnscan import explain_linear_scan, explain_matrix_scan, linear_scan, matrix_scan
+from rnnscan import (
+    cell_scan,
+    explain_cell_scan,
+    explain_linear_scan,
+    explain_matrix_scan,
+    linear_scan,
+    matrix_scan,
+)
 from rnnscan.scan.linear_lowering import Spec, run_scan
 from rnnscan.scan.linear_method import ScanOperands
 from rnnscan.scan.linear_methods import linear_table
@@ -18,20 +25,23 @@ from tests.scan.cases import MATRIX_METHODS, every_method
 
 b = np.ones((4, 3), np.float32)
 A = np.eye(3, dtype=np.float32)
+SPEC = jax.ShapeDtypeStruct((4,), bool)  # of a reset without its numbers
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
         ((np.ones((4, 2), np.float32), b), ValueError, ["a:", "(4, 2)", "(4, 3)"]),
-        ((np.ones((4,), np.float32), b), ValueError, ["a:", "(4,)", "(4, 3)"]),
+        ((np.ones((4,), np.float32), b), ValueError, ["a:", "(4,)", "(4, 3)", "a[:, None]"]),
+        ((np.ones((3, 4), np.float32), b), ValueError, ["a:", "(3, 4)", "(4, 3)", "a.T"]),
         ((np.ones((2, 4, 3), np.float32), b), ValueError, ["a:", "(2, 4, 3)", "(4, 3)"]),
         ((1.0, b, np.ones((2,), np.float32)), ValueError, ["h0:", "(2,)", "(4, 3)"]),
         ((1.0, b, np.ones((4, 3), np.float32)), ValueError, ["h0:", "(4, 3)", "(3,)"]),
-        ((1, b), TypeError, ["a:", "int"]),
-        ((None, b), TypeError, ["a:", "NoneType"]),
-        ((1.0, [1.0, 2.0]), TypeError, ["b:", "list"]),
-        ((1.0, b.astype(int)), TypeError, ["b:", "int", "(4, 3)"]),
+        ((None, b), TypeError, ["a: got None, expected an array"]),
+        (({"a": 0.5}, b), TypeError, ["a: got a dict, expected an array"]),
+        ((1.0, [1.0, 2.0]), TypeError, ["b:", "use jnp.asarray(b)"]),
+        ((1.0, b.astype(int)), TypeError, ["b:", "int", "(4, 3)", "jnp.asarray(b, float)"]),
+        ((1.0, np.ones((4, 2, 3), np.float32), b[:2, 0]), ValueError, ["h0:", "h0[:, None]"]),
         ((1.0, b, np.ones(3, bool)), TypeError, ["h0:", "bool"]),
         ((1.0, np.float32(1)), ValueError, ["b:", "()", "time"]),
     ],
@@ -50,12 +60,21 @@ def test_operands_that_do_not_fit(arguments, error, words):
         ({"axis": -3}, ValueError, ["axis:", "-3", "(4, 3)"]),
         ({"axis": 0.5}, TypeError, ["axis:", "0.5"]),
         ({"axis": True}, TypeError, ["axis:", "True"]),
+        ({"axis": (0,)}, TypeError, ["axis: got (0,), expected an integer"]),
+        ({"axis": np.zeros(2, int)}, TypeError, ["axis: got array([0, 0]), expected an integer"]),
         ({"reverse": "no"}, TypeError, ["reverse:", "'no'"]),
         ({"method": "fast"}, ValueError, ["method:", "'fast'", *map(repr, linear_table.names)]),
+        ({"method": "Asociative"}, ValueError, ["did you mean 'associative'?"]),
+        ({"method": None}, ValueError, ["method: got None, expected one of 'auto'"]),
         ({"reset": np.ones(3, bool)}, ValueError, ["reset:", "(3,)", "4"]),
         ({"reset": np.ones(1, bool)}, ValueError, ["reset:", "(1,)", "4"]),
         ({"reset": np.ones((2, 3), bool)}, ValueError, ["reset:", "(2, 3)", "(4, 3)"]),
-        ({"reset": np.ones(4, int)}, TypeError, ["reset:", "int", "bool"]),
+        ({"reset": np.ones(4, int)}, TypeError, ["reset:", "int", "bool; write reset != 0"]),
+        ({"reset": np.ones(4)}, TypeError, ["reset:", "float64", "bool; write reset != 0"]),
+        ({"reset": [0.0] * 4}, TypeError, ["float32", "bool; write jnp.asarray(reset) != 0"]),
+        ({"reset": "yes"}, TypeError, ["reset: got 'yes', expected bool"]),
+        ({"reset": [[True], [True, False]]}, TypeError, ["reset: got a list, expected bool"]),
+        ({"reset": SPEC}, TypeError, ["reset: got a ShapeDtypeStruct", "expected bool"]),
     ],
 )
 def test_options_that_do_not_fit(options, error, words):
@@ -64,12 +83,110 @@ def test_options_that_do_not_fit(options, error, words):
     assert all(word in str(raised.value) for word in words), raised.value
 
 
+def test_what_lacks_an_axis_is_told_how_to_write_it():
+    drive = np.ones((2, 4, 3), np.float32)
+    flags, decay = np.ones((2, 4), bool), np.ones((2, 3), np.float32)
+    for call, first in ((linear_scan, 0.5), (matrix_scan, A), (explain_linear_scan, 0.5)):
+        with pytest.raises(ValueError, match=r"reset: .*; reset\[:, :, None\] would broadcast"):
+            call(first, drive, axis=1, reset=flags)
+        with pytest.raises(ValueError, match=r"reset: .*; reset\[:, None, None\] would broadcast"):
+            call(first, drive, axis=1, reset=flags[:, 0])
+    with pytest.raises(ValueError, match=r"a: .*; a\[:, None, :\] would broadcast"):
+        linear_scan(decay, drive, axis=1)
+
+
+class Foreign:
+    """An array of another library, torch's for instance: a dtype of its own, and `__array__`."""
+
+    dtype = "foreign.float32"
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+        self.shape = numbers.shape
+
+    def __array__(self, dtype=None, copy=None):
+        if self.numbers.dtype == object:
+            raise RuntimeError("detach it first")
+        return np.asarray(self.numbers, dtype)
+
+
+def test_arrays_of_other_libraries_are_taken_as_jax_takes_them():
+    flags = np.array([False, True, False, False])
+    weights, state = (A, b[0], A), (b[0],)
+    drive, matrix = Foreign(b), Foreign(A)
+    cell = (tuple(map(Foreign, weights)), drive, tuple(map(Foreign, state)), Foreign(flags))
+    want = linear_scan(0.5, b, reset=flags)
+    np.testing.assert_array_equal(linear_scan(0.5, drive, reset=Foreign(flags)), want)
+    np.testing.assert_array_equal(linear_scan(0.5, memoryview(b), reset=list(flags)), want)
+    np.testing.assert_array_equal(matrix_scan(matrix, drive), matrix_scan(A, b))
+    want = cell_scan("tanh", weights, b, state, flags)[0]
+    np.testing.assert_array_equal(cell_scan("tanh", *cell)[0], want)
+    for rows in (
+        explain_linear_scan(0.5, drive, reset=Foreign(flags)),
+        explain_matrix_scan(matrix, drive),
+        explain_cell_scan("tanh", *cell),
+    ):
+        assert sum(row.chosen for row in rows) == 1
+
+
+NO_ARRAYS = {
+    "None": (None, "got None"),
+    "function": (lambda: b, "got a function"),
+    "class": (jnp.float32, "got the class float32"),
+    "text": ("a", "got 'a'"),
+    "objects": (np.array([[None] * 3]), r"got dtype object and shape \(1, 3\)"),
+    "texts": (np.array([["a"] * 3]), r"got dtype <U1 and shape \(1, 3\)"),
+    "range": (range(3), r"got a range.*; write jnp.asarray\(\w+, float\)"),
+    "key": (jax.random.key(0), "got dtype key"),
+    "shape": (jax.ShapeDtypeStruct((4, 3), jnp.float32), r"got a ShapeDtypeStruct of dtype float"),
+    "number": (True, "got True.*; write 1.0"),
+    "foreign": (
+        Foreign(np.array([None])),
+        r"got a Foreign of dtype foreign.float32 and shape \(1,\).* \(detach it first\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_what_is_no_array_is_named(name):
+    x, message = NO_ARRAYS[name]
+    weights, state = (A, b[0], A), (b[0],)
+    for scans, operand, arguments in (
+        ((linear_scan, explain_linear_scan), "b", (0.5, x)),
+        ((matrix_scan, explain_matrix_scan), "A", (x, b)),
+        ((cell_scan, explain_cell_scan), "x", ("tanh", weights, x, state)),
+    ):
+        for scan in scans[:1] if name == "shape" else scans:
+            with pytest.raises(TypeError, match=f"^{operand}: {message}"):
+                scan(*arguments)
+
+
+def test_rows_are_a_tuple_and_print_as_a_table():
+    rows = explain_linear_scan(0.5, jnp.zeros((1000, 16)), platform="cuda")
+    assert rows == tuple(rows)
+    header, *lines = str(rows).splitlines()
+    assert header.split() == ["method", "available", "reason"]
+    starts = [line.index(row.reason) for line, row in zip(lines, rows, strict=True)]
+    assert set(starts) == {header.index("reason")}
+    assert [line.startswith("->") for line in lines] == [row.chosen for row in rows]
+    assert str(rows).isascii()
+    rows = explain_matrix_scan(A, b)
+    assert str(rows).splitlines()[-1].split()[:2] == ["diagonal", "yes"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
         ((np.ones((3, 2), np.float32), b), {}, ["A:", "(3, 2)", "(3, 3)"]),
         ((np.ones((2, 2), np.float32), b), {}, ["A:", "(2, 2)", "(4, 3)"]),
         ((np.ones((5, 3, 3), np.float32), b), {}, ["A:", "(5, 3, 3)", "(4, 3, 3)"]),
+        ((np.ones((2, 3, 3), np.float32), b[None]), {}, ["A:", "(2, 3, 3)", "(1, 4, 3, 3)"]),
+        (
+            (np.ones((4, 3, 3), np.float32), b[:, None]),
+            {},
+            ["A:", "A[:, None, :, :] would broadcast"],
+        ),
+        ((b[0], b), {}, ["A:", "(3,)", "for a diagonal A use linear_scan"]),
         ((A, b), {"axis": 1}, ["axis:", "last axis"]),
         ((A, b), {"axis": -1}, ["axis:", "last axis"]),
         ((A, b[0]), {}, ["b:", "(3,)"]),
@@ -98,8 +215,10 @@ def test_strict_promotion_raises_as_jax_does(x64):
         assert linear_scan(half, b).dtype == jnp.float32
         assert linear_scan(b, b.astype(np.complex64)).dtype == jnp.complex64
     assert linear_scan(0.5, half).dtype == jnp.bfloat16
-    wide = np.ones((4, 3), np.float64)
-    assert linear_scan(wide, wide).dtype == (jnp.float64 if x64 else jnp.float32)
+    for wide, dtype in ((np.ones((4, 3)), "float"), (np.ones((4, 3), complex), "complex")):
+        size = 64 if x64 else 32  # of a number, or of its parts; without a warning, as JAX
+        dtype = f"{dtype}{size if dtype == 'float' else 2 * size}"
+        assert linear_scan(wide, wide).dtype == dtype
 
 
 def test_real_decay_with_complex_drive_has_a_real_gradient():
@@ -197,7 +316,7 @@ def test_auto_takes_blocks_on_a_cpu_where_they_pay(T, batch, n, varies, method):
 
 
 def test_explain_refuses_a_platform_that_is_none():
-    with pytest.raises(ValueError, match=r"platform: got 'CPU', expected one of 'cpu', 'cuda'"):
+    with pytest.raises(ValueError, match=r"platform: got 'CPU', .* did you mean 'cpu'\?"):
         explain_linear_scan(0.5, b, platform="CPU")
 
 
@@ -217,8 +336,10 @@ def test_an_axis_is_any_integer_known_when_tracing():
         linear_scan(0.5, b, axis=jnp.int32(-1)), linear_scan(0.5, b, axis=1)
     )
     assert matrix_scan(A, b, axis=np.int32(0)).shape == b.shape
-    with pytest.raises(TypeError, match="axis: got a traced value"):
-        jax.jit(lambda axis: linear_scan(0.5, b, axis=axis))(1)
+    with pytest.raises(TypeError, match=r"axis: got .*, known when tracing: .*static_argnames"):
+        jax.jit(linear_scan)(0.5, b, axis=1)
+    with pytest.raises(TypeError, match=r"reverse: got .*, known when tracing: .*static_argnames"):
+        jax.jit(linear_scan)(0.5, b, reverse=True)
 
 
 def test_explanations_take_what_the_scan_takes():

@@ -471,6 +471,9 @@ X, H = np.ones((4, 3), "float32"), np.ones(2, "float32")
             r"state: got one array of shape \(2,\), expected a tuple of h, c",
         ),
         (("lstm", (W, B, U), X, (H,)), r"state: got a tuple of 1, expected a tuple of h, c"),
+        (("tanh", (W, B, U), X, H), r"state: got one array .*, expected a tuple of h: \(h,\)"),
+        (("lstm", (W, U, B), X, (H, H)), r"weights are w_ih \(G H, I\), bias .*, w_hh \(G H, H\)"),
+        (("LSTM", (W, B, U), X, (H, H)), r"kind: got 'LSTM', .*; did you mean 'lstm'\?"),
         (("lstm", (W, B, U), X[:, :2], (H, H)), r"weights.w_ih: got shape \(8, 3\), exp.*\(8, 2\)"),
         (("lstm", (W, B, U), X, (H, H[:1])), r"state\[1\]: got shape \(1,\), expected \(2,\)"),
         (("lstm", (W, B, U), X[0], (H, H)), r"x, weights.w_hh: got shapes \(3,\)"),
@@ -491,7 +494,7 @@ def test_dtypes_and_methods_that_do_not_exist_are_refused():
     with pytest.raises(TypeError, match=r"x: got dtype int32 and shape \(4, 3\)"):
         cell_scan("lstm", (W, B, U), X.astype("int32"), (H, H))
     for scan in (cell_scan, explain_cell_scan):
-        with pytest.raises(TypeError, match=r"valid: got dtype <U3 and shape \(\), expected bool"):
+        with pytest.raises(TypeError, match=r"valid: got 'abc', expected bool"):
             scan("lstm", (W, B, U), X, (H, H), "abc")
     with pytest.raises(TypeError, match="complex64 after promotion"):
         cell_scan("lstm", *jax.tree.map(lambda x: x.astype("complex64"), ((W, B, U), X, (H, H))))

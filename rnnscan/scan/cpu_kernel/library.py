@@ -17,7 +17,11 @@ TARGETS = (
     *("rnnscan_forward", "rnnscan_tangent", "rnnscan_transpose", "rnnscan_transpose_drive"),
     *("rnnscan_cell_forward", "rnnscan_cell_backward"),
 )
-REMEDY = "install a C++ compiler (g++ or clang++) and rnnscan again: pip install --force-reinstall"
+REMEDY = (
+    "install a C++ compiler (g++ 11, clang 14 or newer) and, in its source folder, rnnscan again: "
+    "RNNSCAN_NATIVE=1 pip install --force-reinstall --no-deps -e . (which fails where it cannot be "
+    "compiled, and says why)"
+)
 
 
 @functools.cache
