@@ -35,6 +35,7 @@ from jax.typing import DTypeLike
 from rnnscan.layer_parts.affine import affine, einsum, in_line, product
 from rnnscan.layer_parts.arguments import floating, one_of, positive
 from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.hold import hold_gain
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.scan import LinearMethodName, carry_dtype, linear_scan, linear_table, vary_alike
@@ -195,7 +196,7 @@ class SelectiveSSM(ScanLayer):
         if self.discretisation == "euler":
             drive = einsum("...c,...n->...cn", dt * steps.x, steps.b)
         else:
-            gain = jnp.expm1(dt[..., None] * a) / a
+            gain = hold_gain(dt[..., None], a)
             drive = gain * steps.x[..., None] * steps.b[..., None, :]
         return jnp.exp(dt[..., None] * a), drive
 

@@ -99,6 +99,35 @@ def test_equals_its_sequential_definition(case, x64):
     assert_close(gradients, wanted, 1e-12 if x64 else 1e-5)
 
 
+def test_slow_and_fast_modes_under_zero_order_hold():
+    """Decays from 1 - 1e-90 to exp(-3) a step: values and gradients as in float64."""
+    a_logs = np.array([-200, -50, -20, -8, -3, 0, 3, 8], np.float32)
+    options = {"state_size": 2, "dt_min": 1e-3, "dt_max": 1e-3, "discretisation": "zoh"}
+    layer = SelectiveSSM.init(jax.random.key(0), 2, **options)
+    x, dy = draw(20, 2), draw(20, 2, seed=2)
+
+    def run(dtype):
+        def of(a_log, layer, x, dy):
+            layer = dataclasses.replace(layer, a_log=jnp.full_like(layer.a_log, a_log))
+            y, backward = jax.vjp(lambda layer, x: layer(x)[0], layer, x)
+            d_layer, d_x = backward(dy)
+            return y, d_layer.a_log, d_layer.b_dt, d_x
+
+        given = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), (a_logs, layer, x, dy))
+        found = jax.jit(jax.vmap(of, (0, None, None, None)))(*given)
+        return [np.asarray(part, np.float64) for part in found]
+
+    found = run(np.float32)
+    with jax.enable_x64(True):
+        expected = run(np.float64)
+    for i, a_log in enumerate(a_logs):
+        for name, a, d in zip(("y", "a_log", "b_dt", "x"), found, expected, strict=True):
+            # A gradient along a_log of exp(-200) is no number of float32, but zero.
+            scale = max(np.abs(d[i]).max(), float(np.finfo(np.float32).tiny))
+            error = np.abs(a[i] - d[i]).max() / scale
+            assert error <= (2e-6 if name == "y" else 1e-5), (a_log, name, error)
+
+
 @pytest.mark.parametrize("stretch", [None, 3])
 def test_lengths_in_stretches(stretch):
     """Sequences that end inside, at the end of and before the last of several stretches."""
