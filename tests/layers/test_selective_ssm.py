@@ -226,6 +226,14 @@ def test_steps_start_log_uniform(range_):
         assert abs(w.std() * 3**0.5 / bound - 1) < 4 / w.size**0.5
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_step_too_short_for_a_number_has_a_finite_bias(dtype):
+    for dt in (1e-100, 1e-42, 1e-30, 1e-8):
+        layer = SelectiveSSM.init(jax.random.key(0), 2, dt_min=dt, dt_max=dt, dtype=dtype)
+        rounding = 2 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(np.float64(layer.b_dt), np.log(dt), rtol=rounding)
+
+
 def test_sizes():
     layer = SelectiveSSM.init(jax.random.key(0), 33)
     assert (layer.input_size, layer.output_size, layer.state_size, layer.dt_rank) == (33, 33, 16, 3)
@@ -253,6 +261,10 @@ WRONG = {
     "inverted": ({"dt_min": 0.1, "dt_max": 0.01}, r"dt_min, dt_max: .* dt_min=0\.1, dt_max=0\.01"),
     "zero": ({"dt_min": 0.0}, r"dt_min, dt_max: expected 0 < dt_min"),
     "infinite": ({"dt_max": float("inf")}, r"dt_min, dt_max: .*dt_max=inf"),
+    "too_large": (
+        {"dt_max": 1e5, "dtype": "float16"},
+        r"dt_min, dt_max: .* a finite number of float16, .*dt_max=100000\.0",
+    ),
     "nan": ({"dt_min": float("nan")}, r"dt_min, dt_max: .*dt_min=nan"),
     "rank": ({"dt_rank": 0}, r"dt_rank: expected an integer >= 1, got 0"),
     "state": ({"state_size": 2.0}, r"state_size: expected an integer >= 1, got 2\.0"),
