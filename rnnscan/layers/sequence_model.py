@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import core, lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -185,8 +186,8 @@ class SequenceModel:
         length, "mean" all before it; of no steps at all both read zeros, so that y is the head's
         bias.
 
-        Raises ValueError for shapes that do not fit, tokens outside 0 ... tokens - 1 and lengths
-        outside 0 ... time (where they are concrete; traced ones are clipped).
+        Raises ValueError for shapes that do not fit, tokens outside 0 ... tokens - 1 before the
+        length and lengths outside 0 ... time (where they are concrete; traced ones are clipped).
 
         >>> import jax, jax.numpy as jnp
         >>> from rnnscan import MinGRU
@@ -198,7 +199,7 @@ class SequenceModel:
         >>> y.shape
         (4, 2)
         """
-        x = self._checked(x)
+        x = self._checked(x, lengths)
         batch, steps = (x.shape[:-1], x.shape[-1]) if self.tokens else (x.shape[:-2], x.shape[-2])
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, steps)
@@ -257,7 +258,7 @@ class SequenceModel:
             )
         return tuple(state)
 
-    def _checked(self, x: ArrayLike, one: bool = False) -> jax.Array:
+    def _checked(self, x: ArrayLike, lengths: Any = None, one: bool = False) -> jax.Array:
         name = "x_t" if one else "x"
         if self.tokens is None:
             size = self.encoder.shape[-1]
@@ -268,12 +269,17 @@ class SequenceModel:
             raise TypeError(f"{name}: expected integers, the tokens, got {given.dtype}")
         if not one and given.ndim < 1:
             raise ValueError(f"{name}: expected shape (..., time), got {given.shape}")
-        if not traced and given.size and not 0 <= given.min() <= given.max() < self.tokens:
-            worst = given.min() if given.min() < 0 else given.max()
-            raise ValueError(f"{name}: expected tokens in 0..{self.tokens - 1}, got {worst}")
-        if traced:  # before a large unsigned one turns negative
-            given = jnp.clip(given, 0, min(self.tokens - 1, jnp.iinfo(given.dtype).max))
-        return jnp.asarray(given, jnp.int32)
+        if not traced and not isinstance(lengths, core.Tracer):
+            seen = given
+            if lengths is not None:  # any number may stand in the padding
+                checked_lengths(lengths, given.shape[:-1], given.shape[-1])
+                seen = given[np.arange(given.shape[-1]) < integers(lengths)[..., None]]
+            wrong = seen[(seen < 0) | (seen >= self.tokens)]
+            if wrong.size:
+                raise ValueError(f"{name}: expected tokens in 0..{self.tokens - 1}, got {wrong[0]}")
+        # In their own dtype: a large unsigned one would turn negative.
+        largest = min(self.tokens - 1, int(jnp.iinfo(given.dtype).max))
+        return jnp.asarray((jnp if traced else np).clip(given, 0, largest), jnp.int32)
 
 
 def _dtype(model: SequenceModel, x: jax.Array) -> jnp.dtype:
