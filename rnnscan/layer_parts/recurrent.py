@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layer_parts.arguments import floating, positive
-from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.draws import recurrent_matrix, uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots, State
 from rnnscan.layer_parts.torch_weights import Cell, cells_from_torch
@@ -97,7 +97,7 @@ class Recurrent(ScanLayer):
         dtype = floating("dtype", dtype)
         directions = 2 if bidirectional else 1
         widths = [input_size] + [directions * hidden_size] * (num_layers - 1)
-        rows, square = cls.gates * hidden_size, (hidden_size, hidden_size)
+        rows = cls.gates * hidden_size
         shapes = [
             ((rows, width), (rows, hidden_size), *([(rows,), (rows,)] if bias else []))
             for width in widths
@@ -112,7 +112,8 @@ class Recurrent(ScanLayer):
             w_ih, w_hh = next(weights), next(weights)
             if recurrent_init is not None:
                 keys = (next(recurrent_keys) for _ in range(cls.gates))
-                w_hh = jnp.concatenate([recurrent_init(k, square, dtype) for k in keys])
+                squares = [recurrent_matrix(recurrent_init, k, hidden_size, dtype) for k in keys]
+                w_hh = jnp.concatenate(squares)
             b_ih, b_hh = (next(weights), next(weights)) if bias else (None, None)
             return Cell(w_ih, w_hh, b_ih, b_hh)
 
