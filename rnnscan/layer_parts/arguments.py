@@ -4,6 +4,8 @@ Every error names the argument, what would be right and what came. Only shapes a
 never values, so all of it holds under `jit`, `grad` and `vmap`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +34,20 @@ def floating(name: str, dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(dtype)
 
 
+def known_to_numpy(given: Any) -> Any:
+    """`given` itself, or an array where it is a bfloat16 tensor of torch, for which NumPy has none.
+
+    One that requires a gradient, which would end here, is refused by torch.
+    """
+    if isinstance(given, (jax.Array, np.ndarray)) or not hasattr(given, "dtype"):
+        return given
+    half = str(given.dtype) == "torch.bfloat16"
+    return np.asarray(given.float()).astype(jnp.bfloat16) if half else given
+
+
 def sequence(x: ArrayLike, features: int) -> jax.Array:
     """`x` as an array of shape (..., time, features)."""
-    x = jnp.asarray(x)
+    x = jnp.asarray(known_to_numpy(x))
     floating("x", x.dtype)
     if x.ndim < 2 or x.shape[-1] != features:
         raise ValueError(f"x: expected shape (..., time, {features}), got {x.shape}")
@@ -43,7 +56,7 @@ def sequence(x: ArrayLike, features: int) -> jax.Array:
 
 def one_step(x_t: ArrayLike, features: int) -> jax.Array:
     """`x_t` as an array of shape (..., features)."""
-    x_t = jnp.asarray(x_t)
+    x_t = jnp.asarray(known_to_numpy(x_t))
     floating("x_t", x_t.dtype)
     if x_t.ndim < 1 or x_t.shape[-1] != features:
         raise ValueError(f"x_t: expected shape (..., {features}), got {x_t.shape}")

@@ -122,11 +122,11 @@ class Recurrent(ScanLayer):
 
     @classmethod
     def from_torch(cls, arrays: Mapping[str, Any], *, method: CellMethodName = "auto") -> Self:
-        """The layer with the weights of the `torch.nn` module of its name: a state_dict, as arrays.
+        """The layer with the weights of the `torch.nn` module of its name: its state_dict.
 
-        num_layers, bidirectional and bias are read off the names. The arrays are copied and keep
-        their dtype. Raises ValueError that lists every missing, unexpected or misshapen key;
-        torch's `proj_size` is not supported.
+        num_layers, bidirectional and bias are read off the names. The arrays, or tensors of torch,
+        are copied and keep their dtype. Raises ValueError that lists every missing, unexpected or
+        misshapen key; torch's `proj_size` is not offered. Raises TypeError for what has no names.
 
         >>> import numpy as np
         >>> from rnnscan import GRU

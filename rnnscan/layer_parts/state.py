@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnscan.layer_parts.arguments import floating
+from rnnscan.layer_parts.arguments import floating, known_to_numpy
 from rnnscan.scan import carry_dtype
 
 Slots = Any  # a Slot, or a tuple of them
@@ -79,7 +79,7 @@ def _array(name: str, given: Any, slot: Slot) -> jax.Array:
         raise TypeError(f"{expected}, got {given!r}")
     if not jax.tree_util.all_leaves([given]):  # an LSTM's pair, say
         raise ValueError(f"{expected}, got {described(given)}")
-    array = jnp.asarray(given)
+    array = jnp.asarray(known_to_numpy(given))
     if slot.kind is jnp.floating:
         floating(name, array.dtype)
     elif slot.kind is jnp.integer and not jnp.issubdtype(array.dtype, jnp.integer):
