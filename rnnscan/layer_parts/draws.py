@@ -6,7 +6,6 @@ float16 and bfloat16 are drawn in float32 and rounded: JAX draws no more bits th
 that a bfloat16 has 128 values in all, and decompositions (`orthogonal`) know no halves.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from rnnscan.layer_parts.arguments import accepts, named
 from rnnscan.scan import carry_dtype
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -47,25 +46,16 @@ def recurrent_matrix(
     Raises TypeError for what is no initialiser, `orthogonal` instead of `orthogonal()` say, and
     ValueError for a matrix of another shape.
     """
-    shape, name = (size, size), getattr(initialiser, "__name__", repr(initialiser))
+    shape = size, size
     expected = (
         "recurrent_init: expected a function (key, shape, dtype) that draws a floating array, such "
         "as jax.nn.initializers.orthogonal() with its parentheses"
     )
-    if not callable(initialiser):
-        raise TypeError(f"{expected}, got a {type(initialiser).__name__}")
-    try:
-        inspect.signature(initialiser).bind(key, shape, dtype)
-    except TypeError as error:
-        raise TypeError(f"{expected}, got {name}, which takes other arguments: {error}") from None
-    except ValueError:  # of a function in C there is no signature
-        pass
+    accepts(expected, initialiser, key, shape, dtype)
     drawn = initialiser(key, shape, carry_dtype(dtype))
-    if not isinstance(drawn, (jax.Array, np.ndarray)) or not jnp.issubdtype(
-        drawn.dtype, jnp.floating
-    ):
-        what = getattr(drawn, "dtype", None) or f"a {type(drawn).__name__}"
-        raise TypeError(f"{expected}, got {name}, which returns {what}")
+    dtype_drawn = getattr(drawn, "dtype", None)
+    if dtype_drawn is None or not jnp.issubdtype(dtype_drawn, jnp.floating):
+        raise TypeError(f"{expected}, got one that returns {named(drawn)}")
     if drawn.shape != shape:
         raise ValueError(f"recurrent_init: expected an array of shape {shape}, got {drawn.shape}")
     return jnp.asarray(drawn, dtype)

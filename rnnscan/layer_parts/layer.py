@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from rnnscan.layer_parts.arguments import one_step, sequence
+from rnnscan.layer_parts.arguments import MadeByInit, one_step, sequence
 from rnnscan.layer_parts.padding import checked_lengths, masked, state_at, valid_steps
-from rnnscan.layer_parts.state import Slots, State, checked_state, completed
+from rnnscan.layer_parts.state import Slots, State, checked_state, completed, state_of_step
 from rnnscan.scan import carry_dtype
 
 
-class Layer:
+class Layer(MadeByInit):
     """A layer: its weights, and how to evaluate them over a sequence or for one step of it.
 
     `layer(x)` evaluates whole sequences, `layer.step(x_t, state)` one step of them. Any number of
@@ -101,7 +101,7 @@ class Layer:
         True
         """
         x_t = one_step(x_t, self.input_size)
-        return _step(self, x_t, checked_state(state, self._slots(x_t.shape[:-1])))
+        return _step(self, x_t, state_of_step(state, self._slots, x_t.shape))
 
     def _slots(self, batch: tuple[int, ...]) -> Slots:
         """What the state is made of: `Slot`s in its structure."""

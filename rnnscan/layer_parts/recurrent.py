@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import recurrent_matrix, uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots, State
@@ -93,6 +93,7 @@ class Recurrent(ScanLayer):
         >>> sum(p.size for p in jax.tree.leaves(layer)) == 3 * 8 * (3 + 8 + 2 + 8 + 8 + 2)
         True
         """
+        key = random_key(key)
         positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         dtype = floating("dtype", dtype)
         directions = 2 if bidirectional else 1

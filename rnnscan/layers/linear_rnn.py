@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import affine, product
-from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import recurrent_matrix, uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer, output_dtype
 from rnnscan.layer_parts.padding import masked
@@ -79,6 +79,7 @@ class LinearRNN(ScanLayer):
         >>> layer.w_ih.shape, layer.w_hh.shape, layer.b.shape
         ((8, 3), (8, 8), (8,))
         """
+        key = random_key(key)
         positive(input_size=input_size, hidden_size=hidden_size)
         dtype = floating("dtype", dtype)
         square = (hidden_size, hidden_size)

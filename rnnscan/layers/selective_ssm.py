@@ -33,7 +33,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import affine, einsum, in_line, product
-from rnnscan.layer_parts.arguments import floating, one_of, positive
+from rnnscan.layer_parts.arguments import floating, one_of, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.hold import hold_gain
 from rnnscan.layer_parts.layer import Given, ScanLayer
@@ -127,6 +127,7 @@ class SelectiveSSM(ScanLayer):
         >>> bool((dt > 0.0099).all() and (dt < 0.1001).all()), layer.dt_rank
         (True, 3)
         """
+        key = random_key(key)
         positive(input_size=input_size, state_size=state_size)
         dt_rank = -(-input_size // 16) if dt_rank is None else dt_rank
         positive(dt_rank=dt_rank, stretch=1 if stretch is None else stretch)

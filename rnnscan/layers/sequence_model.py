@@ -19,7 +19,16 @@ from jax import core, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layer_parts.affine import affine, in_line, product
-from rnnscan.layer_parts.arguments import floating, one_step, positive, sequence
+from rnnscan.layer_parts.arguments import (
+    MadeByInit,
+    accepts,
+    floating,
+    named,
+    one_step,
+    positive,
+    random_key,
+    sequence,
+)
 from rnnscan.layer_parts.draws import normal
 from rnnscan.layer_parts.layer import working
 from rnnscan.layer_parts.padding import checked_lengths, integers, masked, state_at, valid_steps
@@ -42,7 +51,7 @@ class Block:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class SequenceModel:
+class SequenceModel(MadeByInit):
     """Encoder, blocks of (norm, mixer, residual), a reading of the steps, and a linear head.
 
     Shapes: x (..., time) of integers where the model has tokens, else (..., time, input_size); y
@@ -110,6 +119,7 @@ class SequenceModel:
         >>> model.width, model.output_size
         (16, 10)
         """
+        key = random_key(key)
         positive(width=width, depth=depth, outputs=outputs)
         if (tokens is None) == (input_size is None):
             raise ValueError(
@@ -120,12 +130,7 @@ class SequenceModel:
             raise ValueError(f"read: expected one of {', '.join(map(repr, READS))}, got {read!r}")
         dtype = floating("dtype", dtype)
         keys = jax.random.split(key, depth + 1)
-        if isinstance(mixer, type):
-            raise TypeError(
-                "mixer: expected a function (key, width) that makes a layer, for instance lambda "
-                f"key, width: {mixer.__name__}.init(key, width, ...), got the class itself"
-            )
-        mixers = [mixer(k, width) for k in keys[1:]]
+        mixers = _mixers(mixer, keys[1:], width)
         if read == "every" and any(isinstance(m, MLP) for m in mixers):
             raise ValueError(
                 'read: expected "last" or "mean" with an MLP as mixer, whose output depends on all '
@@ -240,6 +245,8 @@ class SequenceModel:
         >>> model.initial_state((2,))[0].keys.shape
         (2, 6, 4, 2)
         """
+        if not isinstance(batch, (tuple, list)):
+            raise TypeError(f"batch: expected the batch axes, ({batch!r},) say, got {batch!r}")
         if self.tokens is None:
             dtype = self.encoder.dtype
             x_t = jax.ShapeDtypeStruct((*batch, self.encoder.shape[-1]), dtype)
@@ -264,7 +271,7 @@ class SequenceModel:
             size = self.encoder.shape[-1]
             return one_step(x, size) if one else sequence(x, size)
         traced = isinstance(x, core.Tracer)
-        given = jnp.asarray(x) if traced else integers(x)
+        given = jnp.asarray(x) if traced else integers(name, x)
         if not jnp.issubdtype(given.dtype, jnp.integer):
             raise TypeError(f"{name}: expected integers, the tokens, got {given.dtype}")
         if not one and given.ndim < 1:
@@ -273,13 +280,36 @@ class SequenceModel:
             seen = given
             if lengths is not None:  # any number may stand in the padding
                 checked_lengths(lengths, given.shape[:-1], given.shape[-1])
-                seen = given[np.arange(given.shape[-1]) < integers(lengths)[..., None]]
+                seen = given[np.arange(given.shape[-1]) < integers("lengths", lengths)[..., None]]
             wrong = seen[(seen < 0) | (seen >= self.tokens)]
             if wrong.size:
                 raise ValueError(f"{name}: expected tokens in 0..{self.tokens - 1}, got {wrong[0]}")
         # In their own dtype: a large unsigned one would turn negative.
         largest = min(self.tokens - 1, int(jnp.iinfo(given.dtype).max))
         return jnp.asarray((jnp if traced else np).clip(given, 0, largest), jnp.int32)
+
+
+def _mixers(mixer: Callable[[jax.Array, int], Any], keys: jax.Array, width: int) -> list[Any]:
+    """One for each key, checked."""
+    name = mixer.__name__ if isinstance(mixer, type) else "GRU"
+    expected = (
+        "mixer: expected a function (key, width) that makes a layer, for instance lambda key, "
+        f"width: {name}.init(key, width, ...)"
+    )
+    if isinstance(mixer, type) or hasattr(mixer, "output_size"):
+        what = "the class itself" if isinstance(mixer, type) else "a layer, made already"
+        raise TypeError(f"{expected}, got {what}")
+    accepts(expected, mixer, keys[0], width)
+    made = [mixer(key, width) for key in keys]
+    for layer in made:
+        if isinstance(layer, type) or not hasattr(layer, "output_size"):
+            raise TypeError(f"{expected}, got one that returns {named(layer)}")
+        if getattr(layer, "input_size", width) != width:
+            raise ValueError(
+                f"mixer: expected a layer of {width} input features, the width, got a "
+                f"{type(layer).__name__} of {layer.input_size}"
+            )
+    return made
 
 
 def _dtype(model: SequenceModel, x: jax.Array) -> jnp.dtype:
