@@ -15,15 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from rnnscan.layer_parts.arguments import one_step, sequence
+from rnnscan.layer_parts.arguments import MadeByInit, one_step, sequence
 from rnnscan.layer_parts.padding import checked_lengths, masked, state_at, valid_steps
 from rnnscan.layer_parts.resets import checked_reset, checked_reset_of_step, forgotten
 from rnnscan.layer_parts.shown import Shown
-from rnnscan.layer_parts.state import Slots, State, checked_state, completed
+from rnnscan.layer_parts.state import Slots, State, checked_state, completed, state_of_step
 from rnnscan.scan import CellMethodName, LinearMethodName, MatrixMethodName, carry_dtype
 
 
-class Layer(Shown):
+class Layer(Shown, MadeByInit):
     """A layer: its weights, and how to evaluate them over a sequence or for one step of it.
 
     `layer(x)` evaluates whole sequences, `layer.step(x_t, state)` one step of them. Any number of
@@ -123,10 +123,9 @@ class Layer(Shown):
         True
         """
         x_t = one_step(x_t, self.input_size)
-        batch = x_t.shape[:-1]
-        state = checked_state(state, self._slots(batch))
+        state = state_of_step(state, self._slots, x_t.shape)
         self._check_reset(reset)
-        return _step(self, x_t, state, checked_reset_of_step(reset, batch))
+        return _step(self, x_t, state, checked_reset_of_step(reset, x_t.shape[:-1]))
 
     def _slots(self, batch: tuple[int, ...]) -> Slots:
         """What the state is made of: `Slot`s in its structure."""

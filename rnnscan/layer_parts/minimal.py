@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import affine
-from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
@@ -72,6 +72,7 @@ class Minimal(ScanLayer):
         >>> layer.w.shape, layer.b.shape
         ((16, 3), (16,))
         """
+        key = random_key(key)
         positive(input_size=input_size, hidden_size=hidden_size)
         dtype = floating("dtype", dtype)
         rows = cls.blocks * hidden_size

@@ -18,11 +18,14 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
     Concrete values outside 0..steps raise ValueError; traced ones cannot be read and are clipped.
     """
     traced = isinstance(lengths, core.Tracer)
-    given = jnp.asarray(lengths) if traced else integers(lengths)
+    given = jnp.asarray(lengths) if traced else integers("lengths", lengths)
     if not jnp.issubdtype(given.dtype, jnp.integer):
         raise TypeError(f"lengths: expected integers, got {given.dtype}")
     if given.shape != batch:
-        raise ValueError(f"lengths: expected shape {batch}, one per sequence, got {given.shape}")
+        raise ValueError(
+            f"lengths: expected shape {batch}, the axes of x before time, one per sequence, got "
+            f"{given.shape}"
+        )
     if traced:
         given = jnp.clip(given, 0, min(steps, jnp.iinfo(given.dtype).max))
     else:
@@ -32,9 +35,12 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
     return jnp.asarray(given, jnp.int32)
 
 
-def integers(given: ArrayLike) -> np.ndarray:
+def integers(name: str, given: ArrayLike) -> np.ndarray:
     """A NumPy array; an empty list has integers, where NumPy would have it real."""
-    given = np.asarray(given)
+    try:
+        given = np.asarray(given)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{name}: expected an array of integers: {error}") from None
     return given if given.size or given.dtype != np.float64 else given.astype(np.int32)
 
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from rnnscan.layer_parts.arguments import floating, positive
-from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.arguments import floating, positive, random_key
+from rnnscan.layer_parts.draws import recurrent_matrix, uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots, State
 from rnnscan.layer_parts.torch_weights import Cell, cells_from_torch
@@ -93,11 +93,12 @@ class Recurrent(ScanLayer):
         >>> sum(p.size for p in jax.tree.leaves(layer)) == 3 * 8 * (3 + 8 + 2 + 8 + 8 + 2)
         True
         """
+        key = random_key(key)
         positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         dtype = floating("dtype", dtype)
         directions = 2 if bidirectional else 1
         widths = [input_size] + [directions * hidden_size] * (num_layers - 1)
-        rows, square = cls.gates * hidden_size, (hidden_size, hidden_size)
+        rows = cls.gates * hidden_size
         shapes = [
             ((rows, width), (rows, hidden_size), *([(rows,), (rows,)] if bias else []))
             for width in widths
@@ -112,7 +113,8 @@ class Recurrent(ScanLayer):
             w_ih, w_hh = next(weights), next(weights)
             if recurrent_init is not None:
                 keys = (next(recurrent_keys) for _ in range(cls.gates))
-                w_hh = jnp.concatenate([recurrent_init(k, square, dtype) for k in keys])
+                squares = [recurrent_matrix(recurrent_init, k, hidden_size, dtype) for k in keys]
+                w_hh = jnp.concatenate(squares)
             b_ih, b_hh = (next(weights), next(weights)) if bias else (None, None)
             return Cell(w_ih, w_hh, b_ih, b_hh)
 
@@ -121,11 +123,11 @@ class Recurrent(ScanLayer):
 
     @classmethod
     def from_torch(cls, arrays: Mapping[str, Any], *, method: CellMethodName = "auto") -> Self:
-        """The layer with the weights of the `torch.nn` module of its name: a state_dict, as arrays.
+        """The layer with the weights of the `torch.nn` module of its name: its state_dict.
 
-        num_layers, bidirectional and bias are read off the names. The arrays are copied and keep
-        their dtype. Raises ValueError that lists every missing, unexpected or misshapen key;
-        torch's `proj_size` is not supported.
+        num_layers, bidirectional and bias are read off the names. The arrays, or tensors of torch,
+        are copied and keep their dtype. Raises ValueError that lists every missing, unexpected or
+        misshapen key; torch's `proj_size` is not offered. Raises TypeError for what has no names.
 
         >>> import numpy as np
         >>> from rnnscan import GRU

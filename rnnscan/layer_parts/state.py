@@ -4,6 +4,7 @@ A layer describes its state by `Slot`s in the state's own structure: one slot, a
 NamedTuple of them. A slot is no pytree, so `jax.tree.map(f, slots, state)` goes through both.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rnnscan.layer_parts.arguments import array as as_array
 from rnnscan.layer_parts.arguments import floating
 from rnnscan.scan import carry_dtype
 
+NOT_LENGTHS = "; lengths are given by name, as lengths=..."
 Slots = Any  # a Slot, or a tuple of them
 State = Any  # an array where that is a Slot, a tuple of arrays where it is a tuple
 
@@ -58,12 +61,41 @@ def checked_state(state: State | None, slots: Slots) -> State | None:
     return type(slots)(*parts) if fields else tuple(parts)
 
 
+def state_of_step(
+    state: State | None, slots: Callable[[tuple[int, ...]], Slots], shape: tuple[int, ...]
+) -> State | None:
+    """`checked_state` beside an x_t of this shape; the error says where that has a time axis."""
+    batch = shape[:-1]
+    try:
+        return checked_state(state, slots(batch))
+    except ValueError:
+        if not batch or _error(state, slots(batch[:-1])):
+            raise
+    raise ValueError(
+        f"x_t: expected one step, of shape {(*batch[:-1], shape[-1])} as the state says, got "
+        f"{shape}: a time axis too many"
+    )
+
+
+def _error(state: State | None, slots: Slots) -> Exception | None:
+    try:
+        checked_state(state, slots)
+    except (ValueError, TypeError) as error:
+        return error
+    return None
+
+
 def described(state: Any) -> str:
     """The structure of a state, for a message."""
     if isinstance(state, (tuple, list)):
-        return f"a {type(state).__name__} of {len(state)}"
-    shape = getattr(state, "shape", None)
-    return f"a {type(state).__name__}" if shape is None else f"one array of shape {shape}"
+        found = f"a {type(state).__name__} of {len(state)}"
+        whole = bool(state) and all(isinstance(part, int) for part in state)
+    elif isinstance(state, (jax.Array, np.ndarray)):
+        found = f"one array of shape {state.shape}"
+        whole = jnp.issubdtype(state.dtype, jnp.integer)
+    else:
+        found, whole = f"a {type(state).__name__}", False
+    return found + (NOT_LENGTHS if whole else "")
 
 
 def _expected(slots: tuple[Slot, ...]) -> str:
@@ -81,7 +113,9 @@ def _array(name: str, given: Any, slot: Slot) -> jax.Array:
         raise TypeError(f"{expected}, got {given!r}")
     if not jax.tree_util.all_leaves([given]):  # an LSTM's pair, say
         raise ValueError(f"{expected}, got {described(given)}")
-    array = jnp.asarray(given)
+    array = as_array(name, given)
+    if slot.kind is not jnp.integer and jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{expected}, got {array.dtype}{NOT_LENGTHS}")
     if slot.kind is jnp.floating:
         floating(name, array.dtype)
     elif slot.kind is jnp.integer and not jnp.issubdtype(array.dtype, jnp.integer):

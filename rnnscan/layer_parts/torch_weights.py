@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnscan.layer_parts.arguments import known_to_numpy
 from rnnscan.layer_parts.shown import Shown
 
 GATES_OF = {1: "RNN", 3: "GRU", 4: "LSTM"}
 TORCH_KEY = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
+IN_A_MODEL = re.compile(rf"(.+\.){TORCH_KEY.pattern}")
 
 
 @jax.tree_util.register_dataclass
@@ -37,22 +39,29 @@ def cells_from_torch(
 ) -> tuple[tuple[Cell, ...], ...]:
     """`cells[layer][direction]` from the state_dict of the `torch.nn` module of this name.
 
-    Raises one ValueError that lists every missing, unexpected or misshapen key.
+    Raises one ValueError that lists every missing, unexpected or misshapen key, and TypeError for
+    what is no state_dict.
     """
-    found = {key: TORCH_KEY.fullmatch(key) for key in arrays}
-    known = [match for match in found.values() if match]
+    if not isinstance(arrays, Mapping):
+        raise TypeError(
+            "from_torch: expected names and arrays, such as module.state_dict() holds, got a "
+            f"{type(arrays).__name__}"
+        )
+    known = [match for key in arrays if (match := TORCH_KEY.fullmatch(key))]
     if not known:
         raise ValueError(
             "from_torch: expected keys like 'weight_ih_l0' (the state_dict of one "
-            f"torch.nn.{name}, without a prefix), got {sorted(arrays)}"
+            f"torch.nn.{name}, without a prefix), got {_without_known(arrays)}"
         )
+    if projections := [key for key in arrays if key.startswith("weight_hr_l")]:
+        raise ValueError(f"from_torch: projections (proj_size) are not offered, got {projections}")
     num_layers = 1 + max(int(match[3]) for match in known)
     directions = ("", "_reverse") if any(match[4] for match in known) else ("",)
     kinds = ["weight_ih", "weight_hh"]
     if any(match[1] == "bias" for match in known):
         kinds += ["bias_ih", "bias_hh"]
 
-    values = {key: np.asarray(value) for key, value in arrays.items()}
+    values = {key: _on_the_host(value) for key, value in arrays.items()}
     input_size, hidden = _sizes(values, gates)
     rows = gates * hidden
     expected = {}
@@ -79,6 +88,25 @@ def cells_from_torch(
         return Cell(*read, *[None] * (4 - len(read)))
 
     return tuple(tuple(cell(f"_l{n}{d}") for d in directions) for n in range(num_layers))
+
+
+def _on_the_host(value: Any) -> np.ndarray:
+    """A weight as an array, from a tensor of torch (a parameter, on any device) as well."""
+    if hasattr(value, "detach"):
+        value = known_to_numpy(value.detach().cpu())
+    return np.asarray(value)
+
+
+def _without_known(arrays: Mapping[str, Any]) -> str:
+    """The keys, of which none is one of a layer; of a whole model, where in it the layers are."""
+    prefixes = sorted({match[1] for key in arrays if (match := IN_A_MODEL.fullmatch(key))})
+    if not prefixes:
+        return str(sorted(arrays))
+    return (
+        f"those of a model with such layers at {' and '.join(map(repr, prefixes))}: take one, "
+        f"{{key[{len(prefixes[0])}:]: array for key, array in state_dict.items() if "
+        f"key.startswith({prefixes[0]!r})}}"
+    )
 
 
 def _of_another(values: Mapping[str, np.ndarray], name: str) -> str:

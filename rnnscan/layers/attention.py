@@ -19,7 +19,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import affine
-from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
 from rnnscan.layer_parts.resets import forgotten, positions
@@ -119,6 +119,7 @@ class CausalSelfAttention(Layer):
         """
         hidden_size = input_size if hidden_size is None else hidden_size
         output_size = input_size if output_size is None else output_size
+        key = random_key(key)
         positive(
             input_size=input_size,
             hidden_size=hidden_size,

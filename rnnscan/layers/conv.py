@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import einsum, in_line, product
-from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
 from rnnscan.layer_parts.padding import masked
@@ -74,6 +74,7 @@ class CausalConv1D(Layer):
         >>> layer.w.size
         38400
         """
+        key = random_key(key)
         positive(
             input_size=input_size,
             output_size=output_size,

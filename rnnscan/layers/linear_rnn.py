@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import affine, product
-from rnnscan.layer_parts.arguments import floating, positive
-from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.arguments import floating, positive, random_key
+from rnnscan.layer_parts.draws import recurrent_matrix, uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer, output_dtype
 from rnnscan.layer_parts.padding import masked
 from rnnscan.layer_parts.state import Slot, Slots
@@ -80,6 +80,7 @@ class LinearRNN(ScanLayer):
         >>> layer.w_ih.shape, layer.w_hh.shape, layer.b.shape
         ((8, 3), (8, 8), (8,))
         """
+        key = random_key(key)
         positive(input_size=input_size, hidden_size=hidden_size)
         dtype = floating("dtype", dtype)
         square = (hidden_size, hidden_size)
@@ -88,7 +89,7 @@ class LinearRNN(ScanLayer):
         bound = hidden_size**-0.5
         w_ih, w_hh, *b = uniform(key, shapes, -bound, bound, dtype)
         if recurrent_init is not None:
-            w_hh = recurrent_init(recurrent_key, square, dtype)
+            w_hh = recurrent_matrix(recurrent_init, recurrent_key, hidden_size, dtype)
         return cls(w_ih, w_hh, b[0] if bias else None, method)
 
     @property

@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import in_line, product
-from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import normal, uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
@@ -94,6 +94,7 @@ class LRU(ScanLayer):
         True
         """
         output_size = input_size if output_size is None else output_size
+        key = random_key(key)
         positive(input_size=input_size, hidden_size=hidden_size, output_size=output_size)
         if not (0 <= r_min <= r_max <= 1 and r_min < 1 and r_max > 0):
             raise ValueError(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import product
-from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
@@ -86,6 +86,7 @@ class Mamba(ScanLayer):
         >>> sum(leaf.size for leaf in jax.tree.leaves(layer))  # 6 * 64^2 and a little
         32640
         """
+        key = random_key(key)
         positive(input_size=input_size, expand=expand, conv_width=conv_width)
         dtype = floating("dtype", dtype)
         inner = expand * input_size

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import affine
-from rnnscan.layer_parts.arguments import floating, positive
+from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
 from rnnscan.layer_parts.state import Slot, Slots, State
@@ -77,6 +77,7 @@ class MLP(Layer):
         >>> sum(p.size for p in jax.tree.leaves(layer))
         128000
         """
+        key = random_key(key)
         positive(input_size=input_size, hidden_size=hidden_size, length=length)
         dtype = floating("dtype", dtype)
         into = length * input_size

@@ -33,8 +33,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import affine, einsum, in_line, product
-from rnnscan.layer_parts.arguments import floating, one_of, positive
+from rnnscan.layer_parts.arguments import floating, one_of, positive, random_key
 from rnnscan.layer_parts.draws import uniform
+from rnnscan.layer_parts.hold import hold_gain
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.scan import LinearMethodName, carry_dtype, linear_scan, linear_table, vary_alike
@@ -128,15 +129,16 @@ class SelectiveSSM(ScanLayer):
         >>> bool((dt > 0.0099).all() and (dt < 0.1001).all()), layer.dt_rank
         (True, 3)
         """
+        key = random_key(key)
         positive(input_size=input_size, state_size=state_size)
         dt_rank = -(-input_size // 16) if dt_rank is None else dt_rank
         positive(dt_rank=dt_rank, stretch=1 if stretch is None else stretch)
-        if not 0 < dt_min <= dt_max < math.inf:
-            raise ValueError(
-                f"dt_min, dt_max: expected 0 < dt_min <= dt_max, got dt_min={dt_min}, "
-                f"dt_max={dt_max}"
-            )
         dtype = floating("dtype", dtype)
+        if not 0 < dt_min <= dt_max <= float(jnp.finfo(dtype).max):
+            raise ValueError(
+                "dt_min, dt_max: expected 0 < dt_min <= dt_max, the latter a finite number of "
+                f"{dtype}, got dt_min={dt_min}, dt_max={dt_max}"
+            )
         sizes = input_size, state_size, dt_rank
         parameters = _parameters(key, sizes, math.log(dt_min), math.log(dt_max), dtype)
         options = {"method": method, "discretisation": discretisation, "stretch": stretch}
@@ -197,7 +199,7 @@ class SelectiveSSM(ScanLayer):
         if self.discretisation == "euler":
             drive = einsum("...c,...n->...cn", dt * steps.x, steps.b)
         else:
-            gain = jnp.expm1(dt[..., None] * a) / a
+            gain = hold_gain(dt[..., None], a)
             drive = gain * steps.x[..., None] * steps.b[..., None, :]
         return jnp.exp(dt[..., None] * a), drive
 
@@ -281,8 +283,10 @@ def _parameters(
     channels, state, rank = sizes
     shapes = ((rank + 2 * state, channels), (channels, rank), (channels,))
     w_x, w_dt, u = uniform(key, shapes, -1, 1, carry_dtype(dtype))
-    dt = jnp.exp(low + (high - low) * (1 + u) / 2)
-    b_dt = dt + jnp.log(-jnp.expm1(-dt))  # the inverse of softplus
+    log_dt = low + (high - low) * (1 + u) / 2
+    # The inverse of softplus; of a dt that is hardly a number, its logarithm.
+    dt = jnp.exp(jnp.maximum(log_dt, -40))
+    b_dt = jnp.where(log_dt < -40, log_dt, dt + jnp.log(-jnp.expm1(-dt)))
     a_log = jnp.log(jnp.arange(1, state + 1, dtype=u.dtype))
     a_log, d = jnp.broadcast_to(a_log, (channels, state)), jnp.ones_like(u)
     drawn = w_x * channels**-0.5, w_dt * rank**-0.5, b_dt, a_log, d

@@ -14,11 +14,21 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import core, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layer_parts.affine import affine, in_line, product
-from rnnscan.layer_parts.arguments import floating, one_step, positive, sequence
+from rnnscan.layer_parts.arguments import (
+    MadeByInit,
+    accepts,
+    floating,
+    named,
+    one_step,
+    positive,
+    random_key,
+    sequence,
+)
 from rnnscan.layer_parts.draws import normal
 from rnnscan.layer_parts.layer import working
 from rnnscan.layer_parts.padding import checked_lengths, integers, masked, state_at, valid_steps
@@ -44,7 +54,7 @@ class Block(Shown):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class SequenceModel(Shown):
+class SequenceModel(Shown, MadeByInit):
     """Encoder, blocks of (norm, mixer, residual), a reading of the steps, and a linear head.
 
     Shapes: x (..., time) of integers where the model has tokens, else (..., time, input_size); y
@@ -112,6 +122,7 @@ class SequenceModel(Shown):
         >>> model.width, model.output_size
         (16, 10)
         """
+        key = random_key(key)
         positive(width=width, depth=depth, outputs=outputs)
         if (tokens is None) == (input_size is None):
             raise ValueError(
@@ -122,12 +133,7 @@ class SequenceModel(Shown):
             raise ValueError(f"read: expected one of {', '.join(map(repr, READS))}, got {read!r}")
         dtype = floating("dtype", dtype)
         keys = jax.random.split(key, depth + 1)
-        if isinstance(mixer, type):
-            raise TypeError(
-                "mixer: expected a function (key, width) that makes a layer, for instance lambda "
-                f"key, width: {mixer.__name__}.init(key, width, ...), got the class itself"
-            )
-        mixers = [mixer(k, width) for k in keys[1:]]
+        mixers = _mixers(mixer, keys[1:], width)
         if read == "every" and any(isinstance(m, MLP) for m in mixers):
             raise ValueError(
                 'read: expected "last" or "mean" with an MLP as mixer, whose output depends on all '
@@ -194,9 +200,9 @@ class SequenceModel(Shown):
         reset: booleans of shape (..., time), or (time,) for all sequences, true at the first step
         of a sequence: the mixers forget all before it, and "mean" does.
 
-        Raises ValueError for shapes that do not fit, tokens outside 0 ... tokens - 1 and lengths
-        outside 0 ... time (where they are concrete; traced ones are clipped), and for a reset where
-        a mixer takes none, an `MLP`.
+        Raises ValueError for shapes that do not fit, tokens outside 0 ... tokens - 1 before the
+        length, lengths outside 0 ... time (where they are concrete; traced ones are clipped), and a
+        reset where a mixer takes none, an `MLP`.
 
         >>> import jax, jax.numpy as jnp
         >>> from rnnscan import MinGRU
@@ -208,7 +214,7 @@ class SequenceModel(Shown):
         >>> y.shape
         (4, 2)
         """
-        x = self._checked(x)
+        x = self._checked(x, lengths)
         batch, steps = (x.shape[:-1], x.shape[-1]) if self.tokens else (x.shape[:-2], x.shape[-2])
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, steps)
@@ -255,6 +261,8 @@ class SequenceModel(Shown):
         >>> model.initial_state((2,))[0].keys.shape
         (2, 6, 4, 2)
         """
+        if not isinstance(batch, (tuple, list)):
+            raise TypeError(f"batch: expected the batch axes, ({batch!r},) say, got {batch!r}")
         if self.tokens is None:
             dtype = self.encoder.dtype
             x_t = jax.ShapeDtypeStruct((*batch, self.encoder.shape[-1]), dtype)
@@ -273,23 +281,51 @@ class SequenceModel(Shown):
             )
         return tuple(state)
 
-    def _checked(self, x: ArrayLike, one: bool = False) -> jax.Array:
+    def _checked(self, x: ArrayLike, lengths: Any = None, one: bool = False) -> jax.Array:
         name = "x_t" if one else "x"
         if self.tokens is None:
             size = self.encoder.shape[-1]
             return one_step(x, size) if one else sequence(x, size)
         traced = isinstance(x, core.Tracer)
-        given = jnp.asarray(x) if traced else integers(x)
+        given = jnp.asarray(x) if traced else integers(name, x)
         if not jnp.issubdtype(given.dtype, jnp.integer):
             raise TypeError(f"{name}: expected integers, the tokens, got {given.dtype}")
         if not one and given.ndim < 1:
             raise ValueError(f"{name}: expected shape (..., time), got {given.shape}")
-        if not traced and given.size and not 0 <= given.min() <= given.max() < self.tokens:
-            worst = given.min() if given.min() < 0 else given.max()
-            raise ValueError(f"{name}: expected tokens in 0..{self.tokens - 1}, got {worst}")
-        if traced:  # before a large unsigned one turns negative
-            given = jnp.clip(given, 0, min(self.tokens - 1, jnp.iinfo(given.dtype).max))
-        return jnp.asarray(given, jnp.int32)
+        if not traced and not isinstance(lengths, core.Tracer):
+            seen = given
+            if lengths is not None:  # any number may stand in the padding
+                checked_lengths(lengths, given.shape[:-1], given.shape[-1])
+                seen = given[np.arange(given.shape[-1]) < integers("lengths", lengths)[..., None]]
+            wrong = seen[(seen < 0) | (seen >= self.tokens)]
+            if wrong.size:
+                raise ValueError(f"{name}: expected tokens in 0..{self.tokens - 1}, got {wrong[0]}")
+        # In their own dtype: a large unsigned one would turn negative.
+        largest = min(self.tokens - 1, int(jnp.iinfo(given.dtype).max))
+        return jnp.asarray((jnp if traced else np).clip(given, 0, largest), jnp.int32)
+
+
+def _mixers(mixer: Callable[[jax.Array, int], Any], keys: jax.Array, width: int) -> list[Any]:
+    """One for each key, checked."""
+    name = mixer.__name__ if isinstance(mixer, type) else "GRU"
+    expected = (
+        "mixer: expected a function (key, width) that makes a layer, for instance lambda key, "
+        f"width: {name}.init(key, width, ...)"
+    )
+    if isinstance(mixer, type) or hasattr(mixer, "output_size"):
+        what = "the class itself" if isinstance(mixer, type) else "a layer, made already"
+        raise TypeError(f"{expected}, got {what}")
+    accepts(expected, mixer, keys[0], width)
+    made = [mixer(key, width) for key in keys]
+    for layer in made:
+        if isinstance(layer, type) or not hasattr(layer, "output_size"):
+            raise TypeError(f"{expected}, got one that returns {named(layer)}")
+        if getattr(layer, "input_size", width) != width:
+            raise ValueError(
+                f"mixer: expected a layer of {width} input features, the width, got a "
+                f"{type(layer).__name__} of {layer.input_size}"
+            )
+    return made
 
 
 def _dtype(model: SequenceModel, x: jax.Array) -> jnp.dtype:

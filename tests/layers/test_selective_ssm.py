@@ -99,6 +99,35 @@ def test_equals_its_sequential_definition(case, x64):
     assert_close(gradients, wanted, 1e-12 if x64 else 1e-5)
 
 
+def test_slow_and_fast_modes_under_zero_order_hold():
+    """Decays from 1 - 1e-90 to exp(-3) a step: values and gradients as in float64."""
+    a_logs = np.array([-200, -50, -20, -8, -3, 0, 3, 8], np.float32)
+    options = {"state_size": 2, "dt_min": 1e-3, "dt_max": 1e-3, "discretisation": "zoh"}
+    layer = SelectiveSSM.init(jax.random.key(0), 2, **options)
+    x, dy = draw(20, 2), draw(20, 2, seed=2)
+
+    def run(dtype):
+        def of(a_log, layer, x, dy):
+            layer = dataclasses.replace(layer, a_log=jnp.full_like(layer.a_log, a_log))
+            y, backward = jax.vjp(lambda layer, x: layer(x)[0], layer, x)
+            d_layer, d_x = backward(dy)
+            return y, d_layer.a_log, d_layer.b_dt, d_x
+
+        given = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), (a_logs, layer, x, dy))
+        found = jax.jit(jax.vmap(of, (0, None, None, None)))(*given)
+        return [np.asarray(part, np.float64) for part in found]
+
+    found = run(np.float32)
+    with jax.enable_x64(True):
+        expected = run(np.float64)
+    for i, a_log in enumerate(a_logs):
+        for name, a, d in zip(("y", "a_log", "b_dt", "x"), found, expected, strict=True):
+            # A gradient along a_log of exp(-200) is no number of float32, but zero.
+            scale = max(np.abs(d[i]).max(), float(np.finfo(np.float32).tiny))
+            error = np.abs(a[i] - d[i]).max() / scale
+            assert error <= (2e-6 if name == "y" else 1e-5), (a_log, name, error)
+
+
 @pytest.mark.parametrize("stretch", [None, 3])
 def test_lengths_in_stretches(stretch):
     """Sequences that end inside, at the end of and before the last of several stretches."""
@@ -197,6 +226,14 @@ def test_steps_start_log_uniform(range_):
         assert abs(w.std() * 3**0.5 / bound - 1) < 4 / w.size**0.5
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_step_too_short_for_a_number_has_a_finite_bias(dtype):
+    for dt in (1e-100, 1e-42, 1e-30, 1e-8):
+        layer = SelectiveSSM.init(jax.random.key(0), 2, dt_min=dt, dt_max=dt, dtype=dtype)
+        rounding = 2 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(np.float64(layer.b_dt), np.log(dt), rtol=rounding)
+
+
 def test_sizes():
     layer = SelectiveSSM.init(jax.random.key(0), 33)
     assert (layer.input_size, layer.output_size, layer.state_size, layer.dt_rank) == (33, 33, 16, 3)
@@ -224,6 +261,10 @@ WRONG = {
     "inverted": ({"dt_min": 0.1, "dt_max": 0.01}, r"dt_min, dt_max: .* dt_min=0\.1, dt_max=0\.01"),
     "zero": ({"dt_min": 0.0}, r"dt_min, dt_max: expected 0 < dt_min"),
     "infinite": ({"dt_max": float("inf")}, r"dt_min, dt_max: .*dt_max=inf"),
+    "too_large": (
+        {"dt_max": 1e5, "dtype": "float16"},
+        r"dt_min, dt_max: .* a finite number of float16, .*dt_max=100000\.0",
+    ),
     "nan": ({"dt_min": float("nan")}, r"dt_min, dt_max: .*dt_min=nan"),
     "rank": ({"dt_rank": 0}, r"dt_rank: expected an integer >= 1, got 0"),
     "state": ({"state_size": 2.0}, r"state_size: expected an integer >= 1, got 2\.0"),

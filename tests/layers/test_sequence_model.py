@@ -332,6 +332,25 @@ def test_traced_tokens_are_clipped():
         assert_close(jax.jit(model)(wrong)[0], expected, 2e-6)
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64", "int8"])
+def test_any_token_may_stand_in_the_padding(dtype):
+    model, lengths = make("gru"), np.array([2, 4, 0])
+    limits = np.iinfo(dtype)
+    x = np.array([[3, 1, limits.min, limits.max], [0, 6, 5, 2], [limits.max] * 4], dtype)
+    plain = np.where(np.arange(4) < lengths[:, None], x, 0).astype(np.int32)
+
+    def run(x, lengths):
+        def loss(model):
+            y, state = model(x, None, lengths)
+            return jnp.sum(y**2), (y, state)
+
+        return jax.value_and_grad(loss, has_aux=True)(model)
+
+    expected = jax.jit(run)(plain, lengths)
+    for found in (run(x, lengths), jax.jit(run)(x, lengths), jax.jit(lambda n: run(x, n))(lengths)):
+        assert_close(found, expected, 2e-6)
+
+
 SIZE = {"width": WIDTH, "depth": 1, "outputs": 2}
 WRONG = {
     "neither": (
@@ -355,6 +374,14 @@ WRONG = {
         r"depth: expected an integer >= 1, got 0",
     ),
     "tokens": (lambda f: make("gru")([[1, TOKENS]]), r"x: expected tokens in 0\.\.6, got 7"),
+    "within": (
+        lambda f: make("gru")([[1, 8, 9]], lengths=[2]),
+        r"x: expected tokens in 0\.\.6, got 8",
+    ),
+    "lengths_of_tokens": (
+        lambda f: make("gru")([[1, 9]], lengths=[2, 2]),
+        r"lengths: expected shape \(1,\)",
+    ),
     "negative": (lambda f: make("gru").step(-1), r"x_t: expected tokens in 0\.\.6, got -1"),
     "real": (lambda f: make("gru")([[1.0]]), r"x: expected integers, the tokens, got float"),
     "no_time": (lambda f: make("gru")(1), r"x: expected shape \(\.\.\., time\), got \(\)"),

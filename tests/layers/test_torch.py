@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -83,7 +84,7 @@ FAULTS = {
     "projection": (
         "LSTM",
         arrays(4, weight_hr_l0=np.ones((2, 4))),
-        r"unexpected weight_hr_l0$",
+        r"^from_torch: projections \(proj_size\) are not offered, got \['weight_hr_l0'\]$",
     ),
     "misshapen": (
         "RNN",
@@ -105,6 +106,11 @@ FAULTS = {
         r"missing weight_hh_l1; unexpected extra; bias_ih_l0: expected shape \(4,\), got \(3,\)",
     ),
     "prefix": ("GRU", {"rnn.weight_ih_l0": np.ones((4, 3))}, r"torch\.nn\.GRU, without a prefix"),
+    "whole_model": (
+        "LSTM",
+        {"embedding.weight": np.ones(2), "a.b.bias_hh_l1_reverse": np.ones(4), "head.bias": 1},
+        r"got those of a model with such layers at 'a\.b\.': take one, \{key\[4:\]: array for key",
+    ),
     "empty": ("LSTM", {}, r"expected keys like 'weight_ih_l0'.*got \[\]"),
 }
 
@@ -114,6 +120,73 @@ def test_from_torch_names_every_fault(fault):
     layer, given, message = FAULTS[fault]
     with pytest.raises(ValueError, match=message):
         LAYERS[layer].from_torch(given)
+
+
+def test_from_torch_wants_names():
+    for given in ([np.ones((4, 3))], iter([("weight_ih_l0", 1)]), object()):
+        with pytest.raises(TypeError, match=r"^from_torch: expected names .*state_dict.* got a "):
+            LAYERS["GRU"].from_torch(given)
+
+
+class Tensor:
+    """What of torch.Tensor is relied on: NumPy takes it unless it is trained or a bfloat16."""
+
+    def __init__(self, array, dtype="torch.bfloat16", requires_grad=False):
+        self.array, self.dtype, self.requires_grad = array, dtype, requires_grad
+
+    def __array__(self, dtype=None, copy=None):
+        if self.requires_grad:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+        if self.dtype == "torch.bfloat16":
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.array
+
+    def detach(self):
+        return Tensor(self.array, self.dtype)
+
+    def cpu(self):
+        return self
+
+    def float(self):
+        return Tensor(self.array, "torch.float32", self.requires_grad)
+
+    def zero_(self):
+        self.array[...] = 0
+
+
+def of_numpy(array, requires_grad=False):
+    return Tensor(array, requires_grad=requires_grad)
+
+
+def of_torch(array, requires_grad=False):
+    torch = pytest.importorskip("torch")
+    return torch.tensor(array, dtype=torch.bfloat16, requires_grad=requires_grad)
+
+
+@pytest.mark.parametrize("tensor", [of_numpy, of_torch])
+def test_bfloat16_tensors(tensor):
+    """As weights, trained ones too, and as x and state, where a gradient would end unnoticed."""
+    layer = LAYERS["GRU"]
+    of_bits = np.arange(48, dtype=np.float32).reshape(12, 4) / 32  # each of them a bfloat16
+    w_hh = tensor(of_bits.copy(), requires_grad=True)
+    made = layer.from_torch(
+        {"weight_ih_l0": tensor(np.ones((12, 3), np.float32)), "weight_hh_l0": w_hh}
+    )
+    w_hh.detach().zero_()
+    found = made.cells[0][0].w_hh
+    np.testing.assert_array_equal(found, of_bits.astype(jnp.bfloat16), strict=True)
+
+    x, state = np.ones((2, 5, 3), np.float32), np.ones((1, 2, 4), np.float32)
+    expected = made(x.astype(jnp.bfloat16), state.astype(jnp.bfloat16))
+    jax.tree.map(np.testing.assert_array_equal, made(tensor(x), tensor(state)), expected)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        made.step(tensor(x[:, 0]), tensor(state)),
+        made.step(x[:, 0].astype(jnp.bfloat16), state.astype(jnp.bfloat16)),
+    )
+    for trained in ((tensor(x, True), None), (tensor(x), tensor(state, True))):
+        with pytest.raises(RuntimeError, match="requires grad"):
+            made(*trained)
 
 
 @pytest.mark.parametrize(("layer", "gates"), [("RNN", 1), ("LSTM", 4), ("GRU", 3)])
