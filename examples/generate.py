@@ -35,7 +35,7 @@ model = SequenceModel.init(
     jax.random.key(0),
     lambda key, width: MinGRU.init(key, width, 32),
     width=16,
-    depth=2,
+    depth=1,
     outputs=TOKENS,
     tokens=TOKENS,
 )

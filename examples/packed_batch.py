@@ -18,7 +18,7 @@ def draw(*lengths):
     return [rng.standard_normal((n, FEATURES), np.float32) for n in lengths]
 
 
-rows = [draw(7, 3, 5), draw(9, 4)]
+rows = [draw(7, 3, 5), draw(7, 5)]
 
 x = np.full((len(rows), TIME, FEATURES), np.nan, np.float32)  # padding, which is never looked at
 reset = np.zeros((len(rows), TIME), bool)
