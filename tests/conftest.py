@@ -1,6 +1,10 @@
 """Strictness shared by every test: no silent promotion of ranks or dtypes, one thread per worker.
 
 Warnings are errors too; pyproject.toml says so.
+
+Nearly all of the time is XLA's, compiling programs that run for microseconds; so its code generator
+does not optimise them here, unless RNNSCAN_OPTIMISED is set, as `.ci/run` does for the laws of the
+scans. The CPU kernels, which are compiled at the install, and other processes are as ever.
 """
 
 import os
@@ -12,10 +16,16 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several worke
 os.environ.setdefault("MPLBACKEND", "Agg")
 TWO_CPU_DEVICES = "--xla_force_host_platform_device_count=2"  # for shard_map
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {TWO_CPU_DEVICES}"
+OF_OTHERS = os.environ["XLA_FLAGS"]
+if "RNNSCAN_OPTIMISED" not in os.environ:
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+
+jax.devices()  # reads the flags
+os.environ["XLA_FLAGS"] = OF_OTHERS
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -95,7 +95,7 @@ def _flax(task: Task, direction: str) -> Contender:
     rnn = linen.RNN(Cell())
 
     def forward(parameters: Any, x: jax.Array) -> jax.Array:
-        return rnn.apply(parameters, x)
+        return rnn.apply(parameters, x)  # pyright: ignore[reportReturnType]
 
     a, b, g = task.arguments
     if constant:
