@@ -17,7 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layer_parts.arguments import MadeByInit, one_step, sequence
 from rnnscan.layer_parts.padding import checked_lengths, masked, state_at, valid_steps
-from rnnscan.layer_parts.resets import checked_reset, checked_reset_of_step, forgotten
+from rnnscan.layer_parts.resets import checked_reset, forgotten
 from rnnscan.layer_parts.shown import Shown
 from rnnscan.layer_parts.state import Slots, State, checked_state, completed, state_of_step
 from rnnscan.scan import CellMethodName, LinearMethodName, MatrixMethodName, carry_dtype
@@ -99,7 +99,7 @@ class Layer(Shown, MadeByInit):
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, steps)
         self._check_reset(reset)
-        reset = checked_reset(reset, (*batch, steps))
+        reset = checked_reset(reset, batch, steps)
         self._check(x, state)
         return _call(self, x, state, lengths, reset)
 
@@ -125,7 +125,7 @@ class Layer(Shown, MadeByInit):
         x_t = one_step(x_t, self.input_size)
         state = state_of_step(state, self._slots, x_t.shape)
         self._check_reset(reset)
-        return _step(self, x_t, state, checked_reset_of_step(reset, x_t.shape[:-1]))
+        return _step(self, x_t, state, checked_reset(reset, x_t.shape[:-1]))
 
     def _slots(self, batch: tuple[int, ...]) -> Slots:
         """What the state is made of: `Slot`s in its structure."""

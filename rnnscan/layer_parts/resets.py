@@ -14,27 +14,17 @@ from rnnscan.layer_parts.state import Slots, State
 from rnnscan.scan import flags
 
 
-def checked_reset(reset: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
-    """`reset` as booleans of `shape` (*batch, time), or (time,): for all sequences alike."""
+def checked_reset(reset: ArrayLike | None, batch: tuple[int, ...], *time: int) -> jax.Array | None:
+    """`reset` as booleans of shape (*batch, *time), or of shape `time`: for all sequences alike."""
     given = flags(reset=reset)
     if given is None:
         return None
-    if given.shape not in (shape, shape[-1:]):
-        of_all = f", or {shape[-1:]} for all sequences alike" if len(shape) > 1 else ""
+    if given.shape not in ((*batch, *time), time):
+        each = "step, time last" if time else "sequence"
+        of_all = f", or {time} for all sequences alike" if batch else ""
         raise ValueError(
-            f"reset: expected shape {shape}, a flag for each step of x{of_all}, got {given.shape}"
-        )
-    return jnp.asarray(given)
-
-
-def checked_reset_of_step(reset: ArrayLike | None, batch: tuple[int, ...]) -> jax.Array | None:
-    """`reset` as booleans of shape `batch`, or as one for all sequences."""
-    given = flags(reset=reset)
-    if given is None:
-        return None
-    if given.shape not in (batch, ()):
-        raise ValueError(
-            f"reset: expected shape {batch}, a flag for each sequence, got {given.shape}"
+            f"reset: expected shape {(*batch, *time)}, a flag for each {each}{of_all}, got "
+            f"{given.shape}"
         )
     return jnp.asarray(given)
 

@@ -124,9 +124,8 @@ class CausalConv1D(Layer):
         full = jnp.full(given.x.shape[:-2], self.reach, jnp.int32)
         position, end = positions(given.reset[..., 0], full, steps, given.lengths)
         back = self.reach - in_line(jnp.arange(self.reach, dtype=jnp.int32), full.ndim + 1)
-        return self._convolve(window, steps, position), masked(
-            last, (back <= end[..., None])[..., None]
-        )
+        last = masked(last, (back <= end[..., None])[..., None])
+        return self._convolve(window, steps, position), last
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
         window = jnp.concatenate([state, x_t[..., None, :]], axis=-2)

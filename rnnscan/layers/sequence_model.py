@@ -32,7 +32,7 @@ from rnnscan.layer_parts.arguments import (
 from rnnscan.layer_parts.draws import normal
 from rnnscan.layer_parts.layer import working
 from rnnscan.layer_parts.padding import checked_lengths, integers, masked, state_at, valid_steps
-from rnnscan.layer_parts.resets import checked_reset, checked_reset_of_step, positions
+from rnnscan.layer_parts.resets import checked_reset, positions
 from rnnscan.layer_parts.shown import Shown
 from rnnscan.layer_parts.state import described
 from rnnscan.layers.mlp import MLP
@@ -218,7 +218,7 @@ class SequenceModel(Shown, MadeByInit):
         batch, steps = (x.shape[:-1], x.shape[-1]) if self.tokens else (x.shape[:-2], x.shape[-2])
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, steps)
-        reset = checked_reset(reset, (*batch, steps))
+        reset = checked_reset(reset, batch, steps)
         return _evaluate(self, x, self._states(state), lengths, reset)
 
     def step(
@@ -246,7 +246,7 @@ class SequenceModel(Shown, MadeByInit):
             raise ValueError("step: expected mixers that see the past alone, got an MLP")
         x_t = self._checked(x_t, one=True)
         batch = x_t.shape if self.tokens else x_t.shape[:-1]
-        return _step(self, x_t, self._states(state), checked_reset_of_step(reset, batch))
+        return _step(self, x_t, self._states(state), checked_reset(reset, batch))
 
     def initial_state(self, batch: tuple[int, ...] = ()) -> tuple[Any, ...]:
         """The state in which a sequence begins, spelled out: as `lax.scan` over steps needs it.
@@ -370,20 +370,6 @@ def _headed(model: SequenceModel, h: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return affine(h, *working(dtype, model.head, model.head_bias)).astype(dtype)
 
 
-def _of_the_last_sequence(
-    h: jax.Array, count: jax.Array, reset: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """h, zero before the last of several sequences begins, and how many steps that one has.
-
-    count: (...), how many steps there are before the padding.
-    """
-    steps = h.shape[-2]
-    reset = reset & valid_steps(count, steps)[..., 0]
-    none = jnp.zeros(count.shape, jnp.int32)
-    _, end = positions(reset, none, steps, count)
-    return masked(h, ~valid_steps(count - end, steps)), end
-
-
 @jax.jit
 def _evaluate(
     model: SequenceModel,
@@ -401,8 +387,10 @@ def _evaluate(
         h = state_at(h, lengths, jnp.zeros((*h.shape[:-2], model.width), h.dtype))
     elif model.read == "mean":
         count = jnp.full(h.shape[:-2], steps, jnp.int32) if lengths is None else lengths
-        if reset is not None:
-            h, count = _of_the_last_sequence(h, count, reset)
+        if reset is not None:  # of the last sequence alone
+            begins = jnp.broadcast_to(reset, h.shape[:-1]) & valid_steps(count, steps)[..., 0]
+            _, end = positions(begins, jnp.zeros_like(count), steps, count)
+            h, count = masked(h, ~valid_steps(count - end, steps)), end
         h = jnp.sum(h, axis=-2) / jnp.maximum(count, 1)[..., None].astype(h.dtype)
     y = _headed(model, h, _dtype(model, x))
     return masked(y, valid) if model.read == "every" else y, states

@@ -163,7 +163,7 @@ def test_flags_of_the_wrong_kind_are_named():
     for reset in (np.zeros((3, 2), bool), np.zeros(2, bool), np.zeros((1, 3), bool), True):
         with pytest.raises(ValueError, match=r"reset: expected shape \(2, 3\), .* or \(3,\)"):
             layer(x, reset=reset)
-    with pytest.raises(ValueError, match=r"reset: expected shape \(2,\), a flag for each sequence"):
+    with pytest.raises(ValueError, match=r"reset: expected shape \(2,\), .* or \(\) for all"):
         layer.step(x[:, 0], None, np.zeros((2, 3), bool))
     for name in ("bidirectional", "lstm_both"):
         with pytest.raises(ValueError, match="one direction"):
@@ -196,6 +196,8 @@ def test_a_model_reads_the_last_sequence(read):
     lengths, reset = [6, 4], np.zeros((2, 6), bool)
     reset[0, [2, 3]], reset[1, [1, 5]] = True, True  # the last one in the padding
     y, state = model(tokens, None, lengths, reset)
+    alike = model(tokens, None, lengths, reset[0]), model(tokens, None, lengths, reset[[0, 0]])
+    assert_close(*alike)
     for row, (start, stop) in enumerate([(3, 6), (1, 4)]):
         want, want_state = model(tokens[row, start:stop])
         got = y[row, start:stop] if read == "every" else y[row]
