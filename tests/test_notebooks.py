@@ -16,7 +16,9 @@ LARGEST = 200_000  # bytes of a stored notebook
 
 # What tests/conftest.py demands of every test, here of the reader's code; not of the kernel's own.
 STRICT = """
+import os
 import warnings
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 import jax
 warnings.simplefilter("error")
 warnings.filterwarnings("default", module="ipykernel|IPython|tornado|zmq|traitlets")

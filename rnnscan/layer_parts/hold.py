@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-NEAR = 0.5  # |t a| up to which the series is taken: the quotient is as exact from there on
+NEAR = (0.5, 1.0, 2.0)  # |t a| up to which psi_n is a series, by n; the last for all beyond
+
+# The quotient loses digits where its sum cancels: below these numbers more than the series does.
 
 
 def hold_gain(t: jax.Array, a: jax.Array) -> jax.Array:
@@ -28,7 +30,7 @@ def hold_gain(t: jax.Array, a: jax.Array) -> jax.Array:
 def _moment(n: int, t: jax.Array, a: jax.Array) -> jax.Array:
     """G_n = t^(n+1) psi_n(t a), where psi_n(z) is G_n(1, z)."""
     z = t * a
-    near = jnp.abs(z) < NEAR
+    near = jnp.abs(z) < _near(n)
     return t ** (n + 1) * jnp.where(near, _series(n, jnp.where(near, z, 0)), _quotient(n, z, near))
 
 
@@ -36,14 +38,17 @@ def _moment(n: int, t: jax.Array, a: jax.Array) -> jax.Array:
 def _moment_jvp(n, primals, tangents):
     t, a = primals
     dt, da = tangents
-    along_t = jnp.exp(t * a) if n == 0 else t**n * jnp.exp(t * a)
-    return _moment(n, t, a), along_t * dt + _moment(n + 1, t, a) * da
+    return _moment(n, t, a), t**n * jnp.exp(t * a) * dt + _moment(n + 1, t, a) * da
+
+
+def _near(n: int) -> float:
+    return NEAR[min(n, len(NEAR) - 1)]
 
 
 def _series(n: int, z: jax.Array) -> jax.Array:
-    """psi_n(z) = sum_k z^k / (k! (k + n + 1)) for |z| < NEAR, to the last digit of its dtype."""
+    """psi_n(z) = sum_k z^k / (k! (k + n + 1)) for |z| < _near(n), to the last digit of a dtype."""
     coefficients, factorial, k = [], 1.0, 0
-    while NEAR**k / factorial / (k + n + 1) > np.finfo(z.dtype).eps / 8 / (n + 1):
+    while _near(n) ** k / factorial / (k + n + 1) > np.finfo(z.dtype).eps / 8 / (n + 1):
         coefficients.append(1 / factorial / (k + n + 1))
         k += 1
         factorial *= k

@@ -73,9 +73,12 @@ class Layer(Shown, MadeByInit):
         is zero and x is never looked at, nan included; the returned state is the one at each
         length (`state` itself at length 0). time = 0 returns the state as it came.
         reset: booleans of shape (..., time), or (time,) for all sequences, true at the first step
-        of a sequence: all before it, the given state included, is forgotten (zeros, inf and nan
-        included), then x_t is read. `done_t` of an environment is `reset_{t+1}`. The reverse
-        direction of a bidirectional layer forgets at the same boundaries.
+        of a sequence: all before it, the given state included, is forgotten (zeros), then x_t is
+        read. `done_t` of an environment is `reset_{t+1}`. The reverse direction of a bidirectional
+        layer forgets at the same boundaries; its given state comes after the last step, and stays.
+        In the padding a reset counts for nothing. inf and nan pass a reset in neither direction,
+        to outputs, states and the gradients of these and of x; the gradient of a weight sums over
+        all steps, so that a nan in any of them is in the sum.
 
         Raises ValueError for shapes that do not fit and for concrete lengths outside 0..time
         (traced ones are clipped), TypeError for dtypes that are not real floating, and for a reset

@@ -20,7 +20,8 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
     traced = isinstance(lengths, core.Tracer)
     given = jnp.asarray(lengths) if traced else integers("lengths", lengths)
     if not jnp.issubdtype(given.dtype, jnp.integer):
-        raise TypeError(f"lengths: expected integers, got {given.dtype}")
+        hint = "; a reset is given by name: reset=..." if given.dtype == bool else ""
+        raise TypeError(f"lengths: expected integers, got {given.dtype}{hint}")
     if given.shape != batch:
         raise ValueError(
             f"lengths: expected shape {batch}, the axes of x before time, one per sequence, got "

@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from rnnscan.layer_parts.state import Slots, State
-from rnnscan.scan import flags
+from rnnscan.scan import flags, lined_up
 
 
 def checked_reset(reset: ArrayLike | None, batch: tuple[int, ...], *time: int) -> jax.Array | None:
@@ -24,7 +24,7 @@ def checked_reset(reset: ArrayLike | None, batch: tuple[int, ...], *time: int) -
         of_all = f", or {time} for all sequences alike" if batch else ""
         raise ValueError(
             f"reset: expected shape {(*batch, *time)}, a flag for each {each}{of_all}, got "
-            f"{given.shape}"
+            f"{given.shape}{lined_up('reset', given.shape, (*batch, *time))}"
         )
     return jnp.asarray(given)
 

@@ -14,10 +14,14 @@ import numpy as np
 from jax import lax
 
 from rnnscan.layer_parts.arguments import array as as_array
-from rnnscan.layer_parts.arguments import floating
 from rnnscan.scan import carry_dtype
 
-NOT_LENGTHS = "; lengths are given by name, as lengths=..."
+BY_NAME = "; lengths are given by name, as lengths=..., and so is a reset"
+DTYPES = {
+    jnp.floating: "a real floating dtype",
+    jnp.complexfloating: "a complex dtype",
+    jnp.integer: "integers",
+}
 Slots = Any  # a Slot, or a tuple of them
 State = Any  # an array where that is a Slot, a tuple of arrays where it is a tuple
 
@@ -50,7 +54,7 @@ def checked_state(state: State | None, slots: Slots) -> State | None:
     if isinstance(slots, Slot):
         return _array("state", state, slots)
     fields = getattr(slots, "_fields", ())  # of a NamedTuple, which is given as a whole
-    fits = isinstance(state, (tuple, list)) and len(state) == len(slots)
+    fits = isinstance(state, (tuple, list)) and len(state) == len(slots) and not _is_ints(state)
     if not fits or (fields and any(part is None for part in state)):
         raise ValueError(f"state: expected {_expected(slots)}, got {described(state)}")
     names = [f"state.{field}" for field in fields] or ["state"] * len(slots)
@@ -64,7 +68,7 @@ def checked_state(state: State | None, slots: Slots) -> State | None:
 def state_of_step(
     state: State | None, slots: Callable[[tuple[int, ...]], Slots], shape: tuple[int, ...]
 ) -> State | None:
-    """`checked_state` beside an x_t of this shape; the error says where that has a time axis."""
+    """`checked_state` beside an x_t of this shape; the error says where they differ by an axis."""
     batch = shape[:-1]
     try:
         return checked_state(state, slots(batch))
@@ -73,7 +77,7 @@ def state_of_step(
             raise
     raise ValueError(
         f"x_t: expected one step, of shape {(*batch[:-1], shape[-1])} as the state says, got "
-        f"{shape}: a time axis too many"
+        f"{shape}: a time axis too many, or the state lacks a batch axis of size {batch[-1]}"
     )
 
 
@@ -88,14 +92,17 @@ def _error(state: State | None, slots: Slots) -> Exception | None:
 def described(state: Any) -> str:
     """The structure of a state, for a message."""
     if isinstance(state, (tuple, list)):
-        found = f"a {type(state).__name__} of {len(state)}"
-        whole = bool(state) and all(isinstance(part, int) for part in state)
+        found, no_state = f"a {type(state).__name__} of {len(state)}", _is_ints(state)
     elif isinstance(state, (jax.Array, np.ndarray)):
         found = f"one array of shape {state.shape}"
-        whole = jnp.issubdtype(state.dtype, jnp.integer)
+        no_state = not jnp.issubdtype(state.dtype, jnp.inexact)
     else:
-        found, whole = f"a {type(state).__name__}", False
-    return found + (NOT_LENGTHS if whole else "")
+        found, no_state = f"a {type(state).__name__}", False
+    return found + (BY_NAME if no_state else "")
+
+
+def _is_ints(state: Any) -> bool:
+    return bool(state) and all(isinstance(part, int) for part in state)  # booleans too
 
 
 def _expected(slots: tuple[Slot, ...]) -> str:
@@ -114,14 +121,10 @@ def _array(name: str, given: Any, slot: Slot) -> jax.Array:
     if not jax.tree_util.all_leaves([given]):  # an LSTM's pair, say
         raise ValueError(f"{expected}, got {described(given)}")
     array = as_array(name, given)
-    if slot.kind is not jnp.integer and jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{expected}, got {array.dtype}{NOT_LENGTHS}")
-    if slot.kind is jnp.floating:
-        floating(name, array.dtype)
-    elif slot.kind is jnp.integer and not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{name}: expected integers, got {array.dtype}")
-    elif slot.kind is jnp.complexfloating and not jnp.issubdtype(array.dtype, jnp.inexact):
-        raise TypeError(f"{name}: expected a complex dtype, got {array.dtype}")
+    allowed = jnp.inexact if slot.kind is jnp.complexfloating else slot.kind
+    if not jnp.issubdtype(array.dtype, allowed):
+        hint = "" if jnp.issubdtype(array.dtype, jnp.inexact) else BY_NAME
+        raise TypeError(f"{name}: expected {DTYPES[slot.kind]}, got {array.dtype}{hint}")
     if array.shape != slot.shape:
         raise ValueError(f"{name}: expected shape {slot.shape}, got {array.shape}")
     if slot.kind is jnp.complexfloating and not jnp.iscomplexobj(array):

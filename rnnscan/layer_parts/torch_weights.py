@@ -47,6 +47,8 @@ def cells_from_torch(
             "from_torch: expected names and arrays, such as module.state_dict() holds, got a "
             f"{type(arrays).__name__}"
         )
+    if not all(isinstance(key, str) for key in arrays):
+        raise TypeError(f"from_torch: expected names as keys, got {list(arrays)}")
     known = [match for key in arrays if (match := TORCH_KEY.fullmatch(key))]
     if not known:
         raise ValueError(

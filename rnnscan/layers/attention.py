@@ -129,12 +129,14 @@ class CausalSelfAttention(Layer):
         )
         if hidden_size % num_heads:
             raise ValueError(
-                f"num_heads: expected a divisor of hidden_size = {hidden_size}, got {num_heads}"
+                f"num_heads: expected a divisor of hidden_size = {hidden_size}, got {num_heads}; "
+                "it is 4 by default"
             )
         if rotary and hidden_size // num_heads % 2:
             raise ValueError(
                 "rotary: expected an even head size (pairs of numbers are turned), got "
-                f"hidden_size / num_heads = {hidden_size // num_heads}"
+                f"hidden_size / num_heads = {hidden_size // num_heads}; take fewer heads, or "
+                "rotary=False"
             )
         dtype = floating("dtype", dtype)
         into_key, out_key = jax.random.split(key)

@@ -136,8 +136,8 @@ class SelectiveSSM(ScanLayer):
         dtype = floating("dtype", dtype)
         if not 0 < dt_min <= dt_max <= float(jnp.finfo(dtype).max):
             raise ValueError(
-                "dt_min, dt_max: expected 0 < dt_min <= dt_max, the latter a finite number of "
-                f"{dtype}, got dt_min={dt_min}, dt_max={dt_max}"
+                f"dt_min, dt_max: expected 0 < dt_min <= dt_max, got dt_min={dt_min}, "
+                f"dt_max={dt_max}; the latter must be a finite number of {dtype}"
             )
         sizes = input_size, state_size, dt_rank
         parameters = _parameters(key, sizes, math.log(dt_min), math.log(dt_max), dtype)

@@ -8,6 +8,7 @@ The mixer is what mixes steps: any layer of this package, or one of your own wit
 else acts on each step alone, so that what the model can remember is what its mixers can.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -218,6 +219,7 @@ class SequenceModel(Shown, MadeByInit):
         batch, steps = (x.shape[:-1], x.shape[-1]) if self.tokens else (x.shape[:-2], x.shape[-2])
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, steps)
+        self._check_reset(reset)
         reset = checked_reset(reset, batch, steps)
         return _evaluate(self, x, self._states(state), lengths, reset)
 
@@ -246,6 +248,7 @@ class SequenceModel(Shown, MadeByInit):
             raise ValueError("step: expected mixers that see the past alone, got an MLP")
         x_t = self._checked(x_t, one=True)
         batch = x_t.shape if self.tokens else x_t.shape[:-1]
+        self._check_reset(reset, one=True)
         return _step(self, x_t, self._states(state), checked_reset(reset, batch))
 
     def initial_state(self, batch: tuple[int, ...] = ()) -> tuple[Any, ...]:
@@ -268,8 +271,14 @@ class SequenceModel(Shown, MadeByInit):
             x_t = jax.ShapeDtypeStruct((*batch, self.encoder.shape[-1]), dtype)
         else:
             x_t = jax.ShapeDtypeStruct(batch, jnp.int32)
-        _, state = jax.eval_shape(self.step, x_t)
+        _, state = jax.eval_shape(_step, self, x_t, self._states(None), None)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
+
+    def _check_reset(self, reset: ArrayLike | None, one: bool = False) -> None:
+        for block in self.blocks if reset is not None else ():
+            signature = inspect.signature(block.mixer.step if one else block.mixer)
+            if "reset" not in signature.parameters:
+                raise ValueError(f"reset: the mixer {type(block.mixer).__name__} takes none")
 
     def _states(self, state: Any) -> tuple[Any, ...]:
         if state is None:
@@ -320,6 +329,11 @@ def _mixers(mixer: Callable[[jax.Array, int], Any], keys: jax.Array, width: int)
     for layer in made:
         if isinstance(layer, type) or not hasattr(layer, "output_size"):
             raise TypeError(f"{expected}, got one that returns {named(layer)}")
+        if jax.tree_util.all_leaves([layer]):
+            raise TypeError(
+                "mixer: expected a layer that is a pytree (jax.tree_util.register_dataclass), got "
+                f"{named(layer)}"
+            )
         if getattr(layer, "input_size", width) != width:
             raise ValueError(
                 f"mixer: expected a layer of {width} input features, the width, got a "
@@ -388,7 +402,8 @@ def _evaluate(
     elif model.read == "mean":
         count = jnp.full(h.shape[:-2], steps, jnp.int32) if lengths is None else lengths
         if reset is not None:  # of the last sequence alone
-            begins = jnp.broadcast_to(reset, h.shape[:-1]) & valid_steps(count, steps)[..., 0]
+            begins = jnp.broadcast_to(reset, h.shape[:-1])
+            begins = begins if valid is None else begins & valid[..., 0]
             _, end = positions(begins, jnp.zeros_like(count), steps, count)
             h, count = masked(h, ~valid_steps(count - end, steps)), end
         h = jnp.sum(h, axis=-2) / jnp.maximum(count, 1)[..., None].astype(h.dtype)

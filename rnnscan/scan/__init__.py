@@ -5,6 +5,7 @@ decide for the layers on top of them.
 """
 
 from rnnscan.scan.arguments import flags as flags
+from rnnscan.scan.arguments import lined_up as lined_up
 from rnnscan.scan.arguments import nearest as nearest
 from rnnscan.scan.arguments import vary_alike as vary_alike
 from rnnscan.scan.cell_kinds import CELLS as CELLS

@@ -51,9 +51,9 @@ def cell_scan(
       state: the tuple (h,), of an lstm (h, c), each (..., H): before the first step in scan order.
       valid: boolean (..., T). Where false, the state passes as it is, and x is not looked at.
       reset: boolean (..., T). Where true, the state before that step in scan order (the given one
-        included) is zeros, whatever it was, inf and nan included, forward and backward. With
-        `reverse`, a packed batch marks the last element of each segment. A step that is not valid
-        resets nothing.
+        included) is zeros, whatever it was, inf and nan included, forward and backward (the
+        gradients of weights sum over all steps, those before it too). With `reverse`, a packed
+        batch marks the last element of each segment. A step that is not valid resets nothing.
       reverse: from the last step to the first.
       method: `"auto"`, or a name of `explain_cell_scan`: `"scan"`, `"native"`.
 

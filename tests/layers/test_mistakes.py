@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,12 +99,25 @@ def test_copies_and_trees_of_layers_hold_what_they_like():
     assert Own(3).size == 3
 
 
+class Own:
+    output_size = 4
+
+
+class Stateless(NamedTuple):
+    scale: jax.Array
+    output_size = 4
+
+    def __call__(self, x, state=None, lengths=None):
+        return x * self.scale[None, None], state
+
+
 def model_of(mixer, **kwargs):
     size = {"width": 4, "depth": 1, "outputs": 2, "tokens": 9} | kwargs
     return SequenceModel.init(KEY, mixer, **size)
 
 
 X, STEP = jnp.ones((2, 5, FEATURES)), jnp.ones((2, FEATURES))
+DONE = np.zeros((2, 5), bool)
 TOO_MANY = r"^x_t: expected one step, of shape \(2, 3\) as the state says, got \(2, 5, 3\): a time"
 BY_NAME = r"^state: expected .*; lengths are given by name, as lengths="
 A_FUNCTION = r"^mixer: expected a function \(key, width\) that makes a layer, for instance lambda"
@@ -129,6 +143,20 @@ WRONG = {
     "time_first": (
         lambda: make("gru")(jnp.ones((5, 2, FEATURES)), lengths=[5, 2]),
         r"^lengths: expected shape \(5,\), the axes of x before time, .* got \(2,\)",
+    ),
+    "done_as_state": (lambda: make("gru").step(STEP, DONE[:, 0]), r"^state: .*got bool; .*a reset"),
+    "done_as_a_pair": (lambda: make("lstm")(X, DONE), r"^state: expected a pair .*so is a reset"),
+    "lengths_as_a_pair": (lambda: make("lstm")(X, [5, 3]), BY_NAME),
+    "done_as_lengths": (
+        lambda: make("gru")(X, None, DONE),
+        r"^lengths: .*bool; a reset is given by",
+    ),
+    "reset_of_time": (lambda: make("gru")(X, reset=DONE.T), r"^reset: .*; reset.T would broadcast"),
+    "keys_of_torch": (lambda: GRU.from_torch({1: 2.0}), r"^from_torch: expected names as keys"),
+    "mixer_no_pytree": (lambda: model_of(lambda key, width: Own()), r"^mixer: expected .* pytree"),
+    "mixer_no_reset": (
+        lambda: model_of(lambda key, width: Stateless(jnp.ones(4)))([[1]], reset=[True]),
+        r"^reset: the mixer Stateless takes none",
     ),
     "model_lengths": (lambda: INITS["model"](KEY)([[1, 2]], [2]), BY_NAME),
     "model_lengths_array": (lambda: INITS["model"](KEY)([[1, 2]], np.array([2])), BY_NAME),

@@ -91,7 +91,7 @@ def separate(layer, x, state, both_ways):
     return jnp.stack(ys), jax.tree.map(lambda *rows: jnp.stack(rows, int(front)), *lasts)
 
 
-@every_method
+@every_layer
 def test_a_replay_equals_a_rollout_and_separate_calls(name):
     layer, x = make(name), draw(2, STEPS, FEATURES)
     state, both_ways = draw_state(layer, (2,)), name in BOTH_WAYS
