@@ -159,7 +159,9 @@ def of_numpy(array, requires_grad=False):
 
 
 def of_torch(array, requires_grad=False):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip(
+        "torch", reason="no dependency of the tests; `Tensor` stands in for it"
+    )
     return torch.tensor(array, dtype=torch.bfloat16, requires_grad=requires_grad)
 
 
