@@ -312,11 +312,11 @@ def test_lowers_for_other_platforms():
         .as_text()
         for platform in ("cpu", "cuda", "tpu")
     }
-    kernel = "rnnscan_forward"
+    kernel, cuda_kernel = "custom_call @rnnscan_forward(", "__gpu$xla.gpu.ptx"
     assert ("stablehlo.while" in lowered["cpu"]) != (kernel in lowered["cpu"])
-    for platform in ("cuda", "tpu"):
-        assert "stablehlo.while" not in lowered[platform]
-        assert kernel not in lowered[platform]
+    assert ("stablehlo.while" in lowered["cuda"]) != (cuda_kernel in lowered["cuda"])
+    assert "stablehlo.while" not in lowered["tpu"]
+    assert not any(kernel in lowered[platform] for platform in ("cuda", "tpu"))
     # An exported program must run where the kernel is not installed.
     exported = jax.export.export(jax.jit(linear_scan), platforms=["cpu"])(spec, spec)
     assert kernel not in exported.mlir_module()
