@@ -1,6 +1,6 @@
 # Everything runs in $(VENV), which the first use makes and fills; nothing else is touched.
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= $(if $(filter gpu-compile,$(MAKECMDGOALS)),.venv-gpu,.venv)
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
@@ -8,10 +8,10 @@ KERNEL := $(wildcard $(addprefix rnnscan/scan/cpu_kernel/,sources.py */*.h */*.c
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart claims test lint typecheck notebooks clean
+.PHONY: help quickstart claims test gpu-compile lint typecheck notebooks clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "  Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), WORKERS=$(WORKERS), ARGS= (for pytest)."
 
 quickstart: $(VENV)/.with-experiments ## the whole toolkit in three minutes: one report to open
@@ -22,6 +22,10 @@ claims: $(VENV)/.with-experiments ## every claim of the article put to the test:
 
 test: $(VENV)/.with-test ## all tests and docstring examples; make test ARGS="-k reset -x"
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# The platform is said, or the plugin would look for a GPU and complain that there is none.
+gpu-compile: $(VENV)/.with-test-gpu-compile ## compile what a GPU visit runs for an H100, on any machine
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -rs $(ARGS) tests/gpu_compile
 
 lint: $(VENV)/.with-dev ## style and formatting, by ruff
 	$(BIN)/ruff check
@@ -34,13 +38,13 @@ notebooks: $(VENV)/.with-test ## run every notebook from its .py source and stor
 	$(BIN)/python scripts/make_notebooks.py
 
 clean: ## remove the environment and every cache; runs/ stays
-	rm -rf .venv .venv-newest $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .venv-gpu $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	rm -f rnnscan/scan/cpu_kernel/*.so
 	find rnnscan experiments tests scripts notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra; a change of what is installed or compiled installs again.
 $(VENV)/.with-%: pyproject.toml hatch_build.py $(KERNEL) | $(BIN)/python
-	@echo "Installing rnnscan[$*] into $(VENV): from nothing, a download of about 380 MB and a minute"
+	@echo "Installing rnnscan[$*] into $(VENV): from nothing, a download of about 400 MB and a minute"
 	@echo "to compile the CPU kernel ..."
 	@$(PIP) --editable ".[$*]"
 	@touch $@
