@@ -19,7 +19,6 @@ from jax.sharding import SingleDeviceSharding
 
 PLUGIN = "jax_cuda13_plugin"
 DESCRIPTION = Path(__file__).with_name("h100.txtpb")
-# Where XLA looks besides the path and the wheels beside the plugin.
 TOOLKITS = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 
 
@@ -29,12 +28,21 @@ def why_not() -> str | None:
     plugin = importlib.util.find_spec(PLUGIN)
     if plugin is None or plugin.origin is None:
         return "JAX's CUDA plugin is not installed; `make gpu-compile` has an environment with it"
-    wheels = Path(plugin.origin).parents[1] / "nvidia/cu13/bin"
-    if not any(shutil.which("ptxas", path=place) for place in (None, str(wheels), *TOOLKITS)):
+    if ptxas() is None:
         return "XLA finds no ptxas, of CUDA's toolkit or of the wheel nvidia-cuda-nvcc"
     if jax.config.jax_platforms != "cpu":
         return "JAX_PLATFORMS is not cpu, and with others the plugin wants a GPU and its libraries"
     return None
+
+
+def ptxas() -> str | None:
+    """The assembler that XLA takes: of the path, of the wheels beside the plugin, of a toolkit."""
+    plugin = importlib.util.find_spec(PLUGIN)
+    beside = (
+        [Path(plugin.origin).parents[1] / "nvidia/cu13/bin"] if plugin and plugin.origin else []
+    )
+    places = (None, *map(str, beside), *TOOLKITS)
+    return next(filter(None, (shutil.which("ptxas", path=place) for place in places)), None)
 
 
 @functools.cache

@@ -85,14 +85,20 @@ DEVICE Map<Wide> shuffle_map(const Map<Wide>& map, int lane) {
 }
 
 // Where a number lies in an operand, in its first step.
-DEVICE int64_t offset(const View& view, int64_t chain) {
+template <class Index>
+DEVICE int64_t offset_of(const View& view, Index chain) {
   int64_t sum = 0;
   UNROLL
   for (int i = static_cast<int>(problem.axes) - 1; i > 0; --i) {
-    sum += chain % problem.shape[i] * view.strides[i];
-    chain /= problem.shape[i];
+    const auto size = static_cast<Index>(problem.shape[i]);
+    sum += chain % size * view.strides[i];
+    chain /= size;
   }
   return problem.axes ? sum + chain * view.strides[0] : 0;
+}
+DEVICE int64_t offset(const View& view, int64_t chain) {
+  if (problem.chains >> 31) return offset_of<int64_t>(view, chain);
+  return offset_of<uint32_t>(view, static_cast<uint32_t>(chain));  // divides faster
 }
 
 // Constants of a program for a GPU.
