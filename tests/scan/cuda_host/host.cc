@@ -52,13 +52,12 @@ namespace {
 
 constexpr int kLanes = 32;
 constexpr size_t kGuard = 4096;
-#if HOST_ASAN || HOST_TSAN
-constexpr size_t kStack = 256 << 10;
-constexpr int kMostThreads = 1024;  // alive at once; as many as a thread sanitizer bears
+#if HOST_TSAN
+constexpr int kMostThreads = 512;  // alive at once
 #else
-constexpr size_t kStack = 128 << 10;
 constexpr int kMostThreads = 2048;
 #endif
+constexpr size_t kStack = 256 << 10;
 
 enum Barrier { kNone, kWarp, kShuffle, kBlock, kBarriers };
 const char* const kNames[] = {"nothing", "sync_warp", "shuffle", "sync_block"};
@@ -397,7 +396,7 @@ const char* launch(void (*kernel)(const void*), const void* argument, int64_t gr
     const int64_t j = draw(i + 1);
     order[i] = order[j], order[j] = i;
   }
-  int64_t most = kMostThreads / block;
+  int64_t most = kMostThreads / block + 1;
   if (most > grid) most = grid;
   if (draw(4) == 0) most = 1 + draw(most);
   slots.assign(most, Slot{});
