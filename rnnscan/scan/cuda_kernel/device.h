@@ -5,6 +5,7 @@
 
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define UNROLL_BY_4 _Pragma("unroll 4")
 
 namespace rnnscan {
 
@@ -42,10 +43,6 @@ DEVICE void copy_async(void* to, const void* from) {
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 #define WAIT_FOR_COPIES(pending) asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory")
 
-template <int bytes>
-struct __align__(bytes) Unit {
-  unsigned char raw[bytes];
-};
 // From and to global memory.
 template <class T>
 DEVICE T read_global(const T* from) { return *from; }

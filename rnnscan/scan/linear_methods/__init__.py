@@ -3,10 +3,10 @@
 from typing import Literal
 
 from rnnscan.scan.linear_method import LinearCase, LinearTable
-from rnnscan.scan.linear_methods import associative, blocked, cpu_kernel, sequential
+from rnnscan.scan.linear_methods import associative, blocked, cpu_kernel, cuda, sequential
 from rnnscan.scan.table import MethodTable
 
-LinearMethodName = Literal["auto", "sequential", "associative", "blocked", "native"]
+LinearMethodName = Literal["auto", "sequential", "associative", "blocked", "native", "cuda"]
 
 
 def _prefer(case: LinearCase) -> tuple[str, str]:
@@ -14,9 +14,11 @@ def _prefer(case: LinearCase) -> tuple[str, str]:
         return "sequential", "the number of steps is not known yet"
     if case.platform == "cpu":
         return _prefer_on_cpu(case)
+    if case.platform == "cuda":
+        return _prefer_on_cuda(case)
     if case.length < 8:
         return "sequential", "too few steps for a tree"
-    return "associative", "an accelerator pays for every sequential step, a tree has 2 log2(T)"
+    return "associative", "a tree has 2 log2(T) dependent steps; never run on such a device"
 
 
 def _prefer_on_cpu(case: LinearCase) -> tuple[str, str]:
@@ -33,6 +35,15 @@ def _prefer_on_cpu(case: LinearCase) -> tuple[str, str]:
     return "native", "one sweep over memory, on all threads"
 
 
+def _prefer_on_cuda(case: LinearCase) -> tuple[str, str]:
+    """Not measured on a card yet."""
+    if case.length <= 3:
+        return "associative", "so few steps that XLA fuses all of them into one pass"
+    if cuda.method.why_not(case) is None:
+        return "cuda", "one sweep over memory"
+    return "blocked", "few dependent steps at 5 words an element, without the kernel"
+
+
 linear_table: LinearTable = MethodTable(
-    (sequential.method, associative.method, blocked.method, cpu_kernel.method), _prefer
+    (sequential.method, associative.method, blocked.method, cpu_kernel.method, cuda.method), _prefer
 )

@@ -5,14 +5,12 @@
 
 #include <cstdint>
 
+#include "linear/maps.h"
 #include "shared/pool.h"
 
 namespace rnnscan {
 
 constexpr int kMaxRank = 32;
-
-enum class Kind { forward, tangent, transpose };
-enum class Type { f16, bf16, f32, f64, c64, c128 };
 
 // Row-major data that broadcasts: a stride (in elements) is 0 where the array has size 1.
 struct Array {
@@ -21,12 +19,7 @@ struct Array {
   int64_t size = 0;
 };
 
-// forward:    h_t  = a_t h_{t-1} + b_t                          out = h
-// tangent:    dh_t = a_t dh_{t-1} + db_t + da_t h_{t-1}         out = dh
-// transpose:  l_t  = g_t + a_{t+1} l_{t+1}                      out = db = l
-//             da_t = l_t h_{t-1}, dh0 = a_0 l_0, each summed over the axes that it broadcasts
-//
-// Where a step resets, the past and a_t do not enter. Absent arrays have no data.
+// One of the maps; absent arrays have no data. da and dh0 are summed over the axes that they broadcast.
 struct Problem {
   Kind kind;
   Type type;
@@ -40,7 +33,7 @@ struct Problem {
   Array h, h0;          // tangent, transpose
   Array decay_tangent;  // tangent: da
   Array reset;          // one byte a flag
-  Array out;
+  Array out;            // h, dh or db
   Array d_decay, d_state;  // transpose: da, dh0
 };
 

@@ -17,6 +17,8 @@
 
 #define INLINE inline __attribute__((always_inline))
 
+#include "shared/halves.h"
+
 namespace rnnscan {
 namespace KERNEL_NAMESPACE {
 namespace {  // nothing here may be shared with another instruction set
@@ -176,19 +178,8 @@ using C128 = Plain<double, true, Pair64>;
 struct BF16 : F32 {
   using Stored = uint16_t;
   static constexpr bool converts = true;
-  static INLINE float widen(uint16_t x) {
-    const uint32_t bits = static_cast<uint32_t>(x) << 16;
-    float wide;
-    __builtin_memcpy(&wide, &bits, 4);
-    return wide;
-  }
-  static INLINE uint16_t round(float x) {  // to nearest even; nan stays nan
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, 4);
-    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const uint32_t quiet = (bits >> 16) | 0x40;
-    return (bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded;
-  }
+  static INLINE float widen(uint16_t x) { return widen_bf16(x); }
+  static INLINE uint16_t round(float x) { return round_bf16(x); }
   static INLINE void widen_row(float* to, const uint16_t* from, int64_t n) {
     for (int64_t i = 0; i < n; ++i) to[i] = widen(from[i]);
   }
@@ -204,38 +195,8 @@ struct F16 : F32 {
   static INLINE float widen(uint16_t x) { return _cvtsh_ss(x); }
   static INLINE uint16_t round(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 #else
-  static INLINE float widen(uint16_t x) {
-    const uint32_t sign = static_cast<uint32_t>(x & 0x8000) << 16, rest = x & 0x7fff;
-    uint32_t bits;
-    if (rest >= 0x7c00) {
-      bits = 0x7f800000 | (rest & 0x3ff) << 13;
-    } else if (rest >= 0x400) {
-      bits = (rest << 13) + (112u << 23);
-    } else {  // subnormal: an integer times 2^-24
-      const float small = static_cast<float>(rest) * 0x1p-24f;
-      __builtin_memcpy(&bits, &small, 4);
-    }
-    bits |= sign;
-    float wide;
-    __builtin_memcpy(&wide, &bits, 4);
-    return wide;
-  }
-  static INLINE uint16_t round(float x) {  // to nearest even
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, 4);
-    const uint32_t sign = bits >> 16 & 0x8000;
-    bits &= 0x7fffffff;
-    if (bits > 0x7f800000) return sign | 0x7e00;
-    if (bits >= 0x47800000) return sign | 0x7c00;
-    if (bits < 0x38800000) {  // below 2^-14: let an addition do the rounding
-      float shifted;
-      __builtin_memcpy(&shifted, &bits, 4);
-      shifted += 0.5f;
-      __builtin_memcpy(&bits, &shifted, 4);
-      return sign | (bits - 0x3f000000);
-    }
-    return sign | (bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13;
-  }
+  static INLINE float widen(uint16_t x) { return widen_f16(x); }
+  static INLINE uint16_t round(float x) { return round_f16(x); }
 #endif
   static INLINE void widen_row(float* to, const uint16_t* from, int64_t n) {
     int64_t i = 0;

@@ -1,0 +1,81 @@
+"""Hands a launch of the CUDA kernel to XLA: the one place that knows how.
+
+XLA's own target for kernels given as PTX takes buffers alone: operands, then results. Nothing checks
+text, entry or number of parameters before the first launch, so tests hand every kind of program to
+the assembler.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnscan.scan.cuda_kernel import nvrtc
+from rnnscan.scan.cuda_kernel.plan import STREAMS, Launch
+
+TARGET = "__gpu$xla.gpu.ptx"
+LEAST_THREADS = 512  # that the registers of a core must suffice for: a quarter of the most
+
+
+def launch(
+    what: Launch, arrays: Mapping[str, jax.Array], results: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """The results by slot; `arrays` has the operands."""
+    operands = [arrays[name] for name in what.operands if name != "messages"]
+    shapes, aliases = [results[name] for name in what.results], {}
+    if what.mode == "chained":  # zeros at every launch; as a result, they may be written
+        messages = jnp.zeros(what.messages, jnp.uint32)
+        aliases = {len(operands): len(shapes)}
+        operands.append(messages)
+        shapes.append(jax.ShapeDtypeStruct(messages.shape, messages.dtype))
+    call = jax.ffi.ffi_call(TARGET, shapes, input_output_aliases=aliases, vmap_method=None)
+    sizes = {"grid_x": what.grid, "block_x": what.block, "shared_mem_bytes": what.shared_bytes}
+    sizes |= dict.fromkeys(("grid_y", "grid_z", "block_y", "block_z"), 1)
+    outputs = call(
+        *operands,
+        name=entry(what),
+        kernel_type="ptx",
+        kernel_data=nvrtc.ptx(source(what)),
+        **{name: np.int32(size) for name, size in sizes.items()},
+    )
+    return dict(zip(what.results, outputs, strict=False))
+
+
+def entry(what: Launch) -> str:
+    """The kernel's name, which XLA's messages bear: it says what to do where one fails."""
+    return f"rnnscan_{what.kind}_{what.mode}_{what.dtype}__method_blocked_does_without"
+
+
+def source(what: Launch) -> str:
+    """The program: the problem as constants, then the kernel."""
+    names = [*what.operands, *what.results]
+    parameters = ", ".join(f"void* x{i}" for i in range(len(names)))
+    pointers = "\n".join(
+        f"  at.{_member(name)} = {_cast(name, i)};" for i, name in enumerate(names)
+    )
+    numbers = ", ".join(map(str, what.problem()))
+    return f"""
+#define RNNSCAN_AXES {max(1, len(what.sizes))}
+#define RNNSCAN_DEVICE "device.h"
+#include "problem.h"
+namespace rnnscan {{
+constexpr Problem problem = {{{numbers}}};
+}}
+#include "linear.h"
+extern "C" __global__ void __launch_bounds__({what.block}, {LEAST_THREADS // what.block}) {entry(what)}({parameters}) {{
+  rnnscan::Pointers at{{}};
+{pointers}
+  constexpr auto type = static_cast<rnnscan::Type>(rnnscan::problem.type);
+  rnnscan::run<rnnscan::NumberOf<type>::N>(at);
+}}
+"""
+
+
+def _member(name: str) -> str:
+    return f"views[{STREAMS.index(name)}]" if name in STREAMS else name
+
+
+def _cast(name: str, i: int) -> str:
+    return f"static_cast<int*>(x{i})" if name == "tags" else f"x{i}"

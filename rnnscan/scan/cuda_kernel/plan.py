@@ -1,0 +1,384 @@
+"""How the work of one map is laid out on a GPU: which launches, with which numbers.
+
+A `Launch` is all that the kernel knows: `problem` is `struct Problem` of problem.h as a flat list,
+which becomes constants of the compiled program. See there for chains, units, lanes and tiles.
+
+What is chosen here, from sizes alone:
+
+  a lane has adjacent chains or, where time is last, adjacent steps of one: up to 16 bytes;
+  `walk` where there are warps enough to keep the memory busy, each from the first step to the last;
+  else time is split into chunks: `chained` (3 words an element forward, but a chunk waits for the
+  state before it) or `reduce` and `apply` (5 words, and nobody waits), whichever should take less.
+
+The figures of a card, below, are those of an H100, from its data sheet and from what others
+measured. No choice has been measured on a card yet.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from rnnscan.scan.linear_method import Problem, Shape
+
+Kind = Literal["forward", "tangent", "transpose"]
+Mode = Literal["walk", "reduce", "apply", "chained"]
+
+# In the order of the enumerations of maps.h and problem.h.
+KINDS = ("forward", "tangent", "transpose")
+TYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+MODES = ("walk", "reduce", "apply", "chained")
+STREAMS = ("decay", "drive", "before", "decay_tangent", "reset")
+# Of `struct Pointers`, without the streams: operands, then results.
+RESULTS = ("out", "d_decay", "d_state", "products", "drives", "tags")
+SLOTS = (*STREAMS, "state", "first", "messages", *RESULTS)
+
+WARP = 32
+WIDEST = 16  # bytes that one instruction moves
+CORES = 132
+WARPS_TO_WALK = 3 * CORES // 2  # with copies running ahead, fewer cannot keep the memory busy
+WARPS_OF_CHUNKS = 4 * CORES
+MOST_CHUNKS = 1024  # whose maps every chunk reads
+STAGES_BYTES = 48 * 1024  # of shared memory for the copies that run ahead, a warp
+BLOCK_BYTES = 72 * 1024  # for the chunk of a block: three blocks share a core
+BANDWIDTH = 3e12  # bytes a second
+HANDOVER = 1e-6  # seconds until the next block has the state of the one before it
+LAUNCH = 6e-6  # seconds for a second launch and the maps that it reads
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How one operand or result lies in memory; strides over the axes of the chains."""
+
+    present: bool = False
+    step: int = 0
+    strides: tuple[int, ...] = ()
+    width: int = 1
+    place: int = 0
+
+    def numbers(self, axes: int) -> tuple[int, ...]:
+        strides = (*self.strides, *(0,) * (axes - len(self.strides)))
+        return (int(self.present), self.step, *strides, self.width, self.place)
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """One launch: `struct Problem`, who takes part, and which slots are operands and results."""
+
+    kind: Kind
+    mode: Mode
+    dtype: str
+    backward: bool
+    steps: int
+    sizes: tuple[int, ...]
+    inner: int
+    vector: int
+    along_time: bool
+    lanes: int
+    segments: int
+    length: int
+    stages: int
+    stage_bytes: int
+    warps: int
+    chunk: int
+    chunks: int
+    sums: bool
+    views: Mapping[str, View]
+
+    @property
+    def chains(self) -> int:
+        return math.prod(self.sizes)
+
+    @property
+    def pitch(self) -> int:
+        """One more than lanes, so that a turned tile meets every bank."""
+        return WARP + (self.segments > 1)
+
+    @property
+    def groups(self) -> int:
+        """Of chains, each a warp's."""
+        units = self.inner if self.along_time else self.inner // self.vector
+        return self.chains // self.inner * -(-units // self.lanes)
+
+    @property
+    def grid(self) -> int:
+        if self.mode == "chained":
+            return self.groups * self.chunks
+        return -(-self.groups * self.chunks // self.warps)
+
+    @property
+    def block(self) -> int:
+        return WARP * self.warps
+
+    @property
+    def shared_bytes(self) -> int:
+        stages = self.warps * self.stages * self.stage_bytes
+        if self.mode != "chained":
+            return stages
+        states = self.warps * self.lanes * (1 if self.along_time else self.vector)
+        return stages + states * (3 * self.wide.itemsize + 4) + 16
+
+    @property
+    def wide(self) -> np.dtype:
+        return np.dtype("float32" if "16" in self.dtype else self.dtype)
+
+    @property
+    def messages(self) -> int:
+        """Words of 32 bits: a ticket, and for each chunk and chain a state with its marks."""
+        return 2 + 2 * self.chunks * self.chains * (self.wide.itemsize // 4)
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Slots that are read, in order; `messages`, which is written too, is the last."""
+        names = [name for name in (*STREAMS, "state", "first") if self.view(name).present]
+        names += ["products", "drives", "tags"] if self.mode == "apply" else []
+        return (*names, *(["messages"] if self.mode == "chained" else []))
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        if self.mode == "reduce":
+            return ("products", "drives", "tags")
+        decay = self.sums or self.view("d_decay").present
+        state = self.kind == "transpose"
+        return ("out", *(["d_decay"] if decay else []), *(["d_state"] if state else []))
+
+    def view(self, name: str) -> View:
+        return self.views.get(name, View())
+
+    def problem(self, axes: int | None = None) -> tuple[int, ...]:
+        """`struct Problem`, with room for so many axes of chains."""
+        axes = axes or max(1, len(self.sizes))
+        views = (*STREAMS, "state", "first", "out", "d_decay")
+        return (
+            *(TYPES.index(self.dtype), KINDS.index(self.kind), MODES.index(self.mode)),
+            *(int(self.backward), self.steps),
+            *(len(self.sizes), *self.sizes, *(1,) * (axes - len(self.sizes))),
+            *(self.chains, self.inner, self.vector, int(self.along_time)),
+            *(self.lanes, self.segments, self.length, self.pitch),
+            *(self.stages, self.stage_bytes, self.warps, self.chunk, self.chunks, int(self.sums)),
+            *(number for name in views for number in self.view(name).numbers(axes)),
+        )
+
+
+def plan(
+    kind: Kind, problem: Problem, shapes: Mapping[str, Shape], mode: Mode | None = None
+) -> tuple[Launch, ...]:
+    """The launches that evaluate a map: one, or `reduce` and `apply`.
+
+    `shapes`: of operands and results by slot, those that the map has; `d_decay` where da is written
+    as it is, its shape that of h, or summed over time, where time has size 1. `mode`: "apply" stands
+    for both; chosen where none is given.
+    """
+    base = _laid_out(kind, problem, shapes)
+    walk = _walking(base)
+    if mode is None:
+        mode = _mode(walk, base)
+    if mode == "walk":
+        return (walk,)
+    split = _chained(base) if mode == "chained" else _chunked(base)
+    if mode == "chained":
+        return (split,)
+    return _reducing(split), split
+
+
+def _laid_out(kind: Kind, problem: Problem, shapes: Mapping[str, Shape]) -> Launch:
+    """All but how the work is shared: axes merged, views, units."""
+    time, shape = problem.time, problem.shape
+    length = time.length
+    strides = {name: _strides(given, shape) for name, given in shapes.items()}
+    steps = {name: s[time.axis] for name, s in strides.items()}
+    outer = _merged(range(time.axis), shape, strides)
+    behind = _merged(range(time.axis + 1, len(shape)), shape, strides)
+    axes = (*outer, *behind)
+    sizes = tuple(size for size, _ in axes)
+    inner = math.prod(size for size, _ in behind)
+    item = np.dtype(problem.dtype).itemsize
+    # Units may not cross an axis: an operand may broadcast over it.
+    along_time = inner == 1
+    adjacent = length if along_time else behind[-1][0]
+    vector = next(v for v in (8, 4, 2, 1) if v * item <= max(WIDEST, item) and adjacent % v == 0)
+    views = {
+        name: View(
+            present=True,
+            step=steps[name] if length > 1 or name != "decay" else 0,
+            strides=tuple(over[name] for _, over in axes),
+        )
+        for name in shapes
+    }
+    sums = "d_decay" in views and shapes["d_decay"] != shape
+    if sums:
+        del views["d_decay"]
+    return Launch(
+        kind=kind,
+        mode="walk",
+        dtype=np.dtype(problem.dtype).name,
+        backward=time.reverse != (kind == "transpose"),
+        steps=length,
+        sizes=sizes,
+        inner=inner,
+        vector=vector,
+        along_time=along_time,
+        lanes=1,
+        segments=1,
+        length=1,
+        stages=1,
+        stage_bytes=0,
+        warps=1,
+        chunk=length,
+        chunks=1,
+        sums=sums,
+        views=views,
+    )
+
+
+def _strides(given: Shape, shape: Shape) -> tuple[int, ...]:
+    """Of an array in row-major order; 0 where it broadcasts."""
+    products = [math.prod(given[i + 1 :]) for i in range(len(given))]
+    return tuple(
+        0 if size == 1 and full != 1 else product
+        for size, full, product in zip(given, shape, products, strict=True)
+    )
+
+
+def _merged(
+    axes: range, shape: Shape, strides: Mapping[str, tuple[int, ...]]
+) -> list[tuple[int, dict[str, int]]]:
+    """Sizes and strides of these axes, those made one that every array goes through as one."""
+    merged: list[tuple[int, dict[str, int]]] = []
+    for i in axes:
+        if shape[i] == 1:
+            continue
+        size, over = shape[i], {name: s[i] for name, s in strides.items()}
+        if merged and all(merged[-1][1][name] == size * over[name] for name in over):
+            merged[-1] = (merged[-1][0] * size, over)
+        else:
+            merged.append((size, over))
+    return merged
+
+
+def _narrower(launch: Launch, vector: int) -> Launch:
+    return dataclasses.replace(launch, vector=vector)
+
+
+def _with_lanes(launch: Launch, lanes: int, segments: int) -> Launch:
+    """So many steps a lane that a tile is no longer than time."""
+    steps = 16 // launch.vector if launch.along_time else 8
+    run = segments * (launch.vector if launch.along_time else 1)
+    length = max(1, min(steps, -(-launch.steps // run)))
+    return dataclasses.replace(launch, lanes=lanes, segments=segments, length=length)
+
+
+def _walking(base: Launch) -> Launch:
+    """Time as a whole; lanes that chains do not fill are segments of it."""
+    launch = base
+    while True:
+        units = launch.inner if launch.along_time else launch.inner // launch.vector
+        lanes = -(-units // -(-units // WARP))
+        launch = _with_lanes(launch, lanes, WARP // lanes)
+        enough = launch.groups >= WARPS_TO_WALK
+        if enough or launch.along_time or launch.segments > 1 or launch.vector == 1:
+            return _placed(launch, STAGES_BYTES)
+        launch = _narrower(launch, launch.vector // 2)
+
+
+def _mode(walk: Launch, base: Launch) -> Mode:
+    tile = walk.segments * walk.length * (walk.vector if walk.along_time else 1)
+    if walk.groups >= WARPS_TO_WALK or walk.steps <= 4 * tile:
+        return "walk"
+    chained, apply = _chained(base), _chunked(base)
+    if apply.chunks == 1:
+        return "walk"
+    once = _bytes(apply) / BANDWIDTH
+    twice = once + _bytes(_reducing(apply)) / BANDWIDTH + LAUNCH
+    fits = chained.shared_bytes <= 2 * BLOCK_BYTES
+    return "chained" if fits and max(once, chained.chunks * HANDOVER) <= twice else "apply"
+
+
+def _bytes(launch: Launch) -> int:
+    """That a launch moves, of full-size arrays."""
+    streams = (*STREAMS, "out", "d_decay")
+    item = np.dtype(launch.dtype).itemsize
+    words = sum(bool(launch.view(name).step) for name in streams if name != "reset")
+    if launch.mode == "reduce":
+        words -= sum(bool(launch.view(name).step) for name in ("out", "d_decay"))
+    return words * item * launch.steps * launch.chains
+
+
+def _split(base: Launch) -> Launch:
+    """Lanes for a part of time: 128 bytes side by side, and the rest of a warp behind one another."""
+    units = base.inner if base.along_time else base.inner // base.vector
+    item = np.dtype(base.dtype).itemsize
+    lanes = max(1, min(units, 128 // (item * base.vector)))
+    return _with_lanes(base, lanes, WARP // lanes)
+
+
+def _chained(base: Launch) -> Launch:
+    launch = dataclasses.replace(_split(base), mode="chained")
+    warp = _placed(launch, 0).stage_bytes
+    tile = launch.segments * launch.length * (launch.vector if launch.along_time else 1)
+    warps = max(1, min(8, BLOCK_BYTES // warp, -(-launch.steps // tile)))
+    chunk = warps * tile
+    launch = dataclasses.replace(launch, warps=warps, chunk=chunk, chunks=-(-launch.steps // chunk))
+    return _placed(launch, 0)
+
+
+def _chunked(base: Launch) -> Launch:
+    launch = dataclasses.replace(_split(base), mode="apply")
+    tile = launch.segments * launch.length * (launch.vector if launch.along_time else 1)
+    wanted = min(MOST_CHUNKS, -(-WARPS_OF_CHUNKS // launch.groups))
+    chunk = tile * max(1, -(-launch.steps // (wanted * tile)))
+    launch = dataclasses.replace(launch, chunk=chunk, chunks=-(-launch.steps // chunk))
+    return _placed(launch, STAGES_BYTES)
+
+
+def _reducing(launch: Launch) -> Launch:
+    """The launch before this one, for the maps of its chunks."""
+    needed = ("decay", "drive", "reset")
+    if launch.kind == "tangent":
+        needed += ("before", "decay_tangent", "first")
+    views = {name: view for name, view in launch.views.items() if name in needed}
+    launch = dataclasses.replace(launch, mode="reduce", views=views, sums=False)
+    return _placed(launch, STAGES_BYTES)
+
+
+def _placed(launch: Launch, budget: int) -> Launch:
+    """With the places of arrays in shared memory, and as many stages as the budget allows."""
+    item = np.dtype(launch.dtype).itemsize
+    views, end = dict(launch.views), 0
+    free: dict[str, int] = {}
+
+    def width(name: str) -> int:
+        view = views[name]
+        if launch.along_time:  # what is read one step off is not aligned
+            return launch.vector if name != "before" and view.step == 1 else 1
+        return launch.vector if view.strides and view.strides[-1] == 1 else 1
+
+    for name in STREAMS:
+        if name not in views:
+            continue
+        wide = width(name)
+        views[name] = dataclasses.replace(views[name], width=wide, place=end)
+        if not views[name].step:
+            continue
+        if wide == launch.vector and name != "reset":
+            free[name] = end
+        rows = launch.length * (launch.vector // wide if launch.along_time else 1)
+        size = rows * launch.pitch * wide * (1 if name == "reset" else item)
+        end += -(-size // WIDEST) * WIDEST
+    # A result takes the place of an operand that its lane has read.
+    for name, operand in (("out", "drive"), ("d_decay", "decay")):
+        if name not in views:
+            continue
+        place = free.get(operand, end)
+        views[name] = dataclasses.replace(views[name], width=launch.vector, place=place)
+        if place == end and launch.segments > 1:
+            size = launch.length * launch.pitch * launch.vector * item
+            end += -(-size // WIDEST) * WIDEST
+    stages = max(2, min(8, budget // max(end, 1))) if budget else 1
+    tiles = launch.chunk / (
+        launch.segments * launch.length * (launch.vector if launch.along_time else 1)
+    )
+    stages = min(stages, max(1, math.ceil(tiles)))
+    return dataclasses.replace(launch, views=views, stage_bytes=end, stages=stages)

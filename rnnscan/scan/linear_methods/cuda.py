@@ -1,0 +1,127 @@
+"""`cuda`: a CUDA kernel on NVIDIA's GPUs, one sweep over memory, compiled when a program is lowered.
+
+The equations are those of `linear_rules.py`; `../cuda_kernel/` says how they are computed. Nothing
+is transposed or spelled out. 3, 5 and 5 words an element for the forward, tangent and backward pass,
+one less where the decay is constant in time (`reduce` and `apply`, for few long chains: once more
+what is read). Work T, or 2 T where time is split; span T over what it is split into.
+
+The gradient of a decay that varies in time but broadcasts over other axes is summed by XLA, which
+reads db and h once more.
+
+Exactness: as `blocked` where time is split; else as `sequential`. The same numbers at every run.
+
+Shortcomings: as `native`, one opaque operation to XLA: an array that is sharded automatically is
+gathered first. The kernel has been compiled for cards and tested on hosts; it has not run on a card.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnscan.scan.cuda_kernel import card, nvrtc
+from rnnscan.scan.cuda_kernel import launch as launcher
+from rnnscan.scan.cuda_kernel.plan import Kind, Launch, plan
+from rnnscan.scan.linear_method import (
+    Gradients,
+    LinearCase,
+    LinearMethod,
+    Problem,
+    ScanOperands,
+    Shape,
+    TangentOperands,
+    TransposeOperands,
+)
+from rnnscan.scan.product import sum_to
+from rnnscan.scan.time_axis import keep
+
+
+def _evaluate(
+    kind: Kind, problem: Problem, arrays: dict[str, Any], d_decay: Shape | None = None
+) -> dict[str, jax.Array]:
+    """The results of a map, by slot; those that are summed over time with an axis of chunks."""
+    arrays = {name: x for name, x in arrays.items() if x is not None}
+    shapes = {name: x.shape for name, x in arrays.items()} | {"out": problem.shape}
+    shapes |= {} if d_decay is None else {"d_decay": d_decay}
+    for launch in plan(kind, problem, shapes):
+        arrays |= launcher.launch(launch, arrays, _results(launch, problem))
+    return arrays
+
+
+def _results(launch: Launch, problem: Problem) -> dict[str, jax.ShapeDtypeStruct]:
+    full = jax.ShapeDtypeStruct(problem.shape, problem.dtype)
+    state = problem.time.one(problem.shape)
+    by_chunk = jax.ShapeDtypeStruct((launch.chunks, *state), launch.wide)
+    return {
+        "out": full,
+        "d_decay": by_chunk if launch.sums else full,
+        "d_state": jax.ShapeDtypeStruct(state, launch.wide),
+        "products": by_chunk,
+        "drives": by_chunk,
+        "tags": jax.ShapeDtypeStruct(by_chunk.shape, jnp.int32),
+    }
+
+
+def _forward(problem: Problem, operands: ScanOperands) -> jax.Array:
+    a, b, h0, reset = operands
+    arrays = {"decay": a, "drive": b, "state": h0, "reset": reset}
+    return _evaluate("forward", problem, arrays)["out"]
+
+
+def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
+    a, past, da, db, dh0, reset = operands
+    arrays = {"decay": a, "drive": db, "decay_tangent": da, "state": dh0, "reset": reset}
+    arrays |= {"before": _full_in_time(problem, past.h), "first": past.h0}
+    return _evaluate("tangent", problem, arrays)["out"]
+
+
+def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
+    g, a, past, reset = operands
+    time, shape = problem.time, problem.shape
+    decay_shape, state_shape = problem.gradients
+    arrays = {"decay": a, "drive": g, "reset": reset}
+    summed = decay_shape[time.axis] == 1
+    by_kernel = past is not None and (summed or decay_shape == shape)
+    if by_kernel:
+        arrays |= {"before": _full_in_time(problem, past.h), "first": past.h0}
+    # Broadcast over more axes than time, it is summed over time in full, and then over these.
+    wanted = (shape if decay_shape == shape else time.one(shape)) if by_kernel else None
+    found = _evaluate("transpose", problem, arrays, wanted)
+    db, dtype = found["out"], problem.dtype
+    da = None
+    if by_kernel and wanted == shape:
+        da = found["d_decay"]
+    elif by_kernel:
+        da = sum_to(jnp.sum(found["d_decay"], axis=0), decay_shape).astype(dtype)
+    elif past is not None:
+        before = keep(reset, time.before(jnp.broadcast_to(past.h, shape), past.h0))
+        through = keep(reset, db).astype(problem.wide)
+        da = problem.product.outer(through, before.astype(problem.wide), decay_shape).astype(dtype)
+    return Gradients(da, db, sum_to(found["d_state"], state_shape).astype(dtype))
+
+
+def _full_in_time(problem: Problem, h: jax.Array) -> jax.Array:
+    time = problem.time
+    shape = (*h.shape[: time.axis], time.length, *h.shape[time.axis + 1 :])
+    return jnp.broadcast_to(h, shape)
+
+
+def why_not(case: LinearCase) -> str | None:
+    """Why the kernel does not serve a case, and what to do about it."""
+    if case.platform != "cuda":
+        return "it is a kernel for NVIDIA's GPUs"
+    if case.exported:
+        return "an exported program must run on other machines than this one"
+    if not isinstance(case.length * case.width, int):
+        return "a size is a symbol (`jax.export`), and the kernel wants numbers"
+    return card.why_not() or nvrtc.why_not()
+
+
+method = LinearMethod(
+    name="cuda",
+    summary="a CUDA kernel: one sweep over memory",
+    forward=_forward,
+    tangent=_tangent,
+    transpose=_transpose,
+    why_not=why_not,
+)
