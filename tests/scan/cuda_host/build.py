@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ import numpy as np
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 KERNEL = ROOT / "rnnscan/scan/cuda_kernel"
-MAPS = ROOT / "rnnscan/scan/cpu_kernel"
+SHARED = ROOT / "rnnscan/scan/cpu_kernel"
 CACHE = ROOT / "build/cuda_host"
 TYPES = ("f16", "bf16", "f32", "f64", "c64", "c128")
 COMMON = "-std=c++17 -fno-strict-aliasing"
@@ -163,14 +163,14 @@ def run_program(
     launches: Sequence[Launch],
     kernel: str = "linear.h",
     types: tuple[str, ...] = TYPES,
-    planted: Mapping[str, tuple[str, str]] | None = None,
+    without: int | None = None,
 ) -> list[Ran]:
     """The launches one after another under the sanitizer `kind`, "address" or "thread".
 
-    `planted` names a file of the kernel and what is replaced in it, once, by what.
+    `without` plants a fault: the barrier in this line of the kernel is not there.
     """
-    edits = tuple((name, *edit) for name, edit in (planted or {}).items())
-    program = _build(kind, kernel, types, edits)
+    program = _build(kind, kernel, types)
+    planted = {} if without is None else {"HOST_WITHOUT": f"{kernel}:{without}"}
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "launches", Path(folder) / "results"
         with asked.open("wb") as file:
@@ -179,7 +179,7 @@ def run_program(
                 _write_launch(file, launch)
         done = subprocess.run(
             [*_start(program), str(asked), str(answered)],
-            env={**os.environ, **OPTIONS},
+            env={**os.environ, **OPTIONS, **planted},
             capture_output=True,
             text=True,
             check=False,
@@ -264,16 +264,15 @@ def _fixed_addresses() -> tuple[str, ...]:
 
 
 @functools.cache
-def _build(kind: str, kernel: str, types: tuple[str, ...], planted=()) -> Path:
+def _build(kind: str, kernel: str, types: tuple[str, ...]) -> Path:
     kernel_flags, host_flags = (shlex.split(f"{COMMON} {flags}") for flags in BUILDS[kind])
-    name = "-".join([kind, Path(kernel).stem, *types, *(["planted"] if planted else [])])
-    digest = hashlib.sha256(repr((kind, kernel, types, planted, kernel_flags, host_flags)).encode())
+    name = "-".join([kind, Path(kernel).stem, *types])
+    digest = hashlib.sha256(repr((kernel_flags, host_flags)).encode())
     version = subprocess.run([*_compiler(), "--version"], capture_output=True, check=True)
     digest.update(version.stdout)
-    folders = (KERNEL.glob("*.h"), HERE.glob("*.h"), HERE.glob("*.cc"))
-    for path in sorted(path for paths in folders for path in paths):
-        digest.update(path.name.encode() + path.read_bytes())
-    digest.update((MAPS / "linear/maps.h").read_bytes())
+    for folder in (HERE, KERNEL, SHARED):
+        for path in sorted(folder.rglob("*.h")) + sorted(HERE.glob("*.cc")):
+            digest.update(path.name.encode() + path.read_bytes())
     made = CACHE / f"{name}.{digest.hexdigest()[:16]}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as lock:
@@ -282,20 +281,13 @@ def _build(kind: str, kernel: str, types: tuple[str, ...], planted=()) -> Path:
             for old in CACHE.glob(f"{name}.*"):
                 if not old.name.endswith(".lock"):
                     old.unlink()
-            _compile(kind, kernel, types, planted, kernel_flags, host_flags, made)
+            _compile(kind, kernel, types, kernel_flags, host_flags, made)
     return made
 
 
-def _compile(kind, kernel, types, planted, kernel_flags, host_flags, made):
+def _compile(kind, kernel, types, kernel_flags, host_flags, made):
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        for path in KERNEL.glob("*.h"):
-            shutil.copy(path, scratch)
-        for name, old, new in planted:
-            path = Path(scratch) / name
-            text = path.read_text()
-            assert text.count(old) == 1, f"{name} has {old!r} {text.count(old)} times"
-            path.write_text(text.replace(old, new))
-        folders = [f"-I{scratch}", f"-I{HERE}", f"-I{MAPS}"]
+        folders = [f"-I{folder}" for folder in (HERE, KERNEL, SHARED)]
         of_kernel = [*(f"-DTYPE_{name}" for name in types), f'-DRNNSCAN_KERNEL="{kernel}"']
         sources = [("host.cc", host_flags), ("library.cc", [*kernel_flags, *folders, *of_kernel])]
         if kind != "plain":

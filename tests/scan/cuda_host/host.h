@@ -10,6 +10,7 @@
 
 #define DEVICE inline
 #define UNROLL
+#define UNROLL_BY_4
 #define WAIT_FOR_COPIES(pending) ::rnnscan::wait_for_copies(pending)
 
 // Where in the kernel: an argument that no caller gives.
@@ -82,10 +83,6 @@ DEVICE void wait_for_copies(int pending, HERE) {
   }
 }
 
-template <int bytes>
-struct alignas(bytes) Unit {
-  unsigned char raw[bytes];
-};
 template <class T>
 DEVICE T read_global(const T* from, HERE) {
   host::check(from, alignof(T), file, line);

@@ -12,6 +12,10 @@ namespace rnnscan {
 
 struct F32 {};
 
+struct alignas(16) Unit {
+  float numbers[4];
+};
+
 // out = x of the next thread of the warp, twice over; without a `sync_warp` it may be as well right.
 DEVICE void toy_warp(const float* x, float* out) {
   volatile float* shared = reinterpret_cast<float*>(shared_memory());
@@ -73,9 +77,9 @@ DEVICE void toy_copies(const float* x, float* out) {
     } else {
       WAIT_FOR_COPIES(1);
     }
-    Unit<16> unit;
+    Unit unit;
     memcpy(&unit, shared + (round - 1) % 2 * 16, 16);
-    write_global(reinterpret_cast<Unit<16>*>(out) + (round - 1) * all + thread, unit);
+    write_global(reinterpret_cast<Unit*>(out) + (round - 1) * all + thread, unit);
   }
 }
 
