@@ -1,12 +1,11 @@
 """Hands a launch of the CUDA kernel to XLA: the one place that knows how.
 
-XLA's own target for kernels given as PTX takes buffers alone: operands, then results. Nothing checks
-text, entry or number of parameters before the first launch, so tests hand every kind of program to
-the assembler.
+XLA's own target for kernels given as PTX takes buffers alone: operands, then results. Nothing
+checks text, entry or number of parameters before the first launch, so tests hand every kind of
+program to the assembler.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,9 +51,8 @@ def source(what: Launch) -> str:
     """The program: the problem as constants, then the kernel."""
     names = [*what.operands, *what.results]
     parameters = ", ".join(f"void* x{i}" for i in range(len(names)))
-    pointers = "\n".join(
-        f"  at.{_member(name)} = {_cast(name, i)};" for i, name in enumerate(names)
-    )
+    pointers = "\n".join(map(_assigned, names, range(len(names))))
+    bounds = f"__launch_bounds__({what.block}, {LEAST_THREADS // what.block})"
     numbers = ", ".join(map(str, what.problem()))
     return f"""
 #define RNNSCAN_AXES {max(1, len(what.sizes))}
@@ -64,7 +62,7 @@ namespace rnnscan {{
 constexpr Problem problem = {{{numbers}}};
 }}
 #include "linear.h"
-extern "C" __global__ void __launch_bounds__({what.block}, {LEAST_THREADS // what.block}) {entry(what)}({parameters}) {{
+extern "C" __global__ void {bounds} {entry(what)}({parameters}) {{
   rnnscan::Pointers at{{}};
 {pointers}
   constexpr auto type = static_cast<rnnscan::Type>(rnnscan::problem.type);
@@ -73,9 +71,7 @@ extern "C" __global__ void __launch_bounds__({what.block}, {LEAST_THREADS // wha
 """
 
 
-def _member(name: str) -> str:
-    return f"views[{STREAMS.index(name)}]" if name in STREAMS else name
-
-
-def _cast(name: str, i: int) -> str:
-    return f"static_cast<int*>(x{i})" if name == "tags" else f"x{i}"
+def _assigned(name: str, i: int) -> str:
+    member = f"views[{STREAMS.index(name)}]" if name in STREAMS else name
+    value = f"static_cast<int*>(x{i})" if name == "tags" else f"x{i}"
+    return f"  at.{member} = {value};"

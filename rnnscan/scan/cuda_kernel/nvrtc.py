@@ -1,7 +1,7 @@
 """Finds NVIDIA's run-time compiler, and compiles the kernel with it: C++ to PTX, on any machine.
 
 NVRTC is a library that JAX for GPUs brings; neither a GPU nor a driver nor a host compiler is asked
-for. What is made is for every card from sm_80 on, and for every driver from CUDA 12.3 on.
+for. What is made is for every card from sm_80 on, and every driver from that of CUDA 12.3 on.
 """
 
 import ctypes
@@ -16,14 +16,16 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 INCLUDED = (FOLDER, FOLDER.parent / "cpu_kernel")
 ARCHITECTURE = "compute_80"  # cp.async; no instruction of a later one is used
-# NVRTC writes the newest version that it knows, which an older driver refuses; nothing that the
-# kernel uses is newer than this one, and tests hand it to the assembler.
-PTX_VERSION = "8.3"
+# NVRTC names the newest PTX that it knows, which an older driver refuses; nothing that the kernel
+# uses is newer than this one, and tests hand it to the assembler.
+PTX_VERSION = (8, 3)
+CUDA_VERSION = (12, 3)  # whose driver is the first that reads it
 OPTIONS = (
     "--std=c++17",
     f"--gpu-architecture={ARCHITECTURE}",
     "--device-as-default-execution-space",
 )
+WAY_OUT = "method='blocked' does without"
 
 
 class Failure(RuntimeError):
@@ -58,17 +60,24 @@ def ptx(source: str) -> str:
         options = [*OPTIONS, *(f"--include-path={folder}" for folder in INCLUDED)]
         given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         if library.nvrtcCompileProgram(program, len(options), given):
-            raise Failure(_text(library, program, "ProgramLog"))
+            log = _text(library, program, "ProgramLog")
+            raise Failure(f"the CUDA kernel does not compile; {WAY_OUT}:\n{log}")
         text = _text(library, program, "PTX")
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
-    return re.sub(r"(?m)^\.version .*$", f".version {PTX_VERSION}", text)
+    return re.sub(r"(?m)^\.version (\d+)\.(\d+)", _older, text)
+
+
+def _older(found: re.Match[str]) -> str:
+    major, minor = min(PTX_VERSION, (int(found[1]), int(found[2])))
+    return f".version {major}.{minor}"
 
 
 def _check(library: ctypes.CDLL, code: int) -> None:
     if code:
         library.nvrtcGetErrorString.restype = ctypes.c_char_p
-        raise Failure(f"NVRTC: {library.nvrtcGetErrorString(code).decode()}")
+        what = library.nvrtcGetErrorString(code).decode()
+        raise Failure(f"the CUDA kernel does not compile: {what}; {WAY_OUT}")
 
 
 def _text(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from rnnscan.scan.linear_method import Problem, Shape
@@ -167,9 +168,9 @@ def plan(
 ) -> tuple[Launch, ...]:
     """The launches that evaluate a map: one, or `reduce` and `apply`.
 
-    `shapes`: of operands and results by slot, those that the map has; `d_decay` where da is written
-    as it is, its shape that of h, or summed over time, where time has size 1. `mode`: "apply" stands
-    for both; chosen where none is given.
+    `shapes`: of operands and results by slot, those that the map has; `d_decay`, where da is asked
+    for, has that of h or, to be summed over time, size 1 there. `mode`: "apply" stands for both;
+    chosen where none is given.
     """
     base = _laid_out(kind, problem, shapes)
     walk = _walking(base)
@@ -202,7 +203,7 @@ def _laid_out(kind: Kind, problem: Problem, shapes: Mapping[str, Shape]) -> Laun
     views = {
         name: View(
             present=True,
-            step=steps[name] if length > 1 or name != "decay" else 0,
+            step=steps[name],
             strides=tuple(over[name] for _, over in axes),
         )
         for name in shapes
@@ -299,7 +300,7 @@ def _mode(walk: Launch, base: Launch) -> Mode:
 def _bytes(launch: Launch) -> int:
     """That a launch moves, of full-size arrays."""
     streams = (*STREAMS, "out", "d_decay")
-    item = np.dtype(launch.dtype).itemsize
+    item = jnp.dtype(launch.dtype).itemsize
     words = sum(bool(launch.view(name).step) for name in streams if name != "reset")
     if launch.mode == "reduce":
         words -= sum(bool(launch.view(name).step) for name in ("out", "d_decay"))
@@ -307,9 +308,9 @@ def _bytes(launch: Launch) -> int:
 
 
 def _split(base: Launch) -> Launch:
-    """Lanes for a part of time: 128 bytes side by side, and the rest of a warp behind one another."""
+    """For a part of time: 128 bytes side by side, and the rest of a warp one behind the other."""
     units = base.inner if base.along_time else base.inner // base.vector
-    item = np.dtype(base.dtype).itemsize
+    item = jnp.dtype(base.dtype).itemsize
     lanes = max(1, min(units, 128 // (item * base.vector)))
     return _with_lanes(base, lanes, WARP // lanes)
 
@@ -345,7 +346,7 @@ def _reducing(launch: Launch) -> Launch:
 
 def _placed(launch: Launch, budget: int) -> Launch:
     """With the places of arrays in shared memory, and as many stages as the budget allows."""
-    item = np.dtype(launch.dtype).itemsize
+    item = jnp.dtype(launch.dtype).itemsize
     views, end = dict(launch.views), 0
     free: dict[str, int] = {}
 

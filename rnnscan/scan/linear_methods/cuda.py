@@ -1,9 +1,10 @@
-"""`cuda`: a CUDA kernel on NVIDIA's GPUs, one sweep over memory, compiled when a program is lowered.
+"""`cuda`: a CUDA kernel for NVIDIA's GPUs, compiled when a program is lowered.
 
 The equations are those of `linear_rules.py`; `../cuda_kernel/` says how they are computed. Nothing
-is transposed or spelled out. 3, 5 and 5 words an element for the forward, tangent and backward pass,
-one less where the decay is constant in time (`reduce` and `apply`, for few long chains: once more
-what is read). Work T, or 2 T where time is split; span T over what it is split into.
+is transposed or spelled out: 3, 5 and 5 words an element for the forward, tangent and backward
+pass, less what broadcasts or is constant in time. Where chains are few, time is split: into chunks
+that wait for each other, or into chunks that are read twice. Work T, or 2 T where time is split;
+span T over what it is split into.
 
 The gradient of a decay that varies in time but broadcasts over other axes is summed by XLA, which
 reads db and h once more.
@@ -11,7 +12,7 @@ reads db and h once more.
 Exactness: as `blocked` where time is split; else as `sequential`. The same numbers at every run.
 
 Shortcomings: as `native`, one opaque operation to XLA: an array that is sharded automatically is
-gathered first. The kernel has been compiled for cards and tested on hosts; it has not run on a card.
+gathered first. The kernel has been compiled for cards and tested on hosts; it has not run on one.
 """
 
 from typing import Any
@@ -80,19 +81,18 @@ def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
     time, shape = problem.time, problem.shape
     decay_shape, state_shape = problem.gradients
     arrays = {"decay": a, "drive": g, "reset": reset}
-    summed = decay_shape[time.axis] == 1
-    by_kernel = past is not None and (summed or decay_shape == shape)
+    # Over time it is summed by the kernel, over other axes that it broadcasts by XLA.
+    by_kernel = past is not None and (decay_shape == shape or decay_shape[time.axis] == 1)
     if by_kernel:
         arrays |= {"before": _full_in_time(problem, past.h), "first": past.h0}
-    # Broadcast over more axes than time, it is summed over time in full, and then over these.
-    wanted = (shape if decay_shape == shape else time.one(shape)) if by_kernel else None
-    found = _evaluate("transpose", problem, arrays, wanted)
+    wanted = shape if decay_shape == shape else time.one(shape)
+    found = _evaluate("transpose", problem, arrays, wanted if by_kernel else None)
     db, dtype = found["out"], problem.dtype
     da = None
-    if by_kernel and wanted == shape:
+    if by_kernel:
         da = found["d_decay"]
-    elif by_kernel:
-        da = sum_to(jnp.sum(found["d_decay"], axis=0), decay_shape).astype(dtype)
+        da = jnp.sum(da, axis=0) if da.ndim > len(shape) else da
+        da = sum_to(da, decay_shape).astype(dtype)
     elif past is not None:
         before = keep(reset, time.before(jnp.broadcast_to(past.h, shape), past.h0))
         through = keep(reset, db).astype(problem.wide)
