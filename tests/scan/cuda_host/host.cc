@@ -220,7 +220,9 @@ void arrive(Barrier kind, const char* file, int line) {
   fiber.at = kind, fiber.file = file, fiber.line = line;
   const Fiber* other = warp.waiting ? waiting_among(first, kLanes, false) : nullptr;
   if (!other && kind == kBlock && slot.all.waiting) other = waiting_among(0, threads, true);
-  if (other && (other->at != kind || other->line != line || strcmp(other->file, file))) {
+  const bool elsewhere =
+      other && (other->line != line || (other->file != file && strcmp(other->file, file)));
+  if (elsewhere || (other && other->at != kind)) {
     disagree(fiber, *other);
   } else if (warp.finished || (kind == kBlock && slot.all.finished)) {
     finished_early(fiber);
@@ -292,14 +294,12 @@ void begin(Fiber& fiber, int index) {
   fiber.stack = pool[index].stack, fiber.tsan = pool[index].tsan;
   fiber.groups = 0;
   fiber.copies.clear(), fiber.sizes.clear();
-#if HOST_ASAN
-  __asan_unpoison_memory_region(fiber.stack, kStack);  // what a failed launch left there
-#endif
 #if HOST_TSAN
   __tsan_switch_to_fiber(fiber.tsan, 0);  // what the scheduler did comes before all that it does
   __tsan_switch_to_fiber(scheduler_tsan, __tsan_switch_to_fiber_no_sync);
 #endif
-  void** top = reinterpret_cast<void**>(fiber.stack + kStack);
+  const size_t unused = index % 61 * 1088;  // or all would lie in the same lines of the cache
+  void** top = reinterpret_cast<void**>(fiber.stack + kStack - unused);
   *--top = nullptr;  // a stack is aligned to 16 bytes before a call, and `ret` takes one word
   *--top = reinterpret_cast<void*>(&enter);
   for (int i = 0; i < 6; ++i) *--top = nullptr;
@@ -430,6 +430,11 @@ const char* launch(void (*kernel)(const void*), const void* argument, int64_t gr
   for (size_t i = 0; i < slots.size(); ++i) {
     if (slots[i].shared) end_block(i);
   }
+#if HOST_ASAN
+  if (failed) {  // in the midst of functions
+    for (const Thread& each : pool) __asan_unpoison_memory_region(each.stack, kStack);
+  }
+#endif
   *bytes_read = counted_read, *bytes_written = counted_written;
   return failed ? text : nullptr;
 }

@@ -55,10 +55,11 @@ def tiny_plan(kind, problem, shapes, mode, rng) -> tuple[Launch, ...]:
     """In place of `plan`: so few steps and chains a tile, drawn, that there are many of them."""
     base = planner._laid_out(kind, problem, shapes)
     narrow = [v for v in (1, 2, 4, 8) if base.vector % v == 0]
-    base = dataclasses.replace(base, vector=int(rng.choice(narrow)), mode=mode)
+    vector = int(rng.choice([base.vector, *narrow]))
+    base = dataclasses.replace(base, vector=vector, mode=mode)
     units = base.inner if base.along_time else base.inner // base.vector
     lanes = int(rng.integers(1, min(units, 32) + 1))
-    segments = int(rng.integers(1, 32 // lanes + 1))
+    segments = int(rng.integers(1 + base.along_time, 32 // lanes + 1))  # along time there are some
     length = int(rng.integers(1, 4))
     tile = segments * length * (base.vector if base.along_time else 1)
     base = dataclasses.replace(base, lanes=lanes, segments=segments, length=length)
