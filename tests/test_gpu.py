@@ -1,11 +1,18 @@
-"""What only a GPU can show: scans and a layer in its own arithmetic, within the same bounds."""
+"""What only a GPU can show: scans and a layer in its own arithmetic, within the same bounds.
+
+First what the launcher of the CUDA kernel rests on, for all else would be wrong with it.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnscan import GRU, LSTM, RNN, linear_scan, matrix_scan
+from rnnscan import GRU, LSTM, RNN, explain_linear_scan, linear_scan, matrix_scan
+from rnnscan.scan.cuda_kernel.plan import plan
+from rnnscan.scan.linear_methods import cuda
 from tests.layers.cases import assert_close
 from tests.scan.cases import Call, methods_of
 from tests.scan.reference import unit_roundoff
@@ -29,6 +36,49 @@ CALLS = [
 def on_the_gpu():
     with jax.default_device(jax.devices("gpu")[0]):
         yield
+
+
+_why = next(
+    row for row in explain_linear_scan(0.5, jnp.ones(99), platform="cuda") if row.method == "cuda"
+)
+needs_kernel = pytest.mark.skipif(not _why.available, reason=_why.reason)
+
+
+@needs_kernel
+def test_one_buffer_for_two_operands_and_two_results_in_their_order():
+    x = jnp.linspace(-1, 1, 96 * 40).reshape(96, 40)
+    h, pull = jax.jit(lambda x: jax.vjp(lambda a, b: linear_scan(a, b, method="cuda"), x, x))(x)
+    reference = Call(b=x.shape, a=x.shape).reference(x, x, None, None)
+    assert_within(h, reference.states(), reference.states_bound(unit_roundoff("float32")))
+    got, want = jax.jit(pull)(x), reference.gradients(x)
+    bounds = reference.gradient_bounds(x, unit_roundoff("float32"))
+    for name, *of in zip("ab", got, want, bounds, strict=False):
+        assert_within(*of, f"gradient of {name}")
+
+
+@needs_kernel
+@pytest.mark.parametrize("mode", ["walk", "apply", "chained"])
+def test_every_mode_of_the_cuda_kernel(mode, monkeypatch):
+    monkeypatch.setattr(cuda, "plan", functools.partial(plan, mode=mode))
+    jax.clear_caches()  # programs of other modes
+    for call in CALLS[:5]:
+        test_values_and_gradients_equal_a_float64_loop("cuda", call)
+    jax.clear_caches()
+
+
+@needs_kernel
+def test_blocks_that_wait_for_each_other_give_the_same_numbers_every_time(monkeypatch):
+    monkeypatch.setattr(cuda, "plan", functools.partial(plan, mode="chained"))
+    jax.clear_caches()
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.uniform(-1, 1, (20_000, 200)), jnp.float32) for _ in range(2))
+    scan = jax.jit(lambda a, b: linear_scan(a, b, method="cuda"))
+    want = np.asarray(linear_scan(a, b, method="sequential"))
+    first, *others = (np.asarray(scan(a, b)) for _ in range(20))
+    np.testing.assert_allclose(first, want, rtol=1e-4, atol=1e-4)
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+    jax.clear_caches()
 
 
 # Compiling takes the time here: every call as `auto` would have it, two of them by each method.

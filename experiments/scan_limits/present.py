@@ -24,6 +24,7 @@ _MET = {True: ", met", False: ", not met"}
 _LOOKS: dict[str, dict[str, Any]] = {
     AUTO: {"color": colours.BLUE, "marker": "o", "markersize": 10, "fillstyle": "none"},
     "linear_scan native": {"color": colours.SKY, "marker": "d"},
+    "linear_scan cuda": {"color": colours.SKY, "marker": "D"},
     "linear_scan sequential": {"color": colours.ORANGE, "marker": "s"},
     "linear_scan associative": {"color": colours.RED, "marker": "^"},
     "linear_scan blocked": {"color": colours.PINK, "marker": "v"},

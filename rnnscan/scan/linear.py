@@ -41,7 +41,7 @@ def linear_scan(
         packed batch marks the last element of each segment. (The gradient of a *constant* decay
         sums over all steps: a nan elsewhere in the past still makes that sum nan, as in any loop.)
       method: `"auto"`, or a name of `explain_linear_scan`: `"sequential"`, `"associative"`,
-        `"blocked"`, `"native"`.
+        `"blocked"`, `"native"` (CPUs), `"cuda"` (NVIDIA's GPUs).
 
     Returns:
       h, with the shape of b and the promoted dtype of a, b and h0: float16, bfloat16, float32,
@@ -53,19 +53,20 @@ def linear_scan(
 
     Cost: work O(T); span T (`sequential`), 2 log2 T (`associative`) or about 2 sqrt(T) (`blocked`);
     compile time independent of T (`associative`, `blocked`: grows with log T). `native`, the
-    default on CPUs, moves 3 words an element forward and 5 backward at the speed of memory. The
+    default on CPUs, and `cuda`, the default on NVIDIA's GPUs, move 3 words an element forward and
+    5 backward; `native` was measured at the speed of memory, `cuda` has not run on a card yet. The
     backward pass is one reversed scan (equation 3 of `rnnscan/scan/linear_rules.py`) and keeps a
     and h only. Complex gradients follow JAX: no conjugation.
 
-    Sharding: over batch axes by `jax.shard_map`, or automatically (`native` gathers such an array
-    first). A mesh with explicit axes needs `jax.shard_map` or `jax.sharding.auto_axes` around the
+    Sharding: over batch axes by `jax.shard_map`, or automatically (the kernels, `native` and
+    `cuda`, gather such an array first). A mesh with explicit axes needs `jax.shard_map` or `jax.sharding.auto_axes` around the
     call.
 
     Exactness: within a few roundings of the state, propagated by the recurrence itself (Higham
     2002, section 3.1, for the inner products that it is made of). `associative` and `blocked`
-    multiply decays with each other, `native` those of long stretches. Where such products of
-    |a| > 1 overflow, the trees may give nan where `sequential` and `native` do not; where they
-    underflow and grow again, all three may lose the past. `auto` is right for |a| <= 1.
+    multiply decays with each other, the kernels those of long stretches. Where such products of
+    |a| > 1 overflow, the trees and `cuda` may give nan where `sequential` and `native` do not;
+    where they underflow and grow again, all of them may lose the past. `auto` is right for |a| <= 1.
 
     Source: Blelloch 1990, "Prefix sums and their applications", section 1.4.1; Martin & Cundy
     2018, "Parallelizing linear recurrent neural nets over sequence length", equations 5-8.
@@ -100,7 +101,7 @@ def explain_linear_scan(
     Example:
 
     >>> import jax.numpy as jnp
-    >>> rows = explain_linear_scan(0.5, jnp.zeros((1000, 16)), platform="cuda")
+    >>> rows = explain_linear_scan(0.5, jnp.zeros((1000, 16)), platform="tpu")
     >>> [row.method for row in rows if row.chosen]
     ['associative']
     """
