@@ -20,7 +20,6 @@ from tests.scan.cases import LINEAR, Call
 from tests.scan.cuda_host import kernel
 from tests.scan.cuda_host.build import (
     KERNEL,
-    HostError,
     SanitizerError,
     library,
     run_program,
@@ -33,6 +32,7 @@ from tests.scan.test_native import LAYOUTS
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
+KINDS = ("forward", "tangent", "transpose")
 MODES = ("walk", "apply", "chained")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
@@ -111,8 +111,8 @@ def test_values_gradients_and_tangents_equal_a_loop(on_host, call, mode):
 
 
 @dataclasses.dataclass
-class Ragged:
-    """A map of drawn sizes: its launches, what they are given, and what should come back."""
+class Work:
+    """The launches of a map, what they are given, and what should come back."""
 
     name: str
     launches: tuple
@@ -121,89 +121,88 @@ class Ragged:
     wanted: dict  # by slot: value and bound
 
 
-def ragged(seed, dtypes=DTYPES, most_steps=300):
+def ragged(seed, dtypes=DTYPES):
+    """A call, a map and a layout, drawn."""
     rng = np.random.default_rng(seed)
-    dtype = str(rng.choice(dtypes))
-    kind = ("forward", "tangent", "transpose")[seed % 3]
-    mode = MODES[seed // 3 % 3]
     outer = rng.integers(1, 5, rng.integers(0, 3))
     inner = rng.choice([1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 33, 40], rng.integers(0, 3))
-    T = int(np.exp(rng.uniform(0, np.log(most_steps))))
+    T = int(300 ** rng.uniform() ** 0.7)
     T = -(-T // 8) * 8 if rng.integers(2) else T
-    while T * outer.prod() * inner.prod() > 10_000:
+    while T * outer.prod() * inner.prod() > 5000:
         inner = inner[:-1]
-    shape = (*map(int, outer), T, *map(int, inner))
-    axis = len(outer)
-    time = TimeAxis(axis, T, bool(rng.integers(2)))
-    one = time.one(shape)
+    shape, axis = (*map(int, outer), T, *map(int, inner)), len(outer)
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
 
     def some(shape, share):
         """The shape, with some axes broadcast."""
         return tuple(1 if rng.random() < share else size for size in shape)
 
+    decays = (shape, one, some(one, 0.3), some(shape, 0.5))
     call = Call(
-        b=shape if rng.random() < 0.8 else some(shape, 0.3),
-        a=shape if rng.random() < 0.5 else some(shape, 0.5),
+        b=shape,
+        a=decays[rng.choice(4, p=(0.4, 0.2, 0.2, 0.2))],
         h0=some(one, 0.3),
         reset=None if rng.random() < 0.4 else some(shape, 0.4),
         axis=axis,
-        reverse=time.reverse,
-        dtype=dtype,
+        reverse=bool(rng.integers(2)),
+        dtype=str(rng.choice(dtypes)),
     )
-    a, b, h0, reset, _ = call.arrays(seed)
+    drive = shape if rng.random() < 0.8 else some(shape, 0.3)
+    tiny = kernel.Tiny.drawn(rng) if rng.random() < 0.75 else None
+    return work(call, KINDS[seed % 3], MODES[seed // 3 % 3], tiny, drive)
+
+
+def work(call, kind, mode, tiny=None, drive=None):
+    """One map of a call whose arrays are in line; `drive`: another shape for that of a scan."""
+    (a, b, h0, reset, g), shape = call.arrays(), call.b
     a = (a / np.maximum(1, np.abs(a))).astype(a.dtype)  # else products overflow
-    _, da, dh0, _, g = dataclasses.replace(call, b=shape, h0=call.h0).arrays(seed + 1)
+    da, db, dh0, *_ = call.arrays(1)
+    if drive:
+        b, db = (x[tuple(slice(size) for size in drive)] for x in (b, db))
+    time = TimeAxis(call.axis, call.length, call.reverse)
+    options = {"axis": call.axis, "reverse": call.reverse, "reset": reset}
     spread = np.broadcast_to(b, shape)
-    reference = Reference(
-        a, spread, np.squeeze(h0, axis), axis=axis, reverse=time.reverse, reset=reset
+    reference, u = (
+        Reference(a, spread, np.squeeze(h0, call.axis), **options),
+        unit_roundoff(b.dtype),
     )
-    u = unit_roundoff(dtype)
-    before_states = reference.states().astype(b.dtype)
-    arrays = {"decay": a, "drive": b, "state": h0}
-    shapes = {"out": shape}
+    h = reference.states().astype(b.dtype)
+    arrays, shapes = {"decay": a, "drive": b, "state": h0}, {"out": shape}
     if kind == "forward":
         wanted = {"out": (reference.states(), reference.states_bound(u))}
     elif kind == "tangent":
-        da = dataclasses.replace(call, b=shape).arrays(seed + 2)[0]
-        arrays |= {"decay_tangent": da, "before": before_states, "first": h0, "state": dh0}
-        loop = reference.loop
-        before = loop.before(reference.scan_order(_wide(before_states)))
-        spelled = reference.scan_order(np.broadcast_to(_wide(da), shape))
-        drive = reference.scan_order(_wide(spread))
-        dh0 = np.squeeze(_wide(dh0), axis)
-        pair = tangent_of(reference, spelled, drive, dh0, before, u)
+        arrays |= {"decay_tangent": da, "drive": db, "before": h, "first": h0, "state": dh0}
+        given = Reference(
+            da, np.broadcast_to(db, shape), np.squeeze(dh0, call.axis), **options
+        ).loop
+        before = reference.loop.before(reference.scan_order(wide(h)))
+        pair = tangent_of(reference, given.a, given.b, given.h0, before, u)
         wanted = {"out": tuple(map(reference.given_order, pair))}
     else:
         arrays = {"decay": a, "drive": g}
-        to = a
-        if a.shape == shape or a.shape[axis] == 1:
-            arrays |= {"before": before_states, "first": h0}
-            shapes["d_decay"] = shape if a.shape == shape else one
-            to = np.broadcast_to(a, shapes["d_decay"])
-        state = np.broadcast_to(np.squeeze(h0, axis), tuple(np.delete(shape, axis)))
-        options = {"axis": axis, "reverse": time.reverse, "reset": reset}
-        reference = Reference(to, spread, state, **options)
+        if a.shape == shape or a.shape[call.axis] == 1:
+            arrays |= {"before": h, "first": h0}
+            shapes["d_decay"] = shape if a.shape == shape else time.one(shape)
+        to = np.broadcast_to(a, shapes.get("d_decay", a.shape))
+        h0 = np.broadcast_to(h0, time.one(shape))
+        reference = Reference(to, spread, np.squeeze(h0, call.axis), **options)
         pairs = zip(reference.gradients(g), reference.gradient_bounds(g, u), strict=True)
         wanted = dict(zip(("d_decay", "out", "d_state"), pairs, strict=True))
-    if reset is not None:
-        arrays["reset"] = reset
-    problem = Problem(None, time, shape, np.dtype(b.dtype))
+    arrays |= {} if reset is None else {"reset": reset}
     shapes |= {name: x.shape for name, x in arrays.items()}
-    tiny = rng.random() < 0.75
-    launches = (
-        kernel.tiny_plan(kind, problem, shapes, mode, rng)
-        if tiny
-        else plan(kind, problem, shapes, mode)
-    )
+    problem = Problem(None, time, shape, np.dtype(b.dtype))
+    args = kind, problem, shapes, mode
+    launches = plan(*args) if tiny is None else kernel.tiny_plan(*args, tiny)
     results = [cuda._results(launch, problem) for launch in launches]
-    return Ragged(f"{seed}: {kind} {mode} {call} tiny={tiny}", launches, arrays, results, wanted)
+    name = f"{kind} {mode} {call} {drive} {tiny}"
+    return Work(name, launches, arrays, results, wanted)
 
 
-def _wide(x):
+def wide(x):
     return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
-def run_ragged(cases, run):
+def run_works(cases, run):
     """The first launches of all, then the second ones: `apply` is given what `reduce` found."""
     for turn in range(2):
         left = [(i, case) for i, case in enumerate(cases) if len(case.launches) > turn]
@@ -216,7 +215,7 @@ def run_ragged(cases, run):
             case.arrays |= kernel.results_of(case.launches[turn], launch, one)
 
 
-def check_ragged(case):
+def check(case):
     for name in case.launches[-1].results:
         got, (want, bound) = case.arrays[name], case.wanted[name]
         if name == "d_decay" and case.launches[-1].sums:
@@ -227,15 +226,14 @@ def check_ragged(case):
         assert_within(got, want, bound + smallest, f"{case.name}: {name}")
 
 
-def under(sanitizer, types=None, without=None):
+def under(sanitizer, types, without=None):
     reason = why_no_sanitizer(sanitizer)
     if reason:
         pytest.skip(reason)
-    options = {} if types is None else {"types": types}
 
     def run(launches, names):
         try:
-            return run_program(sanitizer, launches, without=without, **options)
+            return run_program(sanitizer, launches, types=types, without=without)
         except SanitizerError as fault:
             raise AssertionError(f"{names[fault.launch]}\n{fault}") from fault
 
@@ -243,7 +241,82 @@ def under(sanitizer, types=None, without=None):
 
 
 def test_ragged_shapes_by_every_mode():
-    cases = [ragged(seed) for seed in range(200)]
-    run_ragged(cases, lambda launches, names: [library().run(launch) for launch in launches])
+    cases = [ragged(seed) for seed in range(300)]
+    run_works(cases, lambda launches, _: [library().run(launch) for launch in launches])
     for case in cases:
-        check_ragged(case)
+        check(case)
+
+
+def test_ragged_shapes_under_the_address_sanitizer():
+    """And that of undefined behaviour; types that are computed alike are left out."""
+    run = under("address", ("f16", "f32", "c128"))
+    cases = [ragged(seed, ("float16", "float32", "complex128")) for seed in range(300, 500)]
+    run_works(cases, run)
+    for case in cases:
+        check(case)
+
+
+@functools.cache
+def for_threads():
+    """Few and small: every map by every mode, with more tiles than stages, chunks and warps."""
+    tiny = kernel.Tiny(4, 2, 3, 2, warps=2, tiles=3, budget=1)
+    calls = [
+        Call(b=(37, 8), a=(1, 8), h0=(1, 8), reset=(37, 1)),
+        Call(b=(2, 76), a=(2, 76), h0=(2, 1), axis=1, reverse=True),
+    ]
+    return [work(call, kind, mode, tiny) for call in calls for mode in MODES for kind in KINDS]
+
+
+def test_the_thread_sanitizer_finds_no_race():
+    run_works(for_threads(), under("thread", ("f32",)))
+    for each in for_threads():
+        check(each)
+
+
+def barriers():
+    lines = (KERNEL / "linear.h").read_text().splitlines()
+    return [i for i, line in enumerate(lines, 1) if re.search(r"\bsync_(warp|block)\(\)", line)]
+
+
+@pytest.mark.parametrize("line", barriers())
+def test_every_barrier_is_missed(line):
+    """Without it there is a race."""
+    run = under("thread", ("f32",), without=line)
+    with pytest.raises(AssertionError, match="data race"):
+        run_works(for_threads(), run)
+
+
+@pytest.mark.parametrize("constant", [False, True], ids=["full", "constant"])
+@pytest.mark.parametrize(
+    ("mode", "kind", "words"),
+    [
+        *(
+            (mode, *pair)
+            for mode in ("walk", "chained")
+            for pair in zip(KINDS, (3, 5, 5), strict=True)
+        ),
+        *(
+            ("apply", *pair) for pair in zip(KINDS, (5, 9, 7), strict=True)
+        ),  # `reduce` reads once more
+    ],
+)
+def test_words_an_element(mode, kind, words, constant):
+    shape, one = (512, 64), (1, 64)
+    each = work(Call(b=shape, a=one if constant else shape, h0=one), kind, mode)
+    ran = []
+
+    def run(launches, _):
+        found = [library().run(launch) for launch in launches]
+        ran.extend(found)
+        return found
+
+    run_works([each], run)
+    check(each)
+    moved = sum(one.bytes_read + one.bytes_written for one in ran) / 4
+    last = each.launches[-1]
+    if mode == "apply":  # of three words: each chunk writes one, and reads those before it
+        moved -= 3 * last.chains * (last.chunks + last.chunks * (last.chunks - 1) // 2)
+    if constant:  # a, once or twice, and da
+        words -= (1 if kind == "forward" else 2) + (mode == "apply") * (1 + (kind == "tangent"))
+    # What is constant in time each lane reads for its own steps.
+    assert words <= moved / (512 * 64) < words + (0.7 if constant else 0.2)

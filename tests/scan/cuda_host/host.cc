@@ -53,7 +53,7 @@ namespace {
 constexpr int kLanes = 32;
 constexpr size_t kGuard = 4096;
 #if HOST_TSAN
-constexpr int kMostThreads = 512;  // alive at once
+constexpr int kMostThreads = 256;  // alive at once
 #else
 constexpr int kMostThreads = 2048;
 #endif

@@ -1,4 +1,4 @@
-"""Launches of `plan.py` for the host, in its own layout and in layouts that no card would be given."""
+"""Launches of `plan.py` for the host, as it lays them out and as no card would be given them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -51,26 +51,39 @@ def on_host(what: Launch, arrays, results):
     return dict(zip(what.results, found, strict=True))
 
 
-def tiny_plan(kind, problem, shapes, mode, rng) -> tuple[Launch, ...]:
-    """In place of `plan`: so few steps and chains a tile, drawn, that there are many of them."""
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """At most so many, of each; `budget`: bytes of shared memory for the stages of a warp."""
+
+    vector: int
+    lanes: int
+    segments: int
+    length: int
+    warps: int
+    tiles: int
+    budget: int
+
+    @classmethod
+    def drawn(cls, rng):
+        vector, tiles = int(rng.choice([8, 8, 4, 2, 1])), int(rng.integers(1, 4))
+        lanes, segments = int(rng.choice([32, 8, 3, 2, 1])), int(rng.integers(1, 12))
+        length, warps = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        return cls(vector, lanes, segments, length, warps, tiles, int(rng.integers(1, 20_000)))
+
+
+def tiny_plan(kind, problem, shapes, mode, tiny: Tiny) -> tuple[Launch, ...]:
+    """In place of `plan`: so little a tile that there are many of them."""
     base = planner._laid_out(kind, problem, shapes)
-    narrow = [v for v in (1, 2, 4, 8) if base.vector % v == 0]
-    vector = int(rng.choice([base.vector, *narrow]))
-    base = dataclasses.replace(base, vector=vector, mode=mode)
-    units = base.inner if base.along_time else base.inner // base.vector
-    lanes = int(rng.integers(1, min(units, 32) + 1))
-    segments = int(rng.integers(1 + base.along_time, 32 // lanes + 1))  # along time there are some
-    length = int(rng.integers(1, 4))
-    tile = segments * length * (base.vector if base.along_time else 1)
-    base = dataclasses.replace(base, lanes=lanes, segments=segments, length=length)
-    warps = int(rng.integers(1, 4))
+    base = dataclasses.replace(base, vector=min(base.vector, tiny.vector), mode=mode)
+    lanes = min(tiny.lanes, base.inner if base.along_time else base.inner // base.vector)
+    segments = min(max(tiny.segments, 1 + base.along_time), 32 // lanes)
+    base = dataclasses.replace(base, lanes=lanes, segments=segments, length=tiny.length)
+    base = dataclasses.replace(base, warps=tiny.warps)
     if mode == "walk":
-        base = dataclasses.replace(base, warps=warps)
-        return (planner._placed(base, int(rng.integers(1, 20_000))),)
-    tiles = warps if mode == "chained" else int(rng.integers(1, 4))
-    chunk = tile * tiles
-    split = dataclasses.replace(base, warps=warps, chunk=chunk, chunks=-(-base.steps // chunk))
+        return (planner._placed(base, tiny.budget),)
+    tile = segments * tiny.length * (base.vector if base.along_time else 1)
+    chunk = tile * (tiny.warps if mode == "chained" else tiny.tiles)
+    split = dataclasses.replace(base, chunk=chunk, chunks=-(-base.steps // chunk))
     if mode == "chained":
         return (planner._placed(split, 0),)
-    split = planner._placed(split, int(rng.integers(1, 20_000)))
-    return planner._reducing(split), split
+    return tuple(planner._placed(each, tiny.budget) for each in (planner._reducing(split), split))
