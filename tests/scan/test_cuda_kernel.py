@@ -1,5 +1,6 @@
 """The CUDA kernel on a host: the laws, ragged sizes under sanitizers, every barrier needed."""
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -16,6 +17,7 @@ from rnnscan.scan.linear_method import Problem
 from rnnscan.scan.linear_methods import cuda
 from rnnscan.scan.table import serves_all
 from rnnscan.scan.time_axis import TimeAxis
+from tests.scan import test_laws
 from tests.scan.cases import LINEAR, Call
 from tests.scan.cuda_host import kernel
 from tests.scan.cuda_host.build import (
@@ -27,7 +29,7 @@ from tests.scan.cuda_host.build import (
     why_not,
 )
 from tests.scan.reference import Reference, unit_roundoff
-from tests.scan.test_laws import assert_within, primals
+from tests.scan.test_laws import DECAYS, assert_within, long_scan, primals
 from tests.scan.test_native import LAYOUTS
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -50,17 +52,29 @@ def tangent_of(reference, da, db, dh0, before, u, before_error=0.0):
     return dh, errors.states(b=4 * u * terms + of_before)
 
 
-@pytest.fixture(scope="module")
-def on_host():
-    """`linear_scan(..., method="cuda")` on this CPU, by a callback."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "launch", kernel.on_host)
-        patch.setitem(vars(cuda.method), "why_not", serves_all)
-        yield patch
+@pytest.fixture
+def on_host(monkeypatch):
+    """`linear_scan(..., method="cuda")` on this CPU, by a callback; called with a mode."""
+    monkeypatch.setattr(launcher, "launch", kernel.on_host)
+    monkeypatch.setitem(vars(cuda.method), "why_not", serves_all)
+
+    @contextlib.contextmanager
+    def of_mode(mode):
+        def counted(*args):
+            count[0] += 1
+            return plan(*args, mode)
+
+        count = [0]
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda, "plan", counted)
+            yield
+        assert count[0]  # no program of another mode was used again
+
+    yield of_mode
     jax.clear_caches()  # programs with the callback
 
 
-CALLS = [call for call in LINEAR + LAYOUTS if np.prod(call.b) < 100_000]
+CALLS = [call for call in LINEAR + LAYOUTS if 0 < np.prod(call.b) < 100_000]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +84,6 @@ CALLS = [call for call in LINEAR + LAYOUTS if np.prod(call.b) < 100_000]
 )
 def test_values_gradients_and_tangents_equal_a_loop(on_host, call, mode):
     """Law 1 through JAX."""
-    on_host.setattr(cuda, "plan", functools.partial(plan, mode=mode))
     a, b, h0, reset, g = call.arrays()
     reference, u = call.reference(a, b, h0, reset), unit_roundoff(call.dtype)
 
@@ -82,7 +95,7 @@ def test_values_gradients_and_tangents_equal_a_loop(on_host, call, mode):
         h, pull = jax.vjp(f, *args)
         return h, pull(g), jax.jvp(f, args, tangents)[1]
 
-    with call.wide():
+    with call.wide(), on_host(mode):
         args = primals(a, b, h0)
         tangents = jax.tree.map(jnp.cos, args)
         h, gradients, dh = both(args, tangents, jnp.asarray(g))
@@ -94,17 +107,33 @@ def test_values_gradients_and_tangents_equal_a_loop(on_host, call, mode):
     for got, (name, want, bound) in zip(gradients, wanted, strict=False):
         assert got.dtype == jnp.dtype(call.dtype)
         assert_within(got, want, bound, f"gradient of {name}")
-    if not call.length:
-        return
-    of = dataclasses.replace
-    given = Reference(*tangents, axis=call.axis, reverse=call.reverse)
-    dh0 = given.loop.h0 if h0 is not None else 0.0
+    given = Reference(*tangents, **call.options).loop
     loop = reference.loop
-    errors = of(loop, h0=np.zeros(loop.h0.shape))
+    errors = dataclasses.replace(loop, h0=np.zeros(loop.h0.shape))
     errors = errors.before(reference.scan_order(reference.states_bound(u)))
     before = loop.before(loop.states())
-    want, bound = tangent_of(reference, given.loop.a, given.loop.b, dh0, before, u, errors)
+    want, bound = tangent_of(reference, given.a, given.b, given.h0, before, u, errors)
     assert_within(dh, reference.given_order(want), reference.given_order(bound), "tangent")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_leaks(on_host, mode):
+    for reverse in (False, True):
+        with on_host(mode):
+            test_laws.test_packed_segments_equal_separate_calls("cuda", reverse, matrix=False)
+        with on_host(mode):
+            test_laws.test_nothing_leaks_across_a_reset("cuda", reverse, matrix=False)
+    with on_host(mode):
+        test_laws.test_inf_and_nan_stay_in_their_lane("cuda")
+
+
+@pytest.mark.parametrize(
+    ("decay", "mode"), [(decay, MODES[1 + i % 2]) for i, decay in enumerate(DECAYS)]
+)
+def test_long_scans_stay_within_the_bound(on_host, decay, mode):
+    operands, states, bound = long_scan(decay)
+    with on_host(mode):
+        assert_within(linear_scan(*operands, method="cuda"), states, bound)
 
 
 # Ragged shapes, without JAX.
