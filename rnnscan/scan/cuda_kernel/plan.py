@@ -311,7 +311,7 @@ def _split(base: Launch) -> Launch:
     """For a part of time: 128 bytes side by side, and the rest of a warp one behind the other."""
     units = base.inner if base.along_time else base.inner // base.vector
     item = jnp.dtype(base.dtype).itemsize
-    lanes = max(1, min(units, 128 // (item * base.vector)))
+    lanes = max(1, min(units, WARP, 128 // (item * base.vector)))
     return _with_lanes(base, lanes, WARP // lanes)
 
 
