@@ -59,14 +59,15 @@ def linear_scan(
     and h only. Complex gradients follow JAX: no conjugation.
 
     Sharding: over batch axes by `jax.shard_map`, or automatically (the kernels, `native` and
-    `cuda`, gather such an array first). A mesh with explicit axes needs `jax.shard_map` or `jax.sharding.auto_axes` around the
-    call.
+    `cuda`, gather such an array first). A mesh with explicit axes needs `jax.shard_map` or
+    `jax.sharding.auto_axes` around the call.
 
     Exactness: within a few roundings of the state, propagated by the recurrence itself (Higham
     2002, section 3.1, for the inner products that it is made of). `associative` and `blocked`
     multiply decays with each other, the kernels those of long stretches. Where such products of
     |a| > 1 overflow, the trees and `cuda` may give nan where `sequential` and `native` do not;
-    where they underflow and grow again, all of them may lose the past. `auto` is right for |a| <= 1.
+    where they underflow and grow again, all of them may lose the past. `auto` is right for
+    |a| <= 1.
 
     Source: Blelloch 1990, "Prefix sums and their applications", section 1.4.1; Martin & Cundy
     2018, "Parallelizing linear recurrent neural nets over sequence length", equations 5-8.

@@ -81,17 +81,15 @@ def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
     time, shape = problem.time, problem.shape
     decay_shape, state_shape = problem.gradients
     arrays = {"decay": a, "drive": g, "reset": reset}
-    # Over time it is summed by the kernel, over other axes that it broadcasts by XLA.
-    by_kernel = past is not None and (decay_shape == shape or decay_shape[time.axis] == 1)
-    if by_kernel:
+    d_decay = None  # of the kernel, which sums over time; XLA sums over other axes
+    if past is not None and (decay_shape == shape or decay_shape[time.axis] == 1):
         arrays |= {"before": _full_in_time(problem, past.h), "first": past.h0}
-    wanted = shape if decay_shape == shape else time.one(shape)
-    found = _evaluate("transpose", problem, arrays, wanted if by_kernel else None)
-    db, dtype = found["out"], problem.dtype
-    da = None
-    if by_kernel:
+        d_decay = shape if decay_shape == shape else time.one(shape)
+    found = _evaluate("transpose", problem, arrays, d_decay)
+    da, db, dtype = None, found["out"], problem.dtype
+    if d_decay is not None:
         da = found["d_decay"]
-        da = jnp.sum(da, axis=0) if da.ndim > len(shape) else da
+        da = jnp.sum(da, axis=0) if da.ndim > len(shape) else da  # the sums of chunks
         da = sum_to(da, decay_shape).astype(dtype)
     elif past is not None:
         before = keep(reset, time.before(jnp.broadcast_to(past.h, shape), past.h0))
