@@ -66,8 +66,8 @@ def linear_scan(
     2002, section 3.1, for the inner products that it is made of). `associative` and `blocked`
     multiply decays with each other, the kernels those of long stretches. Where such products of
     |a| > 1 overflow, the trees and `cuda` may give nan where `sequential` and `native` do not;
-    where they underflow and grow again, all of them may lose the past. `auto` is right for
-    |a| <= 1.
+    where they underflow, they may lose of a state as much as the smallest number times it
+    (`native` does not), and all of them the past if it grows again. `auto` is right for |a| <= 1.
 
     Source: Blelloch 1990, "Prefix sums and their applications", section 1.4.1; Martin & Cundy
     2018, "Parallelizing linear recurrent neural nets over sequence length", equations 5-8.
