@@ -1,10 +1,10 @@
 """The programs that are compiled for an H100: one list, of at most 40.
 
 They are of the kinds that `scripts/accelerator.sh` runs: calls as in tests/test_gpu.py, by every
-method that a table offers on a GPU, a new one too; and a training step of each layer of the
-configuration of its experiment, at the shortest length there.
+method that a table offers on a GPU, a new one too; and a training step of an LSTM, and of each
+layer in the configuration of its experiment, at the shortest length there.
 
-Each states the most bytes that it may take for temporaries, which come beside results and
+A scan states the most bytes that it may take for temporaries, which come beside results and
 gradients. With n for the bytes of h, in the dtype in which it is carried:
 
     linear_scan   `sequential`: rows of single steps. `blocked`: 10 / C of n, for chunks of C steps.
@@ -13,10 +13,9 @@ gradients. With n for the bytes of h, in the dtype in which it is carried:
     matrix_scan   `associative`: its pairs and decays likewise, and h_{t-1} and the adjoint, which
                   are multiplied. Others: some arrays of h's size, 12 as in tests/scan, fewer than
                   a constant A spelled out over time.
-    cell_scan     what is kept beside x and h (states, gates), the drive of every gate, its
-                  gradient, and h_{t-1} for its product with that
 
-A backward pass that stands alone is given what the forward pass kept: a and h, and nothing else.
+A backward pass that stands alone is given what the forward pass kept, and nothing else: a and h, or
+of a cell its operands, its states, and gates where it has any.
 """
 
 import math
@@ -75,7 +74,7 @@ def programs() -> dict[str, Callable[[], Program]]:
 
 
 def _of_layers() -> Named:
-    for row in CONFIG["layers"]:
+    for row in [*CONFIG["layers"], {"name": "LSTM", "kind": "LSTM"}]:
         yield f"training-{row['name']}", partial(_training_step, **row)
 
 
@@ -84,8 +83,7 @@ def _of_linear_scan() -> Named:
     for make, call in [*alone, (_both, BFLOAT16), (_both, COMPLEX)]:
         for method in _methods(call):
             yield f"linear-{method}{make.__name__}-{call}", partial(make, call, method)
-    for call in (VARYING, RESET):
-        yield f"linear-auto_both-{call}", partial(_both, call, "auto")
+    yield f"linear-auto_both-{RESET}", partial(_both, RESET, "auto")
 
 
 def _of_matrix_scan() -> Named:
@@ -98,7 +96,7 @@ def _of_cell_scan() -> Named:
     for kind in CELLS:
         for row in explain_cell_scan(kind, *_cell_operands(kind), platform="cuda"):
             if row.available:
-                yield f"cell-{row.method}_both-{kind}", partial(_cell, kind, row.method)
+                yield f"cell-{row.method}_backward-{kind}", partial(_cell, kind, row.method)
 
 
 def _shape(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -185,15 +183,10 @@ def _cell_operands(kind: Any) -> tuple[CellWeights, jax.ShapeDtypeStruct, tuple[
 
 def _cell(kind: Any, method: Any) -> Program:
     operands, cell = _cell_operands(kind), CELLS[kind]
-
-    def both(operands, g):
-        scan = partial(cell_scan, kind, method=method)
-        h, pull, last = jax.vjp(scan, *operands, has_aux=True)
-        return h, last, pull(g)
-
-    kept = cell.kept + len(cell.states) - 1
-    arrays = kept + cell.gates + (cell.gates + cell.apart) + 1
-    return Program(both, (operands, operands[1]), arrays * _bytes(operands[1]) + FEW)
+    scan = partial(cell_scan, kind, method=method)
+    h, pull, _ = jax.eval_shape(partial(jax.vjp, scan, has_aux=True), *operands)
+    given = _bytes(operands) + (len(cell.states) + cell.kept + 1) * _bytes(h) + FEW  # and g
+    return Program(lambda pull, g: pull(g), (pull, h), given=given)
 
 
 def _training_step(*, name: str, kind: str, **options: Any) -> Program:
