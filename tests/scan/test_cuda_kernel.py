@@ -190,20 +190,16 @@ def work(call, kind, mode, tiny=None, drive=None):
         b, db = (x[tuple(slice(size) for size in drive)] for x in (b, db))
     time = TimeAxis(call.axis, call.length, call.reverse)
     options = {"axis": call.axis, "reverse": call.reverse, "reset": reset}
-    spread = np.broadcast_to(b, shape)
-    reference, u = (
-        Reference(a, spread, np.squeeze(h0, call.axis), **options),
-        unit_roundoff(b.dtype),
-    )
+    spread, u = np.broadcast_to(b, shape), unit_roundoff(b.dtype)
+    reference = Reference(a, spread, np.squeeze(h0, call.axis), **options)
     h = reference.states().astype(b.dtype)
     arrays, shapes = {"decay": a, "drive": b, "state": h0}, {"out": shape}
     if kind == "forward":
         wanted = {"out": (reference.states(), reference.states_bound(u))}
     elif kind == "tangent":
         arrays |= {"decay_tangent": da, "drive": db, "before": h, "first": h0, "state": dh0}
-        given = Reference(
-            da, np.broadcast_to(db, shape), np.squeeze(dh0, call.axis), **options
-        ).loop
+        spread = np.broadcast_to(db, shape)
+        given = Reference(da, spread, np.squeeze(dh0, call.axis), **options).loop
         before = reference.loop.before(reference.scan_order(wide(h)))
         pair = tangent_of(reference, given.a, given.b, given.h0, before, u)
         wanted = {"out": tuple(map(reference.given_order, pair))}
@@ -315,19 +311,14 @@ def test_every_barrier_is_missed(line):
         run_works(for_threads(), run)
 
 
+# Forward, tangent, transpose; `reduce` reads once more.
+WORDS = {"walk": (3, 5, 5), "chained": (3, 5, 5), "apply": (5, 9, 7)}
+
+
 @pytest.mark.parametrize("constant", [False, True], ids=["full", "constant"])
 @pytest.mark.parametrize(
     ("mode", "kind", "words"),
-    [
-        *(
-            (mode, *pair)
-            for mode in ("walk", "chained")
-            for pair in zip(KINDS, (3, 5, 5), strict=True)
-        ),
-        *(
-            ("apply", *pair) for pair in zip(KINDS, (5, 9, 7), strict=True)
-        ),  # `reduce` reads once more
-    ],
+    [(mode, *pair) for mode in MODES for pair in zip(KINDS, WORDS[mode], strict=True)],
 )
 def test_words_an_element(mode, kind, words, constant):
     shape, one = (512, 64), (1, 64)

@@ -183,6 +183,7 @@ def run_program(
             capture_output=True,
             text=True,
             check=False,
+            timeout=600,
         )
         ran = []
         with answered.open("rb") as file:

@@ -59,21 +59,21 @@ constexpr int kMostThreads = 2048;
 #endif
 constexpr size_t kStack = 256 << 10;
 
-enum Barrier { kNone, kWarp, kShuffle, kBlock, kBarriers };
+enum Barrier { kNone, kWarp, kShuffle, kBlock };
 const char* const kNames[] = {"nothing", "sync_warp", "shuffle", "sync_block"};
 
 struct Fiber {
-  void* top;     // of its stack, while others run
+  void* top;  // of its stack, while others run
   char* stack;
   void* tsan;
   int thread, slot;
-  Barrier at;    // where it waits
+  Barrier at;  // where it waits
   const char* file;
   int line;
   uint32_t word;  // of a shuffle
   int source;
   void* fake_stack;
-  int groups;     // committed and not yet waited for
+  int groups;  // committed and not yet waited for
   std::vector<Copy> copies;
   std::vector<int> sizes;  // of these groups
 };
