@@ -42,6 +42,7 @@ CORES = 132
 WARPS_TO_WALK = 3 * CORES // 2  # with copies running ahead, fewer cannot keep the memory busy
 WARPS_OF_CHUNKS = 4 * CORES
 MOST_CHUNKS = 1024  # whose maps every chunk reads
+LEAST_CHUNK = 128  # steps, beside which a map is small
 STAGES_BYTES = 48 * 1024  # of shared memory for the copies that run ahead, a warp
 BLOCK_BYTES = 72 * 1024  # for the chunk of a block: three blocks share a core
 BANDWIDTH = 3e12  # bytes a second
@@ -91,6 +92,10 @@ class Launch:
     @property
     def chains(self) -> int:
         return math.prod(self.sizes)
+
+    @property
+    def tile_steps(self) -> int:
+        return self.segments * self.length * (self.vector if self.along_time else 1)
 
     @property
     def pitch(self) -> int:
@@ -285,8 +290,7 @@ def _walking(base: Launch) -> Launch:
 
 
 def _mode(walk: Launch, base: Launch) -> Mode:
-    tile = walk.segments * walk.length * (walk.vector if walk.along_time else 1)
-    if walk.groups >= WARPS_TO_WALK or walk.steps <= 4 * tile:
+    if walk.groups >= WARPS_TO_WALK or walk.steps <= 4 * walk.tile_steps:
         return "walk"
     chained, apply = _chained(base), _chunked(base)
     if apply.chunks == 1:
@@ -308,28 +312,35 @@ def _bytes(launch: Launch) -> int:
 
 
 def _split(base: Launch) -> Launch:
-    """For a part of time: 128 bytes side by side, and the rest of a warp one behind the other."""
+    """For a part of time: 64 or 128 bytes side by side, the rest of a warp one behind the other."""
     units = base.inner if base.along_time else base.inner // base.vector
     item = jnp.dtype(base.dtype).itemsize
-    lanes = max(1, min(units, WARP, 128 // (item * base.vector)))
+    lanes = max(1, min(units, WARP // base.vector, 128 // (item * base.vector)))
     return _with_lanes(base, lanes, WARP // lanes)
 
 
 def _chained(base: Launch) -> Launch:
+    """As many steps a block as its shared memory has room for: fewer wait for each other."""
     launch = dataclasses.replace(_split(base), mode="chained")
-    warp = _placed(launch, 0).stage_bytes
-    tile = launch.segments * launch.length * (launch.vector if launch.along_time else 1)
-    warps = max(1, min(8, BLOCK_BYTES // warp, -(-launch.steps // tile)))
-    chunk = warps * tile
+    most = 8
+    while most * launch.tile_steps < launch.steps:
+        longer = dataclasses.replace(launch, length=2 * launch.length)
+        if most * _placed(longer, 0).stage_bytes > BLOCK_BYTES or longer.length > 64:
+            break
+        launch = longer
+    warp = max(1, _placed(launch, 0).stage_bytes)
+    warps = max(1, min(most, BLOCK_BYTES // warp, -(-launch.steps // launch.tile_steps)))
+    chunk = warps * launch.tile_steps
     launch = dataclasses.replace(launch, warps=warps, chunk=chunk, chunks=-(-launch.steps // chunk))
     return _placed(launch, 0)
 
 
 def _chunked(base: Launch) -> Launch:
     launch = dataclasses.replace(_split(base), mode="apply")
-    tile = launch.segments * launch.length * (launch.vector if launch.along_time else 1)
+    tile = launch.tile_steps
     wanted = min(MOST_CHUNKS, -(-WARPS_OF_CHUNKS // launch.groups))
-    chunk = tile * max(1, -(-launch.steps // (wanted * tile)))
+    least = max(LEAST_CHUNK, -(-launch.steps // wanted))
+    chunk = tile * -(-least // tile)
     launch = dataclasses.replace(launch, chunk=chunk, chunks=-(-launch.steps // chunk))
     return _placed(launch, STAGES_BYTES)
 
@@ -378,8 +389,5 @@ def _placed(launch: Launch, budget: int) -> Launch:
             size = launch.length * launch.pitch * launch.vector * item
             end += -(-size // WIDEST) * WIDEST
     stages = max(2, min(8, budget // max(end, 1))) if budget else 1
-    tiles = launch.chunk / (
-        launch.segments * launch.length * (launch.vector if launch.along_time else 1)
-    )
-    stages = min(stages, max(1, math.ceil(tiles)))
+    stages = min(stages, max(1, -(-launch.chunk // launch.tile_steps)))
     return dataclasses.replace(launch, views=views, stage_bytes=end, stages=stages)
