@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from rnnscan.scan.cuda_kernel import card, nvrtc
 from rnnscan.scan.cuda_kernel import launch as launcher
+from rnnscan.scan.cuda_kernel.nvrtc import WAY_OUT
 from rnnscan.scan.cuda_kernel.plan import Kind, Launch, plan
 from rnnscan.scan.linear_method import (
     Gradients,
@@ -108,11 +109,12 @@ def why_not(case: LinearCase) -> str | None:
     """Why the kernel does not serve a case, and what to do about it."""
     if case.platform != "cuda":
         return "it is a kernel for NVIDIA's GPUs"
-    if case.exported:
-        return "an exported program must run on other machines than this one"
     if not isinstance(case.length * case.width, int):
         return "a size is a symbol (`jax.export`), and the kernel wants numbers"
-    return card.why_not() or nvrtc.why_not()
+    if case.exported:
+        return f"an exported program must run on machines that are not known; {WAY_OUT}"
+    reason = card.why_not() or nvrtc.why_not()
+    return reason and f"{reason}; {WAY_OUT}"
 
 
 method = LinearMethod(
