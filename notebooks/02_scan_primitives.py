@@ -674,8 +674,9 @@ table(
 # this page; the experiment `scan_limits` measures yours, on more shapes and beside other packages.
 #
 # `method="auto"` chooses by platform and shape, and `explain_linear_scan` shows the rows that it
-# reads. The kernel is compiled when the package is installed; where that was not possible its row
-# says why and what to do, and `auto` takes the next best.
+# reads. The kernel for CPUs is compiled when the package is installed, that for NVIDIA's GPUs when a
+# program is; where that is not possible the row says why and what to do, and `auto` takes the next
+# best.
 
 # %%
 a, b = (jax.ShapeDtypeStruct((16, 1024, 256), jnp.float32) for _ in range(2))
@@ -872,7 +873,7 @@ table(
 # | doubling | $T \log_2 T$ | $\log_2 T$ | a few steps within one vector or warp |
 # | tree | $2T$ | $2 \log_2 T$ | accelerators, in plain JAX |
 # | blocks | $2T$ | $2\sqrt T$, and a small tree | accelerators, where memory is the limit |
-# | kernel | $T$, with segments $2T$ | $T$, with $S$ segments $2T/S + S$ | CPUs |
+# | kernel | $T$, with segments $2T$ | $T$, with $S$ segments $2T/S + S$ | CPUs, NVIDIA's GPUs |
 #
 # What this says about accelerators follows from the model above, and not from a measurement on this
 # page. Measure before you believe it.
