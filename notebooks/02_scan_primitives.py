@@ -674,9 +674,9 @@ table(
 # this page; the experiment `scan_limits` measures yours, on more shapes and beside other packages.
 #
 # `method="auto"` chooses by platform and shape, and `explain_linear_scan` shows the rows that it
-# reads. The kernel for CPUs is compiled when the package is installed, that for NVIDIA's GPUs when a
-# program is; where that is not possible the row says why and what to do, and `auto` takes the next
-# best.
+# reads. The kernel for CPUs is compiled when the package is installed, that for NVIDIA's GPUs when
+# a program is; where that is not possible the row says why and what to do, and `auto` takes the
+# next best.
 
 # %%
 a, b = (jax.ShapeDtypeStruct((16, 1024, 256), jnp.float32) for _ in range(2))
