@@ -99,6 +99,7 @@ def test_every_program_assembles_without_spills(kind, dtype, layout, tmp_path):
             assert width == WIDEST or (layout, dtype[-2:]) == ("wide", "16")
         if width == WIDEST:
             assert "cp.async.cg.shared.global" in text
+            assert ("st.global.v4.u32" in text) == (what.mode != "reduce")
 
 
 def test_what_does_not_compile_says_the_way_out():

@@ -48,6 +48,18 @@ template <class T>
 DEVICE T read_global(const T* from) { return *from; }
 template <class T>
 DEVICE void write_global(T* to, T value) { *to = value; }
+// As one instruction, which the compiler does not always make of a structure.
+template <int bytes>
+DEVICE void write_words(void* to, const uint32_t* words) {
+  if constexpr (bytes == 16) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]), "r"(words[1]),
+                 "r"(words[2]), "r"(words[3]));
+  } else if constexpr (bytes == 8) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words[0]), "r"(words[1]));
+  } else {
+    *static_cast<uint32_t*>(to) = words[0];
+  }
+}
 
 // Words by which blocks tell one another: each carries all that it says, so they need no order.
 DEVICE uint64_t read_message(const uint64_t* from) {

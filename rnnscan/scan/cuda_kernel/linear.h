@@ -44,7 +44,12 @@ DEVICE void copy_unit(void* to, const void* from, int bytes) {
 
 template <int bytes>
 DEVICE void write_unit(void* to, const void* from) {
-  write_global(static_cast<Unit<bytes>*>(to), *static_cast<const Unit<bytes>*>(from));
+  const Unit<bytes> unit = *static_cast<const Unit<bytes>*>(from);
+  if constexpr (bytes == 2) {
+    write_global(static_cast<Unit<2>*>(to), unit);
+  } else {
+    write_words<bytes>(to, unit.words);
+  }
 }
 DEVICE void write_unit(void* to, const void* from, int bytes) {
   if (bytes == 16) return write_unit<16>(to, from);
@@ -212,13 +217,22 @@ struct Warp {
   // [begin, end), a unit at a time, so that neighbouring lanes are neighbours in memory.
   template <class Body>
   DEVICE void each(int run, int64_t begin, int64_t end, Body body) const {
-    const int rows = lane_steps() / run;
-    const int count = segments() * rows * lanes();
+    const unsigned rows = lane_steps() / run, across = lanes();  // unsigned: they divide faster
+    if (across == kWarp) {  // no turning: a lane has its own
+      const int left = chain < 0 ? 0 : static_cast<int>(least(end - begin, rows * run));
+      UNROLL_BY_4
+      for (int row = 0; row < static_cast<int>(rows); ++row) {
+        if (row * run < left) body(row, lane, chain, begin + row * run);
+      }
+      return;
+    }
+    const unsigned count = segments() * rows * across;
     UNROLL_BY_4
-    for (int i = 0; i < (count + kWarp - 1) / kWarp; ++i) {
-      const int index = i * kWarp + lane;
-      const int unit = index % lanes(), row = index / lanes() % rows, part = index / lanes() / rows;
-      const int64_t step = begin + static_cast<int64_t>(part * rows + row) * run;
+    for (unsigned i = 0; i < (count + kWarp - 1) / kWarp; ++i) {
+      const unsigned index = i * kWarp + lane;
+      const unsigned unit = index % across, row = index / across % rows;
+      const unsigned part = index / across / rows;
+      const int64_t step = begin + static_cast<int>((part * rows + row) * run);
       const int64_t first_chain = chain_at(unit);
       if (index < count && step < end && first_chain >= 0) {
         body(row, part * lanes() + unit, first_chain, step);
@@ -308,11 +322,21 @@ struct Warp {
     return problem.along_time && problem.backward ? vector() - 1 - x : x;
   }
 
+  template <int count>
+  static DEVICE void copy_some(const Stored* from, Stored* to) {
+    struct alignas(count * sizeof(Stored)) Some {
+      Stored numbers[count];
+    };
+    const Some some = *reinterpret_cast<const Some*>(from);
+    UNROLL
+    for (int x = 0; x < count; ++x) to[x] = some.numbers[x];
+  }
   DEVICE Units read_units(const Stored* from) const {
     Units units;
     if (vector() == kWidest) return *reinterpret_cast<const Units*>(from);
-    UNROLL
-    for (int x = 0; x < vector(); ++x) units.numbers[x] = from[x];
+    if (vector() == 4) copy_some<4>(from, units.numbers);
+    if (vector() == 2) copy_some<2>(from, units.numbers);
+    if (vector() == 1) units.numbers[0] = from[0];
     return units;
   }
 

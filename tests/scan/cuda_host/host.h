@@ -95,6 +95,12 @@ DEVICE void write_global(T* to, T value, HERE) {
   host::count_written(sizeof(T));
   *to = value;
 }
+template <int bytes>
+DEVICE void write_words(void* to, const uint32_t* words, HERE) {
+  host::check(to, bytes, file, line);
+  host::count_written(bytes);
+  memcpy(to, words, bytes);
+}
 
 DEVICE uint64_t read_message(const uint64_t* from, HERE) {
   host::check(from, sizeof(*from), file, line);
