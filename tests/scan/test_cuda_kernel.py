@@ -276,6 +276,50 @@ def test_ragged_shapes_by_every_mode():
         check(case)
 
 
+# Where time is short, by shape and axis: time last, units of several numbers, one step.
+SHORT = [
+    ((3171, 3), 1),
+    ((400, 8, 12), 2),
+    ((3171, 5, 8), 1),
+    ((907, 5, 7), 1),
+    ((3170, 1), 1),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("shape", "axis"), SHORT)
+def test_short_sequences_share_a_warp(shape, axis, kind):
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    call = Call(b=shape, a=shape, h0=one, axis=axis, reverse=True, reset=shape)
+    each = work(call, kind, None)
+    (launch,) = each.launches
+    assert launch.mode == "walk"
+    assert launch.lanes >= 4
+    assert launch.inner == launch.chains
+    run_works([each], lambda launches, _: [library().run(launch) for launch in launches])
+    check(each)
+
+
+def laid_out(shape, axis, dtype, constant=()):
+    """How the plan lays out a forward pass; `constant`: operands that are so in time."""
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    shapes = {name: one if name in constant else shape for name in ("decay", "drive")}
+    problem = Problem(None, TimeAxis(axis, shape[axis], False), shape, jnp.dtype(dtype))
+    return [plan("forward", problem, {**shapes, "out": shape}, mode) for mode in (None, *MODES)]
+
+
+def test_halves_are_copied_by_words():
+    """Less than 4 bytes would have to go through registers, and the warp would wait."""
+    for width in (512, 1024, 2048, 4096):
+        for launches in laid_out((8, 4096, width), 1, "bfloat16"):
+            assert all(launch.vector > 1 for launch in launches)
+
+
+def test_operands_that_are_constant_need_no_shared_memory():
+    for launches in laid_out((255, 33, 2), 0, "bfloat16", ("decay", "drive")):
+        assert launches[-1].chunks * launches[-1].chunk >= 255
+
+
 def test_ragged_shapes_under_the_address_sanitizer():
     """And that of undefined behaviour; types that are computed alike are left out."""
     run = under("address", ("f16", "f32", "c128"))

@@ -38,6 +38,7 @@ SLOTS = (*STREAMS, "state", "first", "messages", *RESULTS)
 
 WARP = 32
 WIDEST = 16  # bytes that one instruction moves
+NARROWEST = 4  # and the least that it copies while the warp goes on
 CORES = 132
 WARPS_TO_WALK = 3 * CORES // 2  # with copies running ahead, fewer cannot keep the memory busy
 WARPS_OF_CHUNKS = 4 * CORES
@@ -273,15 +274,34 @@ def _with_lanes(launch: Launch, lanes: int, segments: int) -> Launch:
 
 def _walking(base: Launch) -> Launch:
     """Time as a whole; lanes that chains do not fill are segments of it."""
+    packed = _packed(base)
+    if packed and packed.groups >= WARPS_TO_WALK:
+        return _placed(packed, STAGES_BYTES)
     launch = base
+    item = jnp.dtype(base.dtype).itemsize
     while True:
         units = launch.inner if launch.along_time else launch.inner // launch.vector
         lanes = -(-units // -(-units // WARP))
         launch = _with_lanes(launch, lanes, WARP // lanes)
-        enough = launch.groups >= WARPS_TO_WALK
-        if enough or launch.along_time or launch.segments > 1 or launch.vector == 1:
+        enough = launch.groups >= WARPS_TO_WALK or launch.along_time or launch.segments > 1
+        if enough or launch.vector == 1 or launch.vector * item <= NARROWEST:
             return _placed(launch, STAGES_BYTES)
         launch = _narrower(launch, launch.vector // 2)
+
+
+def _packed(base: Launch) -> Launch | None:
+    """Where time is short: chains that the axes before time tell apart side by side in a warp.
+
+    As few segments as hold all steps in one tile, and lanes for all that they leave. Nothing else
+    wants the lanes of a warp to be neighbours behind time.
+    """
+    units = base.inner if base.along_time else base.inner // base.vector
+    whole = dataclasses.replace(base, inner=base.chains)
+    alone = _with_lanes(base, units, 1)
+    tile = alone.length * (base.vector if base.along_time else 1)
+    segments = max(2 if base.along_time else 1, -(-base.steps // tile))
+    lanes = min(WARP // min(WARP, segments), whole.groups)
+    return _with_lanes(whole, lanes, segments) if lanes > units else None
 
 
 def _mode(walk: Launch, base: Launch) -> Mode:
@@ -319,7 +339,7 @@ def _chained(base: Launch) -> Launch:
     launch = dataclasses.replace(_split(base), mode="chained")
     warp = _placed(launch, 0).stage_bytes
     tile = launch.segments * launch.length * (launch.vector if launch.along_time else 1)
-    warps = max(1, min(8, BLOCK_BYTES // warp, -(-launch.steps // tile)))
+    warps = max(1, min(8, BLOCK_BYTES // max(1, warp), -(-launch.steps // tile)))
     chunk = warps * tile
     launch = dataclasses.replace(launch, warps=warps, chunk=chunk, chunks=-(-launch.steps // chunk))
     return _placed(launch, 0)

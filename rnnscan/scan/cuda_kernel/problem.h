@@ -49,7 +49,7 @@ struct Problem {
   int64_t backward;               // from the last step to the first
   int64_t steps;
   int64_t axes, shape[RNNSCAN_AXES];  // of the chains
-  int64_t chains, inner;          // of the chains, `inner` lie side by side behind time
+  int64_t chains, inner;          // those of a warp are of the same `inner`: behind time, or all
   int64_t vector, along_time;
   int64_t lanes, segments, length;
   int64_t pitch;                  // slots of a row of shared memory
