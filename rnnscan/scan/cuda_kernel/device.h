@@ -6,6 +6,7 @@
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 #define UNROLL_BY_4 _Pragma("unroll 4")
+#define NO_UNROLL _Pragma("unroll 1")
 
 namespace rnnscan {
 
@@ -24,7 +25,7 @@ DEVICE uint32_t shuffle(uint32_t word, int lane) {
   return __shfl_sync(0xffffffff, word, lane);
 }
 
-// From global to shared memory, complete once its group has been waited for.
+// From global to shared memory, complete once its group has been waited for: 16, 8 or 4 bytes.
 template <int bytes>
 DEVICE void copy_async(void* to, const void* from) {
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
@@ -32,12 +33,8 @@ DEVICE void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
   } else if constexpr (bytes == 8) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(address), "l"(from) : "memory");
-  } else if constexpr (bytes == 4) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory");
-  } else if constexpr (bytes == 2) {
-    *static_cast<uint16_t*>(to) = __ldg(static_cast<const uint16_t*>(from));
   } else {
-    *static_cast<uint8_t*>(to) = __ldg(static_cast<const uint8_t*>(from));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory");
   }
 }
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -37,9 +37,7 @@ struct alignas(2) Unit<2> {
 DEVICE void copy_unit(void* to, const void* from, int bytes) {
   if (bytes == 16) return copy_async<16>(to, from);
   if (bytes == 8) return copy_async<8>(to, from);
-  if (bytes == 4) return copy_async<4>(to, from);
-  if (bytes == 2) return copy_async<2>(to, from);
-  copy_async<1>(to, from);
+  copy_async<4>(to, from);
 }
 
 template <int bytes>
@@ -126,6 +124,7 @@ struct Warp {
   using Stored = typename N::Stored;
   using Wide = typename N::Wide;
   static constexpr int kWidest = 16 / sizeof(Stored);
+  static constexpr unsigned kHeld = 8;  // copies on their way in registers
 
   // Of one step, for each number of a unit; those that a map does not read are left alone.
   struct Step {
@@ -217,26 +216,28 @@ struct Warp {
   // [begin, end), a unit at a time, so that neighbouring lanes are neighbours in memory.
   template <class Body>
   DEVICE void each(int run, int64_t begin, int64_t end, Body body) const {
+    UNROLL_BY_4
+    for (unsigned i = 0; i < turns(run); ++i) visit(i, run, begin, end, body);
+  }
+  static DEVICE unsigned turns(int run) {
+    return (segments() * (lane_steps() / run) * lanes() + kWarp - 1) / kWarp;
+  }
+  // The i-th of this lane.
+  template <class Body>
+  DEVICE void visit(unsigned i, int run, int64_t begin, int64_t end, Body body) const {
     const unsigned rows = lane_steps() / run, across = lanes();  // unsigned: they divide faster
-    if (across == kWarp) {  // no turning: a lane has its own
-      const int left = chain < 0 ? 0 : static_cast<int>(least(end - begin, rows * run));
-      UNROLL_BY_4
-      for (int row = 0; row < static_cast<int>(rows); ++row) {
-        if (row * run < left) body(row, lane, chain, begin + row * run);
-      }
+    if (across == kWarp) {  // a lane has its own
+      const int left = chain < 0 ? 0 : static_cast<int>(least(end - begin, lane_steps()));
+      const int ahead = static_cast<int>(i) * run;
+      if (ahead < left) body(static_cast<int>(i), lane, chain, begin + ahead);
       return;
     }
-    const unsigned count = segments() * rows * across;
-    UNROLL_BY_4
-    for (unsigned i = 0; i < (count + kWarp - 1) / kWarp; ++i) {
-      const unsigned index = i * kWarp + lane;
-      const unsigned unit = index % across, row = index / across % rows;
-      const unsigned part = index / across / rows;
-      const int64_t step = begin + static_cast<int>((part * rows + row) * run);
-      const int64_t first_chain = chain_at(unit);
-      if (index < count && step < end && first_chain >= 0) {
-        body(row, part * lanes() + unit, first_chain, step);
-      }
+    const unsigned index = i * kWarp + lane;
+    const unsigned unit = index % across, row = index / across % rows, part = index / across / rows;
+    const int64_t step = begin + static_cast<int>((part * rows + row) * run);
+    const int64_t first_chain = chain_at(unit);
+    if (index < segments() * rows * across && step < end && first_chain >= 0) {
+      body(static_cast<int>(row), static_cast<int>(part * across + unit), first_chain, step);
     }
   }
 
@@ -257,10 +258,47 @@ struct Warp {
     const int width = static_cast<int>(view.width), bytes = width * size;
     const int run = problem.along_time ? width : 1;
     const int shift = stream != kBefore ? 0 : kind() == Kind::transpose ? 1 : -1;
+    auto outside = [&](int64_t step) { return shift && (step < 0 || step >= problem.steps); };
+    auto source = [&](int64_t from_chain, int64_t step) {
+      const int64_t from = position(step, run) * view.step + offset(view, from_chain);
+      return static_cast<const char*>(at.views[stream]) + from * size;
+    };
+    if (bytes < 4) {  // which no copy moves on its own: all are asked for before one is needed
+      // Where lanes are turned, the places that they go to take registers too.
+      const unsigned count = lanes() == kWarp ? kHeld : vector() == 1 ? kHeld / 2 : kHeld / 4;
+      NO_UNROLL
+      for (unsigned i = 0; i < turns(run); i += count) {
+        uint16_t held[kHeld];
+        UNROLL
+        for (unsigned j = 0; j < count; ++j) {
+          visit(i + j, run, begin, end, [&](int, int, int64_t from_chain, int64_t step) {
+            step += shift;
+            const void* from = source(from_chain, outside(step) ? 0 : step);
+            if (outside(step)) {
+              from = static_cast<const Stored*>(at.first) + offset(problem.first, from_chain);
+            }
+            held[j] = bytes == 2 ? read_global(static_cast<const uint16_t*>(from))
+                                 : read_global(static_cast<const uint8_t*>(from));
+          });
+        }
+        UNROLL
+        for (unsigned j = 0; j < count; ++j) {
+          visit(i + j, run, begin, end, [&](int row, int column, int64_t, int64_t) {
+            char* to = stage + view.place + slot(row, column) * bytes;
+            if (bytes == 2) {
+              *reinterpret_cast<uint16_t*>(to) = held[j];
+            } else {
+              *reinterpret_cast<uint8_t*>(to) = static_cast<uint8_t>(held[j]);
+            }
+          });
+        }
+      }
+      return;
+    }
     each(run, begin, end, [&](int row, int column, int64_t from_chain, int64_t step) {
       char* to = stage + view.place + slot(row, column) * bytes;
       step += shift;
-      if (shift && (step < 0 || step >= problem.steps)) {
+      if (outside(step)) {
         UNROLL
         for (int x = 0; x < width; ++x) {
           const auto* from = static_cast<const Stored*>(at.first);
@@ -269,8 +307,7 @@ struct Warp {
         }
         return;
       }
-      const int64_t from = position(step, run) * view.step + offset(view, from_chain);
-      copy_unit(to, static_cast<const char*>(at.views[stream]) + from * size, bytes);
+      copy_unit(to, source(from_chain, step), bytes);
     });
   }
 
