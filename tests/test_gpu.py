@@ -16,7 +16,7 @@ from rnnscan.scan.linear_methods import cuda
 from tests.layers.cases import assert_close
 from tests.scan.cases import Call, methods_of
 from tests.scan.reference import unit_roundoff
-from tests.scan.test_laws import assert_within
+from tests.scan.test_laws import assert_gradients_within, assert_within
 
 pytestmark = pytest.mark.gpu
 
@@ -50,10 +50,7 @@ def test_one_buffer_for_two_operands_and_two_results_in_their_order():
     h, pull = jax.jit(lambda x: jax.vjp(lambda a, b: linear_scan(a, b, method="cuda"), x, x))(x)
     reference = Call(b=x.shape, a=x.shape).reference(x, x, None, None)
     assert_within(h, reference.states(), reference.states_bound(unit_roundoff("float32")))
-    got, want = jax.jit(pull)(x), reference.gradients(x)
-    bounds = reference.gradient_bounds(x, unit_roundoff("float32"))
-    for name, *of in zip("ab", got, want, bounds, strict=False):
-        assert_within(*of, f"gradient of {name}")
+    assert_gradients_within(jax.jit(pull)(x), reference, x, "float32")
 
 
 @needs_kernel
@@ -104,10 +101,7 @@ def test_values_and_gradients_equal_a_float64_loop(method, call):
         h, gradients = evaluate(primals, jnp.asarray(g))
     assert {device.platform for device in h.devices()} == {"gpu"}
     assert_within(h, reference.states(), reference.states_bound(u))
-    names = ("a", "b", "h0")[: len(gradients)]
-    wanted, bounds = reference.gradients(g), reference.gradient_bounds(g, u)
-    for name, got, want, bound in zip(names, gradients, wanted, bounds, strict=False):
-        assert_within(got, want, bound, f"gradient of {name}")
+    assert_gradients_within(gradients, reference, g, call.dtype)
 
 
 @pytest.mark.parametrize(

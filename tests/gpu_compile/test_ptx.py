@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from rnnscan.scan.cuda_kernel import launch, nvrtc
-from rnnscan.scan.cuda_kernel.plan import KINDS, TYPES, WIDEST, Launch, plan
+from rnnscan.scan.cuda_kernel.plan import WIDEST, plan
+from rnnscan.scan.cuda_kernel.problem import KINDS, TYPES, Launch
 from rnnscan.scan.linear_method import Problem
 from rnnscan.scan.product import elementwise
 from rnnscan.scan.time_axis import TimeAxis

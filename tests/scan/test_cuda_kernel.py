@@ -29,7 +29,7 @@ from tests.scan.cuda_host.build import (
     why_not,
 )
 from tests.scan.reference import Reference, unit_roundoff
-from tests.scan.test_laws import DECAYS, assert_within, long_scan, primals
+from tests.scan.test_laws import DECAYS, assert_gradients_within, assert_within, long_scan, primals
 from tests.scan.test_native import LAYOUTS
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -101,12 +101,7 @@ def test_values_gradients_and_tangents_equal_a_loop(on_host, call, mode):
         h, gradients, dh = both(args, tangents, jnp.asarray(g))
         assert h.dtype == jnp.dtype(call.dtype)
     assert_within(h, reference.states(), reference.states_bound(u))
-    wanted = zip(
-        ("a", "b", "h0"), reference.gradients(g), reference.gradient_bounds(g, u), strict=True
-    )
-    for got, (name, want, bound) in zip(gradients, wanted, strict=False):
-        assert got.dtype == jnp.dtype(call.dtype)
-        assert_within(got, want, bound, f"gradient of {name}")
+    assert_gradients_within(gradients, reference, g, call.dtype)
     given = Reference(*tangents, **call.options).loop
     loop = reference.loop
     errors = dataclasses.replace(loop, h0=np.zeros(loop.h0.shape))

@@ -38,6 +38,15 @@ def assert_within(got, want, bound, name="h"):
         )
 
 
+def assert_gradients_within(gradients, reference, g, dtype):
+    """Those of a, b and, where it was given, h0, of <g, h>."""
+    names, u = ("a", "b", "h0"), unit_roundoff(dtype)
+    wanted = zip(names, reference.gradients(g), reference.gradient_bounds(g, u), strict=True)
+    for got, (name, want, bound) in zip(gradients, wanted, strict=False):
+        assert got.dtype == jnp.dtype(dtype)
+        assert_within(got, want, bound, f"gradient of {name}")
+
+
 def differentiable(call, method, reset):
     """The scan as a function of (a, b) or (a, b, h0)."""
 
@@ -71,12 +80,7 @@ def test_values_and_gradients_equal_a_loop(call, method):
         h, gradients = vjp(f, primals(a, b, h0), jnp.asarray(g))
         assert h.dtype == jnp.dtype(call.dtype)
         assert_within(h, reference.states(), reference.states_bound(u))
-    wanted = zip(
-        ("a", "b", "h0"), reference.gradients(g), reference.gradient_bounds(g, u), strict=True
-    )
-    for got, (name, want, bound) in zip(gradients, wanted, strict=False):
-        assert got.dtype == jnp.dtype(call.dtype)
-        assert_within(got, want, bound, f"gradient of {name}")
+    assert_gradients_within(gradients, reference, g, call.dtype)
 
 
 DECAYS = ("one", "minus one", "near one", "tiny", "mixed")

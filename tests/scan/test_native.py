@@ -20,7 +20,13 @@ from rnnscan.scan.cpu_kernel.sources import source_hash
 from tests.scan.cases import Call
 from tests.scan.reference import unit_roundoff
 from tests.scan.test_cells import SIZES
-from tests.scan.test_laws import assert_within, differentiable, primals, vjp
+from tests.scan.test_laws import (
+    assert_gradients_within,
+    assert_within,
+    differentiable,
+    primals,
+    vjp,
+)
 
 needs_kernel = pytest.mark.skipif(
     library.why_not() is not None, reason=f"no kernel: {library.why_not()}"
@@ -60,11 +66,7 @@ def test_values_and_gradients_equal_a_loop(call):
         f = differentiable(call, "native", reset)
         h, gradients = vjp(f, primals(a, b, h0), jnp.asarray(g))
         assert_within(h, reference.states(), reference.states_bound(u))
-    wanted = zip(
-        ("a", "b", "h0"), reference.gradients(g), reference.gradient_bounds(g, u), strict=True
-    )
-    for got, (name, want, bound) in zip(gradients, wanted, strict=False):
-        assert_within(got, want, bound, f"gradient of {name}")
+    assert_gradients_within(gradients, reference, g, call.dtype)
 
 
 @needs_kernel

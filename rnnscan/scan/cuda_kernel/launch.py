@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnscan.scan.cuda_kernel import nvrtc
-from rnnscan.scan.cuda_kernel.plan import STREAMS, Launch
+from rnnscan.scan.cuda_kernel.problem import STREAMS, Launch
 
 TARGET = "__gpu$xla.gpu.ptx"
 LEAST_THREADS = 512  # that the registers of a core must suffice for: a quarter of the most

@@ -1,9 +1,6 @@
 """How the work of one map is laid out on a GPU: which launches, with which numbers.
 
-A `Launch` is all that the kernel knows: `problem` is `struct Problem` of problem.h as a flat list,
-which becomes constants of the compiled program. See there for chains, units, lanes and tiles.
-
-What is chosen here, from sizes alone:
+What is chosen here, from sizes alone (see problem.h for chains, units, lanes and tiles):
 
   a lane has adjacent chains or, where time is last, adjacent steps of one: up to 16 bytes;
   `walk` where there are warps enough to keep the memory busy, each from the first step to the last;
@@ -17,26 +14,12 @@ measured. No choice has been measured on a card yet.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 
+from rnnscan.scan.cuda_kernel.problem import STREAMS, WARP, Kind, Launch, Mode, View
 from rnnscan.scan.linear_method import Problem, Shape
 
-Kind = Literal["forward", "tangent", "transpose"]
-Mode = Literal["walk", "reduce", "apply", "chained"]
-
-# In the order of the enumerations of maps.h and problem.h.
-KINDS = ("forward", "tangent", "transpose")
-TYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
-MODES = ("walk", "reduce", "apply", "chained")
-STREAMS = ("decay", "drive", "before", "decay_tangent", "reset")
-# Of `struct Pointers`, without the streams: operands, then results.
-RESULTS = ("out", "d_decay", "d_state", "products", "drives", "tags")
-SLOTS = (*STREAMS, "state", "first", "messages", *RESULTS)
-
-WARP = 32
 WIDEST = 16  # bytes that one instruction moves
 NARROWEST = 4  # and the least that it copies while the warp goes on
 CORES = 132
@@ -49,124 +32,6 @@ BLOCK_BYTES = 72 * 1024  # for the chunk of a block: three blocks share a core
 BANDWIDTH = 3e12  # bytes a second
 HANDOVER = 1e-6  # seconds until the next block has the state of the one before it
 LAUNCH = 6e-6  # seconds for a second launch and the maps that it reads
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How one operand or result lies in memory; strides over the axes of the chains."""
-
-    present: bool = False
-    step: int = 0
-    strides: tuple[int, ...] = ()
-    width: int = 1
-    place: int = 0
-
-    def numbers(self, axes: int) -> tuple[int, ...]:
-        strides = (*self.strides, *(0,) * (axes - len(self.strides)))
-        return (int(self.present), self.step, *strides, self.width, self.place)
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """One launch: `struct Problem`, who takes part, and which slots are operands and results."""
-
-    kind: Kind
-    mode: Mode
-    dtype: str
-    backward: bool
-    steps: int
-    sizes: tuple[int, ...]
-    inner: int
-    vector: int
-    along_time: bool
-    lanes: int
-    segments: int
-    length: int
-    stages: int
-    stage_bytes: int
-    warps: int
-    chunk: int
-    chunks: int
-    sums: bool
-    views: Mapping[str, View]
-
-    @property
-    def chains(self) -> int:
-        return math.prod(self.sizes)
-
-    @property
-    def tile_steps(self) -> int:
-        return self.segments * self.length * (self.vector if self.along_time else 1)
-
-    @property
-    def pitch(self) -> int:
-        """One more than lanes, so that a turned tile meets every bank."""
-        return WARP + (self.segments > 1)
-
-    @property
-    def groups(self) -> int:
-        """Of chains, each a warp's."""
-        units = self.inner if self.along_time else self.inner // self.vector
-        return self.chains // self.inner * -(-units // self.lanes)
-
-    @property
-    def grid(self) -> int:
-        if self.mode == "chained":
-            return self.groups * self.chunks
-        return -(-self.groups * self.chunks // self.warps)
-
-    @property
-    def block(self) -> int:
-        return WARP * self.warps
-
-    @property
-    def shared_bytes(self) -> int:
-        stages = self.warps * self.stages * self.stage_bytes
-        if self.mode != "chained":
-            return stages
-        states = self.warps * self.lanes * (1 if self.along_time else self.vector)
-        return stages + states * (3 * self.wide.itemsize + 4) + 16
-
-    @property
-    def wide(self) -> np.dtype:
-        return np.dtype("float32" if "16" in self.dtype else self.dtype)
-
-    @property
-    def messages(self) -> int:
-        """Words of 32 bits: a ticket, and for each chunk and chain a state with its marks."""
-        return 2 + 2 * self.chunks * self.chains * (self.wide.itemsize // 4)
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """Slots that are read, in order; `messages`, which is written too, is the last."""
-        names = [name for name in (*STREAMS, "state", "first") if self.view(name).present]
-        names += ["products", "drives", "tags"] if self.mode == "apply" else []
-        return (*names, *(["messages"] if self.mode == "chained" else []))
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        if self.mode == "reduce":
-            return ("products", "drives", "tags")
-        decay = self.sums or self.view("d_decay").present
-        state = self.kind == "transpose"
-        return ("out", *(["d_decay"] if decay else []), *(["d_state"] if state else []))
-
-    def view(self, name: str) -> View:
-        return self.views.get(name, View())
-
-    def problem(self, axes: int | None = None) -> tuple[int, ...]:
-        """`struct Problem`, with room for so many axes of chains."""
-        axes = axes or max(1, len(self.sizes))
-        views = (*STREAMS, "state", "first", "out", "d_decay")
-        return (
-            *(TYPES.index(self.dtype), KINDS.index(self.kind), MODES.index(self.mode)),
-            *(int(self.backward), self.steps),
-            *(len(self.sizes), *self.sizes, *(1,) * (axes - len(self.sizes))),
-            *(self.chains, self.inner, self.vector, int(self.along_time)),
-            *(self.lanes, self.segments, self.length, self.pitch),
-            *(self.stages, self.stage_bytes, self.warps, self.chunk, self.chunks, int(self.sums)),
-            *(number for name in views for number in self.view(name).numbers(axes)),
-        )
 
 
 def plan(
@@ -201,11 +66,13 @@ def _laid_out(kind: Kind, problem: Problem, shapes: Mapping[str, Shape]) -> Laun
     axes = (*outer, *behind)
     sizes = tuple(size for size, _ in axes)
     inner = math.prod(size for size, _ in behind)
-    item = np.dtype(problem.dtype).itemsize
+    dtype = jnp.dtype(problem.dtype)
     # Units may not cross an axis: an operand may broadcast over it.
     along_time = inner == 1
     adjacent = length if along_time else behind[-1][0]
-    vector = next(v for v in (8, 4, 2, 1) if v * item <= max(WIDEST, item) and adjacent % v == 0)
+    vector = next(
+        v for v in (8, 4, 2, 1) if (v * dtype.itemsize <= WIDEST or v == 1) and adjacent % v == 0
+    )
     views = {
         name: View(
             present=True,
@@ -220,7 +87,7 @@ def _laid_out(kind: Kind, problem: Problem, shapes: Mapping[str, Shape]) -> Laun
     return Launch(
         kind=kind,
         mode="walk",
-        dtype=np.dtype(problem.dtype).name,
+        dtype=dtype.name,
         backward=time.reverse != (kind == "transpose"),
         steps=length,
         sizes=sizes,
@@ -265,15 +132,10 @@ def _merged(
     return merged
 
 
-def _narrower(launch: Launch, vector: int) -> Launch:
-    return dataclasses.replace(launch, vector=vector)
-
-
 def _with_lanes(launch: Launch, lanes: int, segments: int) -> Launch:
     """So many steps a lane that a tile is no longer than time."""
     steps = 16 // launch.vector if launch.along_time else 8
-    run = segments * (launch.vector if launch.along_time else 1)
-    length = max(1, min(steps, -(-launch.steps // run)))
+    length = max(1, min(steps, -(-launch.steps // (segments * launch.unit_steps))))
     return dataclasses.replace(launch, lanes=lanes, segments=segments, length=length)
 
 
@@ -283,15 +145,13 @@ def _walking(base: Launch) -> Launch:
     if packed and packed.groups >= WARPS_TO_WALK:
         return _placed(packed, STAGES_BYTES)
     launch = base
-    item = jnp.dtype(base.dtype).itemsize
     while True:
-        units = launch.inner if launch.along_time else launch.inner // launch.vector
-        lanes = -(-units // -(-units // WARP))
+        lanes = -(-launch.units // -(-launch.units // WARP))
         launch = _with_lanes(launch, lanes, WARP // lanes)
         enough = launch.groups >= WARPS_TO_WALK or launch.along_time or launch.segments > 1
-        if enough or launch.vector == 1 or launch.vector * item <= NARROWEST:
+        if enough or launch.vector == 1 or launch.vector * launch.itemsize <= NARROWEST:
             return _placed(launch, STAGES_BYTES)
-        launch = _narrower(launch, launch.vector // 2)
+        launch = dataclasses.replace(launch, vector=launch.vector // 2)
 
 
 def _packed(base: Launch) -> Launch | None:
@@ -300,13 +160,11 @@ def _packed(base: Launch) -> Launch | None:
     As few segments as hold all steps in one tile, and lanes for all that they leave. Nothing else
     wants the lanes of a warp to be neighbours behind time.
     """
-    units = base.inner if base.along_time else base.inner // base.vector
     whole = dataclasses.replace(base, inner=base.chains)
-    alone = _with_lanes(base, units, 1)
-    tile = alone.length * (base.vector if base.along_time else 1)
-    segments = max(2 if base.along_time else 1, -(-base.steps // tile))
+    alone = _with_lanes(base, base.units, 1)
+    segments = max(2 if base.along_time else 1, -(-base.steps // alone.tile_steps))
     lanes = min(WARP // min(WARP, segments), whole.groups)
-    return _with_lanes(whole, lanes, segments) if lanes > units else None
+    return _with_lanes(whole, lanes, segments) if lanes > base.units else None
 
 
 def _mode(walk: Launch, base: Launch) -> Mode:
@@ -324,18 +182,16 @@ def _mode(walk: Launch, base: Launch) -> Mode:
 def _bytes(launch: Launch) -> int:
     """That a launch moves, of full-size arrays."""
     streams = (*STREAMS, "out", "d_decay")
-    item = jnp.dtype(launch.dtype).itemsize
     words = sum(bool(launch.view(name).step) for name in streams if name != "reset")
     if launch.mode == "reduce":
         words -= sum(bool(launch.view(name).step) for name in ("out", "d_decay"))
-    return words * item * launch.steps * launch.chains
+    return words * launch.itemsize * launch.steps * launch.chains
 
 
 def _split(base: Launch) -> Launch:
     """For a part of time: 64 or 128 bytes side by side, the rest of a warp one behind the other."""
-    units = base.inner if base.along_time else base.inner // base.vector
-    item = jnp.dtype(base.dtype).itemsize
-    lanes = max(1, min(units, WARP // base.vector, 128 // (item * base.vector)))
+    wide = 128 // (base.itemsize * base.vector)
+    lanes = max(1, min(base.units, WARP // base.vector, wide))
     return _with_lanes(base, lanes, WARP // lanes)
 
 
@@ -377,7 +233,6 @@ def _reducing(launch: Launch) -> Launch:
 
 def _placed(launch: Launch, budget: int) -> Launch:
     """With the places of arrays in shared memory, and as many stages as the budget allows."""
-    item = jnp.dtype(launch.dtype).itemsize
     views, end = dict(launch.views), 0
     free: dict[str, int] = {}
 
@@ -397,7 +252,7 @@ def _placed(launch: Launch, budget: int) -> Launch:
         if wide == launch.vector and name != "reset":
             free[name] = end
         rows = launch.length * (launch.vector // wide if launch.along_time else 1)
-        size = rows * launch.pitch * wide * (1 if name == "reset" else item)
+        size = rows * launch.pitch * wide * (1 if name == "reset" else launch.itemsize)
         end += -(-size // WIDEST) * WIDEST
     # A result takes the place of an operand that its lane has read.
     for name, operand in (("out", "drive"), ("d_decay", "decay")):
@@ -406,7 +261,7 @@ def _placed(launch: Launch, budget: int) -> Launch:
         place = free.get(operand, end)
         views[name] = dataclasses.replace(views[name], width=launch.vector, place=place)
         if place == end and launch.segments > 1:
-            size = launch.length * launch.pitch * launch.vector * item
+            size = launch.length * launch.pitch * launch.vector * launch.itemsize
             end += -(-size // WIDEST) * WIDEST
     stages = max(2, min(8, budget // max(end, 1))) if budget else 1
     stages = min(stages, max(1, -(-launch.chunk // launch.tile_steps)))

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from rnnscan.scan.cuda_kernel import card, nvrtc
 from rnnscan.scan.cuda_kernel import launch as launcher
 from rnnscan.scan.cuda_kernel.nvrtc import WAY_OUT
-from rnnscan.scan.cuda_kernel.plan import Kind, Launch, plan
+from rnnscan.scan.cuda_kernel.plan import plan
+from rnnscan.scan.cuda_kernel.problem import Kind, Launch
 from rnnscan.scan.linear_method import (
     Gradients,
     LinearCase,

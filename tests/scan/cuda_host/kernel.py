@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rnnscan.scan.cuda_kernel import plan as planner
-from rnnscan.scan.cuda_kernel.plan import SLOTS, Launch
+from rnnscan.scan.cuda_kernel.problem import SLOTS, Launch
 from tests.scan.cuda_host import build
 
 AXES = 16  # of chains, in problem.h
@@ -75,14 +75,13 @@ def tiny_plan(kind, problem, shapes, mode, tiny: Tiny) -> tuple[Launch, ...]:
     """In place of `plan`: so little a tile that there are many of them."""
     base = planner._laid_out(kind, problem, shapes)
     base = dataclasses.replace(base, vector=min(base.vector, tiny.vector), mode=mode)
-    lanes = min(tiny.lanes, base.inner if base.along_time else base.inner // base.vector)
+    lanes = min(tiny.lanes, base.units)
     segments = min(max(tiny.segments, 1 + base.along_time), 32 // lanes)
     base = dataclasses.replace(base, lanes=lanes, segments=segments, length=tiny.length)
     base = dataclasses.replace(base, warps=tiny.warps)
     if mode == "walk":
         return (planner._placed(base, tiny.budget),)
-    tile = segments * tiny.length * (base.vector if base.along_time else 1)
-    chunk = tile * (tiny.warps if mode == "chained" else tiny.tiles)
+    chunk = base.tile_steps * (tiny.warps if mode == "chained" else tiny.tiles)
     split = dataclasses.replace(base, chunk=chunk, chunks=-(-base.steps // chunk))
     if mode == "chained":
         return (planner._placed(split, 0),)
