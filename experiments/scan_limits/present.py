@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments.harness import colours, figures
+from experiments.harness import colours, figures, predictions
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
 from experiments.harness.figures import short_count, short_seconds
 from experiments.scan_limits.contenders import ASSOCIATIVE, AUTO, SCAN
@@ -46,7 +46,8 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     compiled = _compiled(records)
     if compiled:
         drawn["compile"] = _compile_figure(compiled, looks)
-    return drawn
+    predicted = predictions.figure(records, _method, lambda record: looks[record["contender"]])
+    return drawn if predicted is None else {**drawn, "prediction": predicted}
 
 
 def summary(records: Sequence[Record]) -> Summary:
@@ -58,6 +59,8 @@ def summary(records: Sequence[Record]) -> Summary:
             tables += [_brief_table(rows, direction), _ratio_table(rows, direction)]
     if good:
         tables.append(_accuracy_table(good))
+    if predicted := predictions.table(records, _method):
+        tables.append(predicted)
     if compiled:
         tables.append(_compile_table(compiled))
     wrong = [record for record in records if record.get("counts") is False]
@@ -73,6 +76,7 @@ def summary(records: Sequence[Record]) -> Summary:
         _tree_verdict(good),
         _compile_verdict(compiled),
         _accuracy_verdict(records),
+        predictions.verdict(_methods(good), _where),
     )
     return Summary(verdicts, tuple(tables))
 
@@ -130,6 +134,15 @@ def _looks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     for index, name in enumerate(sorted(others)):
         looks[name] = {"color": colours.GREY, "marker": _OTHERS[index % len(_OTHERS)]}
     return looks
+
+
+def _method(record: Record) -> str:
+    return _short(record["contender"])
+
+
+def _methods(records: Iterable[Record]) -> list[Record]:
+    """Without auto, which is one of them."""
+    return [record for record in records if record["contender"] != AUTO]
 
 
 def _where(record: Record) -> str:

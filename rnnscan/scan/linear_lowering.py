@@ -58,6 +58,7 @@ def case_of(
     return LinearCase(
         platform=target.platform,
         exported=target.exported,
+        device=target.device,
         dtype=dtype,
         length=shape[axis],
         width=math.prod(lead[:axis]) * inner,

@@ -5,12 +5,14 @@ their batch and time axes in line, with size 1 where they broadcast.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
+from rnnscan.scan import devices
+from rnnscan.scan.cost import Cost, seconds
 from rnnscan.scan.precision import carry_dtype
 from rnnscan.scan.product import Product
 from rnnscan.scan.table import Case, MethodTable, serves_all
@@ -96,6 +98,23 @@ class LinearCase(Case):
     size: int
     constant: bool
 
+    @property
+    def states(self) -> int:
+        """Numbers of all states."""
+        return self.length * self.width
+
+    def traffic(self, backward: bool) -> Cost:
+        """What no method avoids: each operand read once, each result written once.
+
+        Forward reads a and b and writes h; backward reads g, a and h and writes db and da. What is
+        constant in time stays where it is; a decay of matrices has `size` numbers for each of b.
+        """
+        array = self.states * self.dtype.itemsize
+        decay = 0 if self.constant else array * self.size
+        if not backward:
+            return Cost(bytes=2 * array + decay, fresh=array)
+        return Cost(bytes=5 * array + 3 * decay, fresh=2 * array + decay)
+
 
 class Forward(Protocol):
     def __call__(self, problem: Problem, operands: ScanOperands) -> jax.Array: ...
@@ -115,6 +134,9 @@ class LinearMethod:
 
     Results have the shape and dtype of the problem: h, its tangent, and db; da and dh0 have those
     of `problem.gradients`.
+
+    `cost(case, backward)`: what the forward map does, or with it the backward pass, counted; of a
+    method that states none, no time is predicted.
     """
 
     name: str
@@ -123,6 +145,22 @@ class LinearMethod:
     tangent: Tangent
     transpose: Transpose
     why_not: Callable[[LinearCase], str | None] = serves_all
+    cost: Callable[[LinearCase, bool], Cost] | None = None
+
+
+def fastest(methods: Iterable[LinearMethod], case: LinearCase) -> tuple[str, str] | None:
+    """The method that should take least time with its backward pass, and the reason.
+
+    Nothing where the device is not known.
+    """
+    device = devices.known(case.device)
+    if device is None:
+        return None
+    able = [m for m in methods if m.cost is not None and m.why_not(case) is None]
+    times = {m.name: seconds(m.cost(case, True), device) for m in able if m.cost is not None}
+    name, *others = sorted(times, key=times.__getitem__)
+    said = f"with its backward pass {1e6 * times[name]:.3g} us, predicted for {case.device}"
+    return name, said + (f"; {others[0]} {1e6 * times[others[0]]:.3g} us" if others else "")
 
 
 LinearTable = MethodTable[LinearMethod, LinearCase]

@@ -21,6 +21,7 @@ class Case:
     Attributes:
       platform: "cpu", "cuda", "rocm", "tpu" or "other": what the code is lowered for.
       exported: whether the program is lowered for `jax.export`, to run elsewhere.
+      device: the kind of the platform's device here (`devices.py`); empty where it is not known.
       dtype: of the states.
       length: T.
       width: numbers in the states of one step, batch included.
@@ -28,6 +29,7 @@ class Case:
 
     platform: str
     exported: bool = False
+    device: str = ""
     dtype: np.dtype
     length: int
     width: int

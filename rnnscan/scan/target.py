@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
+from rnnscan.scan import devices
 from rnnscan.scan.arguments import nearest
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
@@ -15,6 +16,12 @@ class Target(NamedTuple):
 
     platform: str
     exported: bool = False
+
+    @property
+    def device(self) -> str:
+        """The kind of device that the program will run on, where that can be known."""
+        accelerator = self.platform in PLATFORMS and self.platform != "cpu"
+        return devices.kind_on(self.platform) if accelerator and not self.exported else ""
 
 
 def named(platform: Platform | None) -> Target:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from rnnscan.scan.linear_method import LinearCase, LinearTable
+from rnnscan.scan.linear_method import LinearCase, LinearTable, fastest
 from rnnscan.scan.linear_methods import associative, blocked, cpu_kernel, cuda, sequential
 from rnnscan.scan.table import MethodTable
 
@@ -14,6 +14,8 @@ def _prefer(case: LinearCase) -> tuple[str, str]:
         return "sequential", "the number of steps is not known yet"
     if case.platform == "cpu":
         return _prefer_on_cpu(case)
+    if case.length > 3 and (predicted := fastest(_METHODS, case)):
+        return predicted
     if case.platform == "cuda":
         return _prefer_on_cuda(case)
     if case.length < 8:
@@ -36,7 +38,7 @@ def _prefer_on_cpu(case: LinearCase) -> tuple[str, str]:
 
 
 def _prefer_on_cuda(case: LinearCase) -> tuple[str, str]:
-    """Not measured on a card yet."""
+    """Where the kind of card is not known, or time is too short for what is counted."""
     if case.length <= 3:
         return "associative", "so few steps that XLA fuses all of them into one pass"
     if cuda.method.why_not(case) is None:
@@ -44,6 +46,11 @@ def _prefer_on_cuda(case: LinearCase) -> tuple[str, str]:
     return "blocked", "few dependent steps at 5 words an element, without the kernel"
 
 
-linear_table: LinearTable = MethodTable(
-    (sequential.method, associative.method, blocked.method, cpu_kernel.method, cuda.method), _prefer
+_METHODS = (
+    sequential.method,
+    associative.method,
+    blocked.method,
+    cpu_kernel.method,
+    cuda.method,
 )
+linear_table: LinearTable = MethodTable(_METHODS, _prefer)

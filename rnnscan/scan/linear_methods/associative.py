@@ -15,10 +15,13 @@ where `sequential` does not. A constant decay is spelled out over time.
 Any product; `matrix_scan` uses this file too, at n^3 work a composition.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnscan.scan.cost import Cost
 from rnnscan.scan.derived_maps import derived_maps
 from rnnscan.scan.linear_method import LinearCase, LinearMethod
 from rnnscan.scan.product import Product
@@ -84,6 +87,24 @@ def why_not(case: LinearCase) -> str | None:
     return None
 
 
+# At a level of n pairs, 3 n words to reduce neighbours, 3 n for the results between, 4 n to put
+# both in order; with all levels below, twice that. The backward pass: a tree, one late.
+_WORDS = {False: 20, True: 45}
+
+
+def cost(case: LinearCase, backward: bool) -> Cost:
+    """2 log2 T levels of three operations each, and some 20 words an element."""
+    trees = 2 if backward else 1
+    levels = 2 * math.log2(max(2, case.length))
+    numbers = case.states * (1 + case.size) / 2  # of pairs: decays are matrices
+    array = numbers * case.dtype.itemsize
+    total = Cost(launches=3 * trees * levels, bytes=_WORDS[backward] * array)
+    total += Cost(fresh=_WORDS[backward] / 4 * array, elements=(5 if backward else 2) * numbers)
+    if case.size > 1:
+        total += Cost(flops=trees * 2 * case.length * 2 * case.size**3)
+    return total
+
+
 _maps = derived_maps(evaluate)
 method = LinearMethod(
     name="associative",
@@ -92,4 +113,5 @@ method = LinearMethod(
     tangent=_maps.tangent,
     transpose=_maps.transpose,
     why_not=why_not,
+    cost=cost,
 )

@@ -20,11 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rnnscan.scan.cost import Cost
 from rnnscan.scan.cuda_kernel import card, nvrtc
 from rnnscan.scan.cuda_kernel import launch as launcher
 from rnnscan.scan.cuda_kernel.nvrtc import WAY_OUT
-from rnnscan.scan.cuda_kernel.plan import plan
-from rnnscan.scan.cuda_kernel.problem import Kind, Launch
+from rnnscan.scan.cuda_kernel.plan import WARPS_TO_WALK, plan
+from rnnscan.scan.cuda_kernel.problem import WARP, Kind, Launch
 from rnnscan.scan.linear_method import (
     Gradients,
     LinearCase,
@@ -118,6 +119,16 @@ def why_not(case: LinearCase) -> str | None:
     return reason and f"{reason}; {WAY_OUT}"
 
 
+def cost(case: LinearCase, backward: bool) -> Cost:
+    """One pass over memory; where chains are few, chunks are read twice or wait for each other."""
+    again = 2 if case.width < 2 * WARP * WARPS_TO_WALK else 0
+    again = again and (1 if case.constant else 2) * case.states * case.dtype.itemsize
+    total = Cost(launches=2 if again else 1, bytes=case.traffic(False).bytes + again)
+    if backward:
+        total += Cost(launches=total.launches, bytes=case.traffic(True).bytes + again)
+    return total
+
+
 method = LinearMethod(
     name="cuda",
     summary="a CUDA kernel: one sweep over memory",
@@ -125,4 +136,5 @@ method = LinearMethod(
     tangent=_tangent,
     transpose=_transpose,
     why_not=why_not,
+    cost=cost,
 )

@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnscan.scan.cost import Cost
 from rnnscan.scan.linear_method import (
     Gradients,
+    LinearCase,
     LinearMethod,
     Problem,
     ScanOperands,
@@ -118,10 +120,35 @@ def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
     return Gradients(None if da is None else da.astype(dtype), db, dh0)
 
 
+# Steps that a line of memory serves before it is fetched again from a cache farther away.
+_PER_LINE = 7
+# Lanes whose lines stay in a first-level cache from one step to the next.
+_LANES_AT_HAND = 128
+
+
+def cost(case: LinearCase, backward: bool) -> Cost:
+    """T turns, or 2 T; with them one pass over memory, in the order of time.
+
+    The backward pass does three times the work of a step, and the sum over a batch that a constant
+    decay wants goes against the order of memory. Where time is innermost, lanes lie far apart, and
+    a line serves as many steps as it has numbers.
+    """
+    passes, n = (3, case.states) if backward else (1, case.states)
+    total = case.traffic(False) + case.traffic(True) if backward else case.traffic(False)
+    elements = n * (10 if backward and case.constant and case.size == 1 else passes)
+    total += Cost(steps=case.length * (2 if backward else 1), elements=elements)
+    if case.inner == 1 and case.width > _LANES_AT_HAND:
+        total += Cost(lines=passes * 2.5 * n / _PER_LINE)
+    if case.size > 1:
+        total += Cost(launches=passes * case.length, flops=passes * 2 * case.size * n)
+    return total
+
+
 method = LinearMethod(
     name="sequential",
     summary="one step after another: least memory traffic, span T",
     forward=_forward,
     tangent=_tangent,
     transpose=_transpose,
+    cost=cost,
 )

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from rnnscan.scan.linear_method import LinearCase, LinearTable
+from rnnscan.scan.linear_method import LinearCase, LinearTable, fastest
 from rnnscan.scan.linear_methods import associative, sequential
 from rnnscan.scan.matrix_methods import blocked, diagonal
 from rnnscan.scan.table import MethodTable
@@ -22,6 +22,8 @@ def _prefer(case: LinearCase) -> tuple[str, str]:
         return "sequential", "too few steps for a tree, or their number is not known yet"
     if case.platform == "cpu":
         return _prefer_on_cpu(case)
+    if predicted := fastest(_METHODS, case):
+        return predicted
     if case.constant:
         if case.width * case.size > _LARGEST_BLOCKED_STEP:
             return "sequential", "a step is work enough, and blocks have twice as much of it"
@@ -45,6 +47,5 @@ def _prefer_on_cpu(case: LinearCase) -> tuple[str, str]:
     return "sequential", "on a CPU half the work of blocks beats fewer steps, at this size"
 
 
-matrix_table: LinearTable = MethodTable(
-    (sequential.method, associative.method, blocked.method, diagonal.method), _prefer
-)
+_METHODS = (sequential.method, associative.method, blocked.method, diagonal.method)
+matrix_table: LinearTable = MethodTable(_METHODS, _prefer)
