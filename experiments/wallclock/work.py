@@ -49,11 +49,11 @@ def span(layer: Any, way: str, batch: int, length: int) -> int | None:
         return None
     if way != "associative":
         return length
-    count, stretch, _ = _stretches(layer, batch, length)
+    count, stretch, _ = stretches_of(layer, batch, length)
     return count * levels(stretch)
 
 
-def _stretches(layer: Any, batch: int, length: int) -> tuple[int, int, int]:
+def stretches_of(layer: Any, batch: int, length: int) -> tuple[int, int, int]:
     """Stretches of time, steps of each, and numbers of the states at one step: none where a layer
     has no states to be made again."""
     kind = kind_of(layer)
@@ -123,6 +123,6 @@ def predicted_bytes(layer: Any, way: str, direction: str, batch: int, length: in
     words = arrays * batch * length * each.held + each.beside[backward]
     if _composes(layer, way):
         words += (4 if backward else 2.5) * length * layer.hidden_size**2
-    count, stretch, width = _stretches(layer, batch, length)
+    count, stretch, width = stretches_of(layer, batch, length)
     words += arrays * stretch * width + count * width
     return int(_WORD * words)

@@ -20,6 +20,7 @@ from rnnscan.scan.checkpoint import scans_saveable as scans_saveable
 from rnnscan.scan.linear import explain_linear_scan as explain_linear_scan
 from rnnscan.scan.linear import linear_scan as linear_scan
 from rnnscan.scan.linear_method import LinearCase as LinearCase
+from rnnscan.scan.linear_method import LinearTable as LinearTable
 from rnnscan.scan.linear_methods import LinearMethodName as LinearMethodName
 from rnnscan.scan.linear_methods import linear_table as linear_table
 from rnnscan.scan.matrix import explain_matrix_scan as explain_matrix_scan

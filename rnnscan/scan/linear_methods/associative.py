@@ -96,12 +96,13 @@ def cost(case: LinearCase, backward: bool) -> Cost:
     """2 log2 T levels of three operations each, and some 20 words an element."""
     trees = 2 if backward else 1
     levels = 2 * math.log2(max(2, case.length))
-    numbers = case.states * (1 + case.size) / 2  # of pairs: decays are matrices
+    decays = case.length * case.inner if case.constant else case.states
+    numbers = (case.states + decays * case.size) / 2
     array = numbers * case.dtype.itemsize
     total = Cost(launches=3 * trees * levels, bytes=_WORDS[backward] * array)
     total += Cost(fresh=_WORDS[backward] / 4 * array, elements=(5 if backward else 2) * numbers)
     if case.size > 1:
-        total += Cost(flops=trees * 2 * case.length * 2 * case.size**3)
+        total += Cost(flops=trees * 2 * decays * 2 * case.size**2)
     return total
 
 
