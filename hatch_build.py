@@ -1,4 +1,5 @@
-"""Compiles the CPU kernels of rnnscan while it is installed, if there is a C++ compiler.
+"""Compiles the CPU kernels of rnnscan while it is installed, if there is a C++ compiler, and with
+them the launcher of its CUDA kernels, which wants nothing of CUDA.
 
 Without one (or where anything else fails) the install succeeds all the same, as pure Python;
 `explain_linear_scan` then says what is missing, and how to get it. Nothing is compiled later.

@@ -1,6 +1,6 @@
 """The programs that are compiled for an H100: one list, of at most 40.
 
-They are of the kinds that `scripts/accelerator.sh` runs: calls as in tests/test_gpu.py, by every
+They are of the kinds that `scripts/accelerator.sh` runs: calls as in tests/gpu, by every
 method that a table offers on a GPU, a new one too; and a training step of an LSTM, and of each
 layer in the configuration of its experiment, at the shortest length there.
 

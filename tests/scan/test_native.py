@@ -16,7 +16,7 @@ from experiments.scan_limits.shapes import SHAPES
 from rnnscan import explain_linear_scan, linear_scan
 from rnnscan.scan.cell_methods.cpu_kernel import KINDS
 from rnnscan.scan.cpu_kernel import library
-from rnnscan.scan.cpu_kernel.sources import source_hash
+from rnnscan.scan.cpu_kernel.sources import LAUNCHER, source_hash
 from tests.scan.cases import Call
 from tests.scan.reference import unit_roundoff
 from tests.scan.test_cells import SIZES
@@ -282,7 +282,9 @@ def test_a_library_that_does_not_fit_is_not_registered(monkeypatch, name, value,
 
 def test_the_hash_is_of_the_sources_alone(tmp_path):
     """Of their contents and names, and of nothing that a build or an editor leaves beside them."""
-    folder = shutil.copytree(library.FOLDER, tmp_path / "kernel", ignore=lambda *_: ["__pycache__"])
+    folder = tmp_path / "cpu_kernel"
+    for each in (folder, tmp_path / "cuda_kernel"):
+        shutil.copytree(library.FOLDER.parent / each.name, each)
     kernel = folder / "linear" / "kernel.cc"
     before = source_hash(folder)
     assert before == source_hash(library.FOLDER)
@@ -294,6 +296,10 @@ def test_the_hash_is_of_the_sources_alone(tmp_path):
     changed = source_hash(folder)
     renamed.rename(kernel).write_text("another")
     assert len({before, changed, source_hash(folder)}) == 3
+    (tmp_path / "cuda_kernel" / "linear.h").write_text("another")  # compiled when it is needed
+    unchanged = source_hash(folder)
+    (folder / LAUNCHER).write_text("another")
+    assert len({changed, unchanged, source_hash(folder)}) == 3
 
 
 @needs_kernel

@@ -17,6 +17,7 @@ TARGETS = (
     *("rnnscan_forward", "rnnscan_tangent", "rnnscan_transpose", "rnnscan_transpose_drive"),
     *("rnnscan_cell_forward", "rnnscan_cell_backward"),
 )
+CUDA_TARGET = "rnnscan_cuda_launch"
 REMEDY = (
     "install a C++ compiler (g++ 11, clang 14 or newer) and, in its source folder, rnnscan again: "
     "RNNSCAN_NATIVE=1 pip install --force-reinstall --no-deps -e . (which fails where it cannot be "
@@ -43,8 +44,16 @@ def why_not() -> str | None:
         # Registered all the same, it would keep the whole CPU backend from starting.
         return "the CPU kernel was compiled for a newer jaxlib; install rnnscan again"
     for target in TARGETS:
-        capsule = jax.ffi.pycapsule(getattr(library, target))
-        jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+        _register(library, target, "cpu")
+    return None
+
+
+@functools.cache
+def why_no_launcher() -> str | None:
+    """Registers the launcher of CUDA kernels, once, for who asks for it alone; or the reason."""
+    if reason := why_not():
+        return reason
+    _register(ctypes.CDLL(str(_find())), CUDA_TARGET, "CUDA")
     return None
 
 
@@ -62,6 +71,11 @@ def why_not_for(case: Case) -> str | None:
 def instruction_set() -> str:
     """What the kernels use on this machine; `why_not()` must be `None`."""
     return _text(ctypes.CDLL(str(_find())).rnnscan_instruction_set)
+
+
+def _register(library: ctypes.CDLL, target: str, platform: str) -> None:
+    capsule = jax.ffi.pycapsule(getattr(library, target))
+    jax.ffi.register_ffi_target(target, capsule, platform=platform)
 
 
 def _find() -> Path | None:

@@ -1,4 +1,4 @@
-"""The C++ sources of the CPU kernels, and the hash of them that the shared library bears.
+"""The C++ sources of the shared library, and the hash of them that it bears.
 
 Standard library alone: `hatch_build.py` runs this file where there is neither JAX nor a package.
 """
@@ -7,13 +7,14 @@ import hashlib
 import platform
 from pathlib import Path
 
+LAUNCHER = "../cuda_kernel/launcher.cc"  # for the host too, and wants the same headers
+
 
 def sources(folder: Path) -> list[str]:
     """What is compiled or included, relative to `folder`; hidden files are an editor's own."""
     found = (path.relative_to(folder) for end in ("h", "cc") for path in folder.rglob(f"*.{end}"))
-    return sorted(
-        path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)
-    )
+    shown = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    return sorted([LAUNCHER, *(path.as_posix() for path in shown)])
 
 
 def source_hash(folder: Path) -> str:

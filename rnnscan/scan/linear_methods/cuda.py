@@ -39,6 +39,8 @@ from rnnscan.scan.linear_method import (
 from rnnscan.scan.product import sum_to
 from rnnscan.scan.time_axis import keep
 
+launcher.why_not()  # registers it, as in cpu_kernel.py; a name that is none is refused at once
+
 
 def _evaluate(
     kind: Kind, problem: Problem, arrays: dict[str, Any], d_decay: Shape | None = None
@@ -115,7 +117,7 @@ def why_not(case: LinearCase) -> str | None:
         return "a size is a symbol (`jax.export`), and the kernel wants numbers"
     if case.exported:
         return f"an exported program must run on machines that are not known; {WAY_OUT}"
-    reason = card.why_not() or nvrtc.why_not()
+    reason = launcher.why_not() or card.why_not() or nvrtc.why_not()
     return reason and f"{reason}; {WAY_OUT}"
 
 

@@ -97,7 +97,7 @@ def why_not() -> str | None:
     """Why nothing can be compiled here."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "the host of the CUDA kernel is written for Linux on x86-64"
-    return None if _compiler() else "there is no C++ compiler (CXX, g++, clang++)"
+    return None if compiler() else "there is no C++ compiler (CXX, g++, clang++)"
 
 
 @functools.cache
@@ -109,7 +109,7 @@ def why_no_sanitizer(kind: str) -> str | None:
         source, program = Path(folder) / "empty.cc", Path(folder) / "empty"
         source.write_text("int main() { return 0; }\n")
         flags = shlex.split(BUILDS[kind][0])
-        for command in ([*_compiler(), *flags, str(source), "-o", str(program)], _start(program)):
+        for command in ([*compiler(), *flags, str(source), "-o", str(program)], _start(program)):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 return f"no {kind} sanitizer: {done.stderr[-300:]}"
@@ -241,7 +241,7 @@ def _read_result(file, launch):
 
 
 @functools.cache
-def _compiler() -> tuple[str, ...]:
+def compiler() -> tuple[str, ...]:
     chosen = os.environ.get("CXX")
     for command in [chosen] if chosen else ["g++", "clang++"]:
         words = shlex.split(command)
@@ -269,7 +269,7 @@ def _build(kind: str, kernel: str, types: tuple[str, ...]) -> Path:
     kernel_flags, host_flags = (shlex.split(f"{COMMON} {flags}") for flags in BUILDS[kind])
     name = "-".join([kind, Path(kernel).stem, *types])
     digest = hashlib.sha256(repr((kernel_flags, host_flags)).encode())
-    version = subprocess.run([*_compiler(), "--version"], capture_output=True, check=True)
+    version = subprocess.run([*compiler(), "--version"], capture_output=True, check=True)
     digest.update(version.stdout)
     for folder in (HERE, KERNEL, SHARED):
         for path in sorted(folder.rglob("*.h")) + sorted(HERE.glob("*.cc")):
@@ -295,10 +295,10 @@ def _compile(kind, kernel, types, kernel_flags, host_flags, made):
             sources.append(("main.cc", kernel_flags))
         objects = [str(Path(scratch) / source.replace(".cc", ".o")) for source, _ in sources]
         for (source, flags), to in zip(sources, objects, strict=True):
-            _call([*_compiler(), *flags, "-c", str(HERE / source), "-o", to])
+            _call([*compiler(), *flags, "-c", str(HERE / source), "-o", to])
         shared = ["-shared"] if kind == "plain" else []
         whole = str(Path(scratch) / "whole")
-        _call([*_compiler(), *kernel_flags, *shared, *objects, "-o", whole])
+        _call([*compiler(), *kernel_flags, *shared, *objects, "-o", whole])
         os.replace(whole, made)
 
 

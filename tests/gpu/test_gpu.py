@@ -1,6 +1,7 @@
 """What only a GPU can show: scans and a layer in its own arithmetic, within the same bounds.
 
-First what the launcher of the CUDA kernel rests on, for all else would be wrong with it.
+First what the launcher of the CUDA kernel rests on, for all else would be wrong with it;
+`smoke.py` tries the same without pytest.
 """
 
 import functools
