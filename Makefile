@@ -4,7 +4,8 @@ VENV ?= $(if $(filter gpu-compile,$(MAKECMDGOALS)),.venv-gpu,.venv)
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
-KERNEL := $(wildcard $(addprefix rnnscan/scan/cpu_kernel/,sources.py */*.h */*.cc))
+KERNEL := rnnscan/scan/cuda_kernel/launcher.cc \
+	$(wildcard $(addprefix rnnscan/scan/cpu_kernel/,sources.py */*.h */*.cc))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:

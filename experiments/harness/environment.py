@@ -38,7 +38,7 @@ def describe() -> dict[str, Any]:
             "variables": {
                 name: value
                 for name, value in sorted(os.environ.items())
-                if name.startswith(("JAX_", "XLA_")) and "CACHE" not in name
+                if name.startswith(("JAX_", "XLA_", "RNNSCAN_")) and "CACHE" not in name
             },
         },
         "git": _git(ROOT),
