@@ -17,10 +17,11 @@ from experiments.harness.figures import short_bytes, short_count, short_seconds
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.timing import Contender, compare
-from experiments.wallclock import time_figures, verdicts, work
+from experiments.wallclock import peers, time_figures, verdicts, work
 from experiments.wallclock.contenders import (
     BOTH,
     FORWARD,
+    Task,
     contender,
     contender_name,
     make_layer,
@@ -48,6 +49,7 @@ class Config(BaseConfig):
     directions: tuple[Literal["forward", "forward+backward"], ...] = (FORWARD, BOTH)
     batch: pydantic.PositiveInt = 8
     width: int = pydantic.Field(32, ge=2, description="features, state width and outputs")
+    peers: bool = pydantic.Field(False, description="time other packages too, where installed")
     seed: pydantic.NonNegativeInt = 0
     rounds: int = pydantic.Field(9, ge=3, description="samples of each contender")
     sample_seconds: pydantic.PositiveFloat = 1e-3
@@ -103,6 +105,7 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
     own = {"length": length, "width": config.width, "seed": config.seed}
     facts: dict[str, dict[str, Any]] = {}
     contenders: list[Contender] = []
+    tasks: dict[str, Task] = {}
     for layer in config.layers:
         shapes = jax.eval_shape(functools.partial(make_layer, layer, **own))
         for way in ways(layer.kind, config.methods):
@@ -116,6 +119,15 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
             task = make_task(frozen, **own, batch=config.batch, backward=backward)
             contenders.append(contender(task, way, direction))
             facts[name] = _facts(config, layer, shapes, way, direction, length)
+            tasks[layer.name] = task
+    for task in tasks.values() if config.peers else ():
+        for peer, it in peers.of(task, direction):
+            if isinstance(it, str):
+                said = f"{peer.name}: {it}"
+                yield {"point": point, "contender": peer.name, "peer": peer.name, "skipped": said}
+                continue
+            contenders.append(it)
+            facts[it.name] = _of_peer(config, task, peer)
     # As many bytes as a dense layer must move: the limit at this very size, caches included.
     streamed = 4 * (6 if direction == BOTH else 2) * config.batch * length * config.width
     timings = compare(
@@ -128,8 +140,8 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
     machine = limits.measured(timings, streamed, config.product_size)
     for timing in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
-        if timing.name in facts:
-            record |= facts[timing.name]
+        record |= facts.get(timing.name, {})
+        if "least_bytes" in record:
             least = limits.Work(record["least_bytes"], record["least_flops"])
             record |= {
                 "bandwidth": machine.bandwidth,
@@ -155,6 +167,12 @@ def _facts(
         "least_bytes": least.bytes,
         "least_flops": least.flops,
     }
+
+
+def _of_peer(config: Config, task: Task, peer: peers.Peer) -> dict[str, Any]:
+    """The same of another package's layer; without "layer", which has those of ours alone."""
+    own = {"peer": peer.name, "version": peer.version, "beside": task.config.name}
+    return own | {"batch": config.batch, "width": config.width}
 
 
 def _too_large(

@@ -1,8 +1,8 @@
 """The programs that are compiled for an H100: one list, of at most 40.
 
 They are of the kinds that `scripts/accelerator.sh` runs: calls as in tests/test_gpu.py, by every
-method that a table offers on a GPU, a new one too; and a training step of an LSTM, and of each
-layer in the configuration of its experiment, at the shortest length there.
+method that a table offers on a GPU, a new one too; and a training step of each layer in the
+configuration of its experiment, and of some that are not, at the shortest length there.
 
 A scan states the most bytes that it may take for temporaries, which come beside results and
 gradients. With n for the bytes of h, in the dtype in which it is carried:
@@ -45,6 +45,7 @@ from tests.scan.cases import Call
 ROOT = Path(__file__).parents[2]
 CONFIG = tomllib.loads((ROOT / "experiments/wallclock/configs/gpu.toml").read_text())
 BATCH, LENGTH, WIDTH = CONFIG["batch"], min(CONFIG["lengths"]), CONFIG["width"]
+OTHERS = ("GRU", "LinearRNN", "MinGRU", "Mamba", "CausalSelfAttention")  # beside its layers
 FEW = 4096  # bytes of scalars, counters, and gaps between arrays
 
 VARYING = Call(b=(BATCH, LENGTH, WIDTH), a=(BATCH, LENGTH, WIDTH), axis=1)
@@ -74,7 +75,7 @@ def programs() -> dict[str, Callable[[], Program]]:
 
 
 def _of_layers() -> Named:
-    for row in [*CONFIG["layers"], {"name": "LSTM", "kind": "LSTM"}]:
+    for row in [*CONFIG["layers"], *({"name": kind, "kind": kind} for kind in OTHERS)]:
         yield f"training-{row['name']}", partial(_training_step, **row)
 
 
