@@ -97,11 +97,15 @@ def stream_seconds(timings: Sequence[Timing]) -> float:
     medians = [
         float(np.median(timing.samples))
         for timing in timings
-        if timing.counts and timing.name.startswith(_STREAM)
+        if timing.counts and is_stream(timing)
     ]
     if not medians:
         raise ArithmeticError(f"plain kernels computed wrong results here: {timings}")
     return min(medians)
+
+
+def is_stream(timing: Timing) -> bool:
+    return timing.name.startswith(_STREAM)
 
 
 @functools.cache

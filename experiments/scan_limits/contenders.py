@@ -21,7 +21,7 @@ from experiments.harness.timing import Check, Contender
 from experiments.scan_limits import reference
 from experiments.scan_limits.shapes import BOTH, Shape
 from rnnscan import explain_linear_scan, linear_scan
-from rnnscan.scan import Platform
+from rnnscan.scan import Platform, linear_table
 
 AUTO = "linear_scan auto"
 SCAN, ASSOCIATIVE = "lax.scan", "lax.associative_scan"
@@ -80,6 +80,11 @@ def methods(shape: Shape, platform: Platform | None = None) -> dict[str, bool]:
     a, b = (jax.ShapeDtypeStruct(size, shape.dtype) for size in (shape.a_shape, shape.b_shape))
     rows = explain_linear_scan(a, b, axis=1, platform=platform)
     return {row.method: row.chosen for row in rows if row.available}
+
+
+def every_name() -> list[str]:
+    """Who may compete in JAX, here or elsewhere."""
+    return [AUTO, *(f"linear_scan {method}" for method in linear_table.names), SCAN, ASSOCIATIVE]
 
 
 def names(shape: Shape) -> list[str]:

@@ -34,6 +34,7 @@ class Config(BaseConfig):
 
     shapes: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
     directions: tuple[Literal["forward", "forward+backward"], ...] = DIRECTIONS
+    contenders: tuple[str, ...] = pydantic.Field((), description="only these; all where empty")
     peers: bool = pydantic.Field(True, description="time other packages too, where installed")
     seed: pydantic.NonNegativeInt = 0
     rounds: int = pydantic.Field(11, ge=3, description="samples of each contender")
@@ -61,7 +62,21 @@ class Config(BaseConfig):
             raise ValueError(f"no such shape: {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
         return values
 
-    @pydantic.field_validator("shapes", "directions", "compile_lengths", "compile_dtypes")
+    @pydantic.field_validator("contenders")
+    @classmethod
+    def _known_contenders(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        known = [*contenders.every_name(), *(peer.name for peer in peers.PEERS)]
+        unknown = [value for value in values if value not in known]
+        if unknown:
+            raise ValueError(f"none is called {', '.join(unknown)}; there are {', '.join(known)}")
+        return values
+
+    def competes(self, name: str) -> bool:
+        return not self.contenders or name in self.contenders
+
+    @pydantic.field_validator(
+        "shapes", "contenders", "directions", "compile_lengths", "compile_dtypes"
+    )
     @classmethod
     def _distinct(cls, values: tuple) -> tuple:
         if len(set(values)) < len(values):
@@ -118,13 +133,15 @@ def summary(records: Sequence[Record]) -> Summary:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Who could compete, the bytes it will hold, and how it is made for a task and a direction."""
+    """Who could compete, the bytes it will hold, and how it is made for a task and a direction, or
+    what goes wrong then; or what is missing here."""
 
     name: str
     kind: str
     held: int
-    make: Callable[[contenders.Task, str], Contender]
+    make: Callable[[contenders.Task, str], Contender | str]
     version: str = ""
+    missing: str = ""
 
 
 def _time(config: Config, point: Point) -> Iterator[Record]:
@@ -133,12 +150,17 @@ def _time(config: Config, point: Point) -> Iterator[Record]:
     chosen: list[Contender] = []
     facts: dict[str, _Candidate] = {}
     for it in _candidates(config, shape, direction):
-        refusal = _too_large(config, it, shape, direction)
+        refusal = _refusal(config, it, shape, direction)
         if refusal:
             yield {"point": point, "contender": it.name, "kind": it.kind, **refusal}
             continue
         say(f"preparing {it.name}")
-        chosen.append(it.make(task, direction))
+        made = it.make(task, direction)
+        if isinstance(made, str):
+            said = f"{it.name}: {made}"
+            yield {"point": point, "contender": it.name, "kind": it.kind, "skipped": said}
+            continue
+        chosen.append(made)
         facts[it.name] = it
     streamed = _streamed_shape(shape)
     timings = compare(
@@ -176,13 +198,14 @@ def _time(config: Config, point: Point) -> Iterator[Record]:
 
 def _candidates(config: Config, shape: Shape, direction: str) -> Iterator[_Candidate]:
     """Everyone who could compete."""
-    for name in contenders.names(shape):
+    for name in filter(config.competes, contenders.names(shape)):
         kind = "method" if name.startswith("linear_scan") else "jax"
         held = work.predicted_bytes(name, shape, direction)
         yield _Candidate(name, kind, held, functools.partial(contenders.contender, name))
-    for peer in peers.installed(shape) if config.peers else ():
-        held = peer.predicted_bytes(shape, direction)
-        yield _Candidate(peer.name, "peer", held, peer.contender, peer.version)
+    for peer in peers.of(shape) if config.peers else ():
+        if config.competes(peer.name):
+            held = peer.predicted_bytes(shape, direction)
+            yield _Candidate(peer.name, "peer", held, peer.tried, peer.version, peer.why_not)
 
 
 def _streamed_shape(shape: Shape) -> tuple[int, ...]:
@@ -191,10 +214,12 @@ def _streamed_shape(shape: Shape) -> tuple[int, ...]:
     return (*shape.b_shape[:-1], numbers * shape.inner)
 
 
-def _too_large(
+def _refusal(
     config: Config, it: _Candidate, shape: Shape, direction: str
 ) -> dict[str, str | float]:
     """Why not to try it, with the prediction; empty where it fits the memory and the patience."""
+    if it.missing:
+        return {"skipped": f"{it.name}: {it.missing}"}
     held = it.held
     seconds = work.predicted_seconds(it.name, shape, direction, held, limits.step_seconds())
     available = min(config.max_bytes, limits.memory_bytes() * 3 // 4)
@@ -216,7 +241,7 @@ def _compile(config: Config, point: Point) -> Iterator[Record]:
     _warm_up()
     shape = Shape(1, point["length"], config.compile_inner, dtype=point["dtype"])
     direction = point["direction"]
-    for name in contenders.names(shape):
+    for name in filter(config.competes, contenders.names(shape)):
         if name in work.TREES and shape.length > config.compile_tree_length:
             held = work.predicted_bytes(name, shape, direction)
             most = short_count(config.compile_tree_length)

@@ -7,6 +7,7 @@
 | accelerated_scan.ref | its reference in torch; its kernels need a GPU | a Blelloch tree |
 | mambapy pscan | `mambapy.pscan.pscan`, with its own backward pass | a Blelloch tree in place |
 
+Those of torch run on the device of JAX, a GPU where it has one, and are done when they return.
 Each is given a and b in the layout that it wants and gives h in it: this costs them nothing. A
 decay that is constant in time they spell out themselves, except flax's cell, where it is a
 parameter. All are timed for real numbers; those of torch differentiate complex ones by another
@@ -17,9 +18,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
-import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.harness import packages
+from experiments.harness.packages import TORCH, Packages
 from experiments.harness.timing import Check, Contender
 from experiments.scan_limits.contenders import Task, with_gradients
 from experiments.scan_limits.shapes import BOTH, FORWARD, Shape
@@ -46,17 +46,24 @@ class Peer:
     """
 
     name: str
-    packages: tuple[tuple[str, str], ...]
+    packages: Packages
     contender: Callable[[Task, str], Contender]
     arrays: tuple[int, int]
     squares: bool = False
 
     @property
+    def why_not(self) -> str:
+        """`torch is not installed`; empty where it can be timed here."""
+        return packages.why_not(self.packages)
+
+    @property
     def version(self) -> str:
         """`torch 2.9.0`; empty where something is missing."""
-        if not all(importlib.util.find_spec(module) for _, module in self.packages):
-            return ""
-        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name, _ in self.packages)
+        return "" if self.why_not else packages.versions(self.packages)
+
+    def tried(self, task: Task, direction: str) -> Contender | str:
+        """The contender, or what went wrong."""
+        return packages.tried(functools.partial(self.contender, task, direction))
 
     def predicted_bytes(self, shape: Shape, direction: str) -> int:
         held = self.arrays[direction == BOTH] * shape.nbytes
@@ -64,9 +71,9 @@ class Peer:
         return held + pairs
 
 
-def installed(shape: Shape) -> list[Peer]:
-    """The peers that can be timed here on this shape."""
-    return [peer for peer in PEERS if peer.version and shape.dtype == "float32"]
+def of(shape: Shape) -> tuple[Peer, ...]:
+    """The peers that compute this shape, whether or not they are installed."""
+    return PEERS if shape.dtype == "float32" else ()
 
 
 def _flax(task: Task, direction: str) -> Contender:
@@ -116,12 +123,6 @@ def _flax(task: Task, direction: str) -> Contender:
     return Contender("flax RNN", with_gradients(forward), (parameters, x, g), check)
 
 
-def _torch() -> Any:
-    # Threads that spin for work which another library has would slow whoever is timed next.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return importlib.import_module("torch")
-
-
 def _in_torch(
     name: str,
     scan: Callable[[Any, Any], Any],
@@ -131,11 +132,11 @@ def _in_torch(
     direction: str,
 ) -> Contender:
     """A scan of tensors (a, b) in a layout of its own; `into` it and `back` cost nothing."""
-    torch = _torch()
+    torch = packages.torch()
     constant = task.shape.decay == "constant"
 
     def tensor(x: np.ndarray) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(into(x)))
+        return packages.tensor(into(x))
 
     # One row and one step, which broadcast.
     a = tensor(task.a[None, None, :] if constant else task.a)
@@ -151,19 +152,19 @@ def _in_torch(
 
     def check(output: Any) -> Check:
         outputs = output if isinstance(output, tuple) else (output,)
-        h, *gradients = (back(found.numpy()) for found in outputs)
+        h, *gradients = (back(packages.array(found)) for found in outputs)
         if not gradients:
             return task.check(h)
         da, db = gradients
         return task.check((h, da.reshape(task.a.shape), db))
 
     if direction == FORWARD:
-        return Contender(name, forward, (a, b), check, eager=True)
-    return Contender(name, both, (a, b, g), check, eager=True)
+        return Contender(name, packages.finished(forward), (a, b), check, eager=True)
+    return Contender(name, packages.finished(both), (a, b, g), check, eager=True)
 
 
 def _torch_associative_scan(task: Task, direction: str) -> Contender:
-    _torch()
+    packages.torch()
     module = importlib.import_module("torch._higher_order_ops.associative_scan")
 
     def compose(earlier: Any, later: Any) -> Any:
@@ -177,7 +178,7 @@ def _torch_associative_scan(task: Task, direction: str) -> Contender:
 
 def _accelerated_scan(task: Task, direction: str) -> Contender:
     """Batch, lanes, time."""
-    _torch()
+    packages.torch()
     module = importlib.import_module("accelerated_scan.ref")
     swap = functools.partial(np.swapaxes, axis1=1, axis2=2)
     return _in_torch("accelerated_scan.ref", module.scan, swap, swap, task, direction)
@@ -185,7 +186,7 @@ def _accelerated_scan(task: Task, direction: str) -> Contender:
 
 def _mambapy(task: Task, direction: str) -> Contender:
     """Batch, time, channels, states: the lanes as states of one channel, the faster of two ways."""
-    _torch()
+    packages.torch()
     module = importlib.import_module("mambapy.pscan")
 
     def into(x: np.ndarray) -> np.ndarray:
@@ -197,15 +198,14 @@ def _mambapy(task: Task, direction: str) -> Contender:
     return _in_torch("mambapy pscan", module.pscan, into, back, task, direction)
 
 
-_TORCH = ("torch", "torch")
 PEERS = (
     Peer("flax RNN", (("flax", "flax"),), _flax, (8, 20)),
-    Peer("torch associative_scan", (_TORCH,), _torch_associative_scan, (8, 12), squares=True),
+    Peer("torch associative_scan", (TORCH,), _torch_associative_scan, (8, 12), squares=True),
     Peer(
         "accelerated_scan.ref",
-        (("accelerated-scan", "accelerated_scan"), _TORCH),
+        (("accelerated-scan", "accelerated_scan"), TORCH),
         _accelerated_scan,
         (10, 40),
     ),
-    Peer("mambapy pscan", (("mambapy", "mambapy"), _TORCH), _mambapy, (6, 12)),
+    Peer("mambapy pscan", (("mambapy", "mambapy"), TORCH), _mambapy, (6, 12)),
 )

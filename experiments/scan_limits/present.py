@@ -66,10 +66,11 @@ def summary(records: Sequence[Record]) -> Summary:
     wrong = [record for record in records if record.get("counts") is False]
     if wrong:
         tables.append(_wrong_table(wrong))
-    skipped = [record["skipped"] for record in records if "skipped" in record]
+    skipped = dict.fromkeys(record["skipped"] for record in records if "skipped" in record)
     if skipped:
         rows = tuple((text,) for text in skipped)
-        tables.append(Table("Not tried", ("contender, and what was predicted",), rows, brief=False))
+        columns = ("contender, and what was predicted, or is missing",)
+        tables.append(Table("Not tried", columns, rows, brief=False))
     verdicts = (
         _asked_verdict(good),
         _best_verdict(good),

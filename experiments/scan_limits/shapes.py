@@ -1,5 +1,5 @@
 """The shapes that are timed, and how near to streaming speed each should be: one list, which the
-tests of the methods can read as well.
+tests of the methods can read as well, and one of larger ones, for GPUs, which a config names.
 
 b and h have shape (outer, T, inner) and time on axis 1. A decay is "full", of b's shape, or
 "constant" in time, of shape (inner,).
@@ -98,4 +98,11 @@ SHAPES = (
     Shape(64, 128, 1),
     Shape(1, 64, 64),
 )
-BY_NAME = {shape.name: shape for shape in SHAPES}
+# For GPUs, where a config names them: more than their caches hold.
+GPU_SHAPES = (
+    Shape(8, 4096, 1024, forward=1.3, both=1.5),
+    Shape(4096, 2048, 1, forward=2.0, both=2.5),
+    Shape(4, 4096, 256, dtype="complex64", forward=1.4, both=1.6),
+    Shape(4, 4096, 256, decay="constant", forward=1.4),
+)
+BY_NAME = {shape.name: shape for shape in SHAPES + GPU_SHAPES}

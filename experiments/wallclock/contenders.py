@@ -19,7 +19,7 @@ FORWARD, BOTH = "forward", "forward+backward"
 # What is not linear in its state has one program: a gate or an activation that reads the state has
 # to wait for it.
 STEP_BY_STEP, ONE_PASS = "step by step", "one pass"
-_BY_HAND = ("RNN", "LinearRNN", "LRU")
+_BY_HAND = ("RNN", "LSTM", "GRU", "LinearRNN", "LRU")
 
 
 def ways(kind: str, methods: tuple[str, ...]) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def make_task(
     g = g[:, -_outputs(layer, x) :]
     if config.kind in _BY_HAND:
         expected, radius = reference.evaluate(layer, x, g)
-        carried = 1 / (1 - min(radius, 0.999))
+        carried = _CARRIED if radius is None else 1 / (1 - min(radius, 0.999))
     else:
         expected, carried = stepped.evaluate(layer, x, g if backward else None), _CARRIED
     return Task(config, layer, x, g, expected, carried)
@@ -80,12 +80,10 @@ def _outputs(layer: Layer, x: np.ndarray) -> int:
 
 def contender(task: Task, way: str, direction: str) -> Contender:
     """The program of a layer in one of its ways, with the check of everything it returns."""
-    backward = direction == BOTH
-    limit = tolerance(task.x.shape, task.carried, backward)
-    check = functools.partial(_check, expected=task.expected, limit=limit)
-    arguments = (task.layer, task.x) + ((task.g,) if backward else ())
+    arguments = (task.layer, task.x) + ((task.g,) if direction == BOTH else ())
     function = program(task.config.kind, way, direction)
-    return Contender(contender_name(task.config, way), function, arguments, check)
+    name, judge = contender_name(task.config, way), functools.partial(check, task=task)
+    return Contender(name, function, arguments, judge)
 
 
 def contender_name(config: LayerConfig, way: str) -> str:
@@ -99,21 +97,29 @@ def program(kind: str, way: str, direction: str) -> Callable[..., Any]:
     def forward(layer: Any, x: jax.Array) -> jax.Array:
         return layer(x, **options)[0]
 
+    return forward if direction == FORWARD else with_gradients(forward)
+
+
+def with_gradients(forward: Callable[..., jax.Array]) -> Callable[..., Any]:
     def both(layer: Any, x: jax.Array, g: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
         y, pullback = jax.vjp(forward, layer, x)
         return y, *pullback(g)
 
-    return forward if direction == FORWARD else both
+    return both
 
 
-def _check(output: Any, expected: reference.Arrays, limit: float) -> Check:
+def check(output: Any, task: Task) -> Check:
+    """Of what `program` gives."""
+    if not isinstance(output, tuple):
+        return judged({"y": output}, task)
+    y, dlayer, dx = output
+    return judged({"y": y, "x": dx, **reference.parameters(dlayer)}, task)
+
+
+def judged(found: dict[str, Any], task: Task) -> Check:
     """The largest relative error, in the 2-norm, over y and every gradient there is."""
-    if isinstance(output, tuple):
-        y, dlayer, dx = output
-        found = {"y": y, "x": dx, **reference.parameters(dlayer)}
-    else:
-        found = {"y": output}
-    errors = [_relative_error(np.asarray(found[name]), expected[name]) for name in found]
+    limit = tolerance(task.x.shape, task.carried, backward=len(found) > 1)
+    errors = [_relative_error(np.asarray(found[name]), task.expected[name]) for name in found]
     return Check(float(np.max(errors)), limit, "float64, step by step")
 
 

@@ -73,7 +73,9 @@ def counted(layer: Any, way: str, direction: str, batch: int, length: int) -> Co
     # The recurrence of a dense layer is a product of its own at every step.
     flops = each.flops / (2 if recurrence.flops else 1) * (3 if backward else 1) * steps
     n, made = layer.input_size * steps, each.exponentials * steps
-    words = each.words[backward] * steps + n * feature.words[backward] + made * state.words[backward]
+    words = (
+        each.words[backward] * steps + n * feature.words[backward] + made * state.words[backward]
+    )
     exponentials = n * feature.exponentials[backward] + made * state.exponentials[backward]
     between = Cost(
         launches=_PROGRAMS[backward],
@@ -95,13 +97,28 @@ def _recurrence(layer: Any, way: str, backward: bool, batch: int, length: int) -
         turns = length * (2 if backward else 1)
         return Cost(steps=turns, launches=_OF_A_STEP * turns)
     if kind.recurrence is Recurrence.DENSE:
-        return _of_scan(matrix_table, way, backward, _case(layer, batch, length, constant=True))
+        return _of_scan(
+            matrix_table,
+            way,
+            backward,
+            _case(layer, batch, length, batch * layer.hidden_size, True),
+        )
     if kind.recurrence is Recurrence.DIAGONAL:
-        return _of_scan(linear_table, way, backward, _case(layer, batch, length, constant=True))
+        return _of_scan(
+            linear_table,
+            way,
+            backward,
+            _case(layer, batch, length, batch * layer.hidden_size, True),
+        )
     if kind.state_space is None:
-        return _of_scan(linear_table, way, backward, _case(layer, batch, length, constant=False))
+        return _of_scan(
+            linear_table,
+            way,
+            backward,
+            _case(layer, batch, length, batch * layer.hidden_size, False),
+        )
     count, stretch, width = work.stretches_of(layer, batch, length)
-    case = _case(layer, batch, stretch, constant=False, width=width)
+    case = _case(layer, batch, stretch, width, False)
     once = _of_scan(linear_table, way, backward, case)
     if once is None or not backward:
         return once and once.times(count)
@@ -109,11 +126,8 @@ def _recurrence(layer: Any, way: str, backward: bool, batch: int, length: int) -
     return again and (once + again).times(count)
 
 
-def _case(
-    layer: Any, batch: int, length: int, *, constant: bool, width: int | None = None
-) -> LinearCase:
+def _case(layer: Any, batch: int, length: int, width: int, constant: bool) -> LinearCase:
     kind, platform = kind_of(layer), jax.default_backend()
-    width = batch * layer.hidden_size if width is None else width
     return LinearCase(
         platform="cuda" if platform == "gpu" else platform,
         dtype=np.dtype("complex64" if kind.complex_state else "float32"),

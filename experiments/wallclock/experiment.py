@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Literal, cast
@@ -10,17 +11,18 @@ import jax
 import pydantic
 from matplotlib.figure import Figure
 
-from experiments.harness import limits
+from experiments.harness import device, limits, predictions
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.figures import line_style, short_bytes, short_count, short_seconds
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.timing import Contender, compare
-from experiments.wallclock import time_figures, verdicts, work
+from experiments.wallclock import costs, peers, time_figures, verdicts, work
 from experiments.wallclock.contenders import (
     BOTH,
     FORWARD,
+    Task,
     contender,
     contender_name,
     make_layer,
@@ -29,12 +31,15 @@ from experiments.wallclock.contenders import (
 )
 from experiments.wallclock.records import counted
 from experiments.wallclock.tables import tables
+from rnnscan.scan.cost import Cost
 
 CLAIM = (
     "Claim 5, the serial bottleneck: step t waits for step t-1, so the machine idles; and claim 8: "
     "Mamba returns to a linear recurrence, to be parallel. Time against length, step by step and "
     "parallel over time, and its distance from the machine's limit."
 )
+
+_MATRICES = 256  # of the layers' width, multiplied to say how fast such products are
 
 
 class Config(BaseConfig):
@@ -48,6 +53,7 @@ class Config(BaseConfig):
     directions: tuple[Literal["forward", "forward+backward"], ...] = (FORWARD, BOTH)
     batch: pydantic.PositiveInt = 8
     width: int = pydantic.Field(32, ge=2, description="features, state width and outputs")
+    peers: bool = pydantic.Field(False, description="time other packages too, where installed")
     seed: pydantic.NonNegativeInt = 0
     rounds: int = pydantic.Field(9, ge=3, description="samples of each contender")
     sample_seconds: pydantic.PositiveFloat = 1e-3
@@ -90,11 +96,26 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return time_figures.plot(counted(records))
+    predicted = predictions.figure(records, _series, _look)
+    drawn = time_figures.plot(counted(records))
+    return drawn if predicted is None else {**drawn, "prediction": predicted}
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    return Summary((verdicts.waits(records), verdicts.returns(records)), tables(records))
+    """The article's claims, and how near times are to what was predicted of them."""
+    predicted = predictions.table(records, _series)
+    made = (*tables(records), *([] if predicted is None else [predicted]))
+    # auto is one of the others, but for a kernel.
+    near = predictions.verdict(records, lambda r: (*r["point"].values(), r["layer"]))
+    return Summary((verdicts.waits(records), verdicts.returns(records), near), made)
+
+
+def _series(record: Record) -> str:
+    return record["layer"]
+
+
+def _look(record: Record) -> dict[str, Any]:
+    return line_style(record["kind"])
 
 
 def _run_point(config: Config, point: Point) -> Iterator[Record]:
@@ -102,7 +123,9 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
     backward = BOTH in config.directions
     own = {"length": length, "width": config.width, "seed": config.seed}
     facts: dict[str, dict[str, Any]] = {}
+    costs_of: dict[str, Cost | None] = {}
     contenders: list[Contender] = []
+    tasks: dict[str, Task] = {}
     for layer in config.layers:
         shapes = jax.eval_shape(functools.partial(make_layer, layer, **own))
         for way in ways(layer.kind, config.methods):
@@ -116,6 +139,16 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
             task = make_task(frozen, **own, batch=config.batch, backward=backward)
             contenders.append(contender(task, way, direction))
             facts[name] = _facts(config, layer, shapes, way, direction, length)
+            costs_of[name] = costs.counted(shapes, way, direction, config.batch, length)
+            tasks[layer.name] = task
+    for task in tasks.values() if config.peers else ():
+        for peer, it in peers.of(task, direction):
+            if isinstance(it, str):
+                said = f"{peer.name}: {it}"
+                yield {"point": point, "contender": peer.name, "peer": peer.name, "skipped": said}
+                continue
+            contenders.append(it)
+            facts[it.name] = _of_peer(config, task, peer)
     # As many bytes as a dense layer must move: the limit at this very size, caches included.
     streamed = 4 * (6 if direction == BOTH else 2) * config.batch * length * config.width
     timings = compare(
@@ -126,10 +159,20 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
         watch=say,
     )
     machine = limits.measured(timings, streamed, config.product_size)
+    each = device.each(
+        limits.stream_seconds(timings),
+        streamed / 3,
+        by_call=min(t.repeats for t in timings if limits.is_stream(t)) == 1,
+        flop_rate=limits.flop_rate(config.width, count=_MATRICES),
+    )
     for timing in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
-        if timing.name in facts:
-            record |= facts[timing.name]
+        record |= facts.get(timing.name, {})
+        if counts := costs_of.get(timing.name):
+            # What repeats in a loop uses its memory again.
+            fresh = each if timing.repeats == 1 else dataclasses.replace(each, fresh=0.0)
+            record |= predictions.fields(counts, fresh)
+        if "least_bytes" in record:
             least = limits.Work(record["least_bytes"], record["least_flops"])
             record |= {
                 "bandwidth": machine.bandwidth,
@@ -155,6 +198,12 @@ def _facts(
         "least_bytes": least.bytes,
         "least_flops": least.flops,
     }
+
+
+def _of_peer(config: Config, task: Task, peer: peers.Peer) -> dict[str, Any]:
+    """The same of another package's layer; without "layer", which has those of ours alone."""
+    own = {"peer": peer.name, "version": peer.version, "beside": task.config.name}
+    return own | {"batch": config.batch, "width": config.width}
 
 
 def _too_large(

@@ -6,6 +6,13 @@ Dense (RNN with phi = tanh, LinearRNN with phi = identity), L a loss with dL/dy 
     dz_t = phi'(z_t) * (g_t + W_hh^T dz_{t+1}),    dx_t = W_ih^T dz_t
     dW_hh = sum_t dz_t h_{t-1}^T,    dW_ih = sum_t dz_t x_t^T,    db = sum_t dz_t
 
+Gated (LSTM, GRU): the equations are those of `rnnscan/layers/lstm.py` and `gru.py`. What W_hh h
+gives is q_t; in an LSTM it is added to z_t and dq_t = dz_t, in a GRU the reset gate multiplies its
+third part:
+
+    LSTM  dc_t = f_{t+1} dc_{t+1} + o_t tanh'(c_t) dh_t,    dh_t = g_t + W_hh^T dz_{t+1}
+    GRU   dh_t = g_t + u_{t+1} dh_{t+1} + W_hh^T dq_{t+1},    dn_t = (1 - u_t) dh_t
+
 Diagonal (LRU), with p_t defined by dL = Re(sum_t p_t dh_t), which needs no conjugates:
 
     u_t = B x_t,    h_t = lambda * h_{t-1} + gamma * u_t,    y_t = Re(C h_t) + D x_t
@@ -23,26 +30,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnnscan import LRU, RNN
+from rnnscan import GRU, LRU, LSTM, RNN
 
 Arrays = dict[str, np.ndarray]
 
 
-def evaluate(layer: Any, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
+def evaluate(layer: Any, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float | None]:
     """y, and the gradients of sum(g * y) with respect to x and every parameter, by name.
 
     Args:
-      layer: an RNN (one layer, one direction, tanh), a LinearRNN or an LRU with a vector D.
+      layer: an RNN (tanh), LSTM or GRU (one layer, one direction, with biases), a LinearRNN or an
+        LRU with a vector D.
       x: (batch, time, features).
       g: the cotangent of y, of y's shape.
 
     Returns:
-      the arrays, in float64, and the modulus of the largest eigenvalue of the recurrent matrix.
+      the arrays, in float64, and the modulus of the largest eigenvalue of the recurrent matrix;
+      None where gates act beside it.
     """
     weights = {name: np.asarray(leaf, np.float64) for name, leaf in parameters(layer).items()}
     x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
     if isinstance(layer, LRU):
         return _diagonal(weights, x, g)
+    if isinstance(layer, LSTM | GRU):
+        h, dz, dq = (_lstm if isinstance(layer, LSTM) else _gru)(weights, x, g)
+        return _gradients(weights, x, h, dz, dq), None
     return _dense(weights, x, g, np.tanh if isinstance(layer, RNN) else None)
 
 
@@ -65,14 +77,73 @@ def _dense(w: Arrays, x: np.ndarray, g: np.ndarray, phi: Any) -> tuple[Arrays, f
     for t in reversed(range(x.shape[1])):
         slope = 1 - h[:, t] ** 2 if phi else 1.0
         state = dz[:, t] = slope * (g[:, t] + state @ w["w_hh"])
-    found = {
+    radius = float(np.abs(np.linalg.eigvals(w["w_hh"])).max())
+    return _gradients(w, x, h, dz, dz), radius
+
+
+def _gradients(w: Arrays, x: np.ndarray, h: np.ndarray, dz: np.ndarray, dq: np.ndarray) -> Arrays:
+    """From those with respect to what W_ih x and W_hh h_- are added to."""
+    biases = {name: dq if name == "b_hh" else dz for name in w if name.startswith("b")}
+    return {
         "y": h,
         "x": dz @ w["w_ih"],
         "w_ih": _outer(dz, x),
-        "w_hh": _outer(dz[:, 1:], h[:, :-1]),
-        **{name: dz.sum((0, 1)) for name in biases},
+        "w_hh": _outer(dq[:, 1:], h[:, :-1]),
+        **{name: of_it.sum((0, 1)) for name, of_it in biases.items()},
     }
-    return found, float(np.abs(np.linalg.eigvals(w["w_hh"])).max())
+
+
+def _lstm(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
+    gates = x @ w["w_ih"].T + (w["b_ih"] + w["b_hh"])  # z, overwritten by gates and then by dz
+    h, c = np.empty_like(g), np.empty_like(g)
+    state = cell = np.zeros_like(g[:, 0])
+    for t in range(x.shape[1]):
+        i, f, n, o = np.split(gates[:, t] + state @ w["w_hh"].T, 4, axis=-1)
+        i, f, n, o = _sigmoid(i), _sigmoid(f), np.tanh(n), _sigmoid(o)
+        gates[:, t] = np.concatenate([i, f, n, o], axis=-1)
+        cell = c[:, t] = f * cell + i * n
+        state = h[:, t] = o * np.tanh(cell)
+    dh = dc = np.zeros_like(g[:, 0])
+    for t in reversed(range(x.shape[1])):
+        i, f, n, o = np.split(gates[:, t], 4, axis=-1)
+        dh, bent = g[:, t] + dh, np.tanh(c[:, t])
+        dc = dc + dh * o * (1 - bent**2)
+        before = c[:, t - 1] if t else np.zeros_like(dc)
+        to_f = dc * before * f * (1 - f)
+        parts = [dc * n * i * (1 - i), to_f, dc * i * (1 - n**2), dh * bent * o * (1 - o)]
+        dc, dz = dc * f, np.concatenate(parts, axis=-1)
+        gates[:, t], dh = dz, dz @ w["w_hh"]
+    return h, gates, gates
+
+
+def _gru(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
+    gates = x @ w["w_ih"].T + w["b_ih"]  # z, overwritten by r, u and n and then by dz
+    dq = np.empty_like(gates)  # q first
+    h = np.empty_like(g)
+    state = np.zeros_like(g[:, 0])
+    for t in range(x.shape[1]):
+        q = dq[:, t] = state @ w["w_hh"].T + w["b_hh"]
+        (r, u, n), (q_r, q_u, q_n) = (np.split(part, 3, axis=-1) for part in (gates[:, t], q))
+        r, u = _sigmoid(r + q_r), _sigmoid(u + q_u)
+        n = np.tanh(n + r * q_n)
+        gates[:, t] = np.concatenate([r, u, n], axis=-1)
+        state = h[:, t] = (1 - u) * n + u * state
+    dh = np.zeros_like(g[:, 0])
+    for t in reversed(range(x.shape[1])):
+        r, u, n = np.split(gates[:, t], 3, axis=-1)
+        q_n = dq[:, t, 2 * n.shape[-1] :]
+        dh = g[:, t] + dh
+        before = h[:, t - 1] if t else np.zeros_like(dh)
+        dn = dh * (1 - u) * (1 - n**2)
+        d_r, d_u = dn * q_n * r * (1 - r), dh * (before - n) * u * (1 - u)
+        dq[:, t] = np.concatenate([d_r, d_u, dn * r], axis=-1)
+        dh = dh * u + dq[:, t] @ w["w_hh"]
+        gates[:, t] = np.concatenate([d_r, d_u, dn], axis=-1)  # whose parts r, u and n were
+    return h, gates, dq
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
 
 
 def _diagonal(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:

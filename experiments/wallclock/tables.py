@@ -37,7 +37,8 @@ def tables(records: Sequence[Record]) -> tuple[Table, ...]:
         for direction in directions:
             rows = of(good, direction=direction)
             made.append(_plain_table(rows, f"{name}, {title(direction)}", value, text))
-    skipped = [record for record in records if "skipped" in record]
+    made += _peer_tables(records)
+    skipped = [record for record in records if "predicted_bytes" in record and "skipped" in record]
     if skipped:
         made.append(_skipped_table(skipped))
     wrong = [record for record in records if record.get("counts") is False]
@@ -83,6 +84,41 @@ def _plain_table(
         body.append((records[0]["contender"], *cells))
     heads = ("", *(f"T = {short_count(n)}" for n in shown))
     return Table(name, heads, tuple(body), brief=False)
+
+
+def _peer_tables(records: Sequence[Record]) -> list[Table]:
+    """Our times over those of other packages, a table for each direction and length."""
+    found = [record for record in records if record.get("counts") and "peer" in record]
+    missing = distinct([r for r in records if "peer" in r and "skipped" in r], "skipped")
+    note = "; ".join(missing)
+    made = []
+    for direction in distinct(found, "direction"):
+        for length in lengths(of(found, direction=direction)):
+            theirs = of(found, direction=direction, length=length)
+            ours = of(counted(records), direction=direction, length=length)
+            first = ("time per sequence", *(short_seconds(seconds(record)) for record in theirs))
+            rows = [(r["contender"], *(_over(r, record) for record in theirs)) for r in ours]
+            title_ = f"{title(direction)}, T = {short_count(length)}"
+            made.append(
+                Table(
+                    f"Beside other libraries, {title_}: our time over theirs (quartiles)",
+                    ("", *(record["contender"] for record in theirs)),
+                    (first, *rows),
+                    note=note,
+                )
+            )
+    if missing and not made:
+        rows = tuple((text,) for text in missing)
+        made.append(Table("Other libraries that were not timed", ("",), rows, brief=False))
+    return made
+
+
+def _over(ours: Record, theirs: Record) -> str:
+    """`1.5 (1.4 to 1.6)`: of medians, and of quartiles that are farthest apart."""
+    (low, median, high), (least, middle, most) = (
+        np.quantile(record["seconds"], [0.25, 0.5, 0.75]) for record in (ours, theirs)
+    )
+    return f"{median / middle:.2g} ({low / most:.2g} to {high / least:.2g})"
 
 
 def _skipped_table(records: Sequence[Record]) -> Table:

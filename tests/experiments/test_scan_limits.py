@@ -10,10 +10,18 @@ import pytest
 from experiments import __main__ as command_line
 from experiments.harness import limits, registry, run_folder
 from experiments.harness.config import ConfigError, resolve
-from experiments.harness.timing import compare
+from experiments.harness.timing import Contender, compare
 from experiments.scan_limits import contenders, experiment, peers, present, reference, work
 from experiments.scan_limits.contenders import ASSOCIATIVE, AUTO, SCAN, make_task
-from experiments.scan_limits.shapes import BOTH, BY_NAME, DIRECTIONS, FORWARD, SHAPES, Shape
+from experiments.scan_limits.shapes import (
+    BOTH,
+    BY_NAME,
+    DIRECTIONS,
+    FORWARD,
+    GPU_SHAPES,
+    SHAPES,
+    Shape,
+)
 
 TINY = dict(
     shapes=["1x64x64"],
@@ -123,10 +131,39 @@ def test_other_packages_are_right_where_installed(peer):
             assert not it.check(jax.tree.map(lambda x: 1.001 * x, function(*it.arguments))).passed
 
 
-def test_a_peer_that_is_not_installed_is_left_out(monkeypatch):
+def few(monkeypatch, **changes):
+    """Records of one small shape, by `auto` and a peer, of which nothing is compiled."""
+    monkeypatch.setitem(BY_NAME, "1x64x64", Shape(1, 5, 2))
+    values = {**TINY, "directions": [FORWARD], "compile_lengths": [], "peers": True}
+    values |= {"contenders": [AUTO, "torch associative_scan"], **changes}
+    return list(experiment.run(resolve(experiment.Config, values, [])))
+
+
+def test_a_peer_that_is_not_installed_is_listed_as_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert [peer.version for peer in peers.PEERS] == [""] * len(peers.PEERS)
-    assert peers.installed(SHAPES[0]) == []
+    found = few(monkeypatch)
+    (missing,) = [record for record in found if record.get("kind") == "peer"]
+    assert missing["skipped"] == "torch associative_scan: torch is not installed"
+    summary = present.summary(found + found)
+    assert summary.tables[-1].rows == ((missing["skipped"],),)  # once
+    assert list(present.plot(found)) == ["forward"]
+
+
+def test_a_peer_that_fails_costs_its_own_figure_alone(monkeypatch):
+    def fails(task, direction):
+        def scan(a, b):
+            raise RuntimeError("no memory\nat all")
+
+        return Contender("torch associative_scan", scan, task.arguments[:2], task.check, eager=True)
+
+    peer = peers.Peer("torch associative_scan", (("jax", "jax"),), fails, (1, 1))
+    monkeypatch.setattr(peers, "PEERS", (peer,))
+    found = few(monkeypatch)
+    assert [r["skipped"] for r in found if "skipped" in r] == [
+        "torch associative_scan: RuntimeError: no memory"
+    ]
+    assert [r["contender"] for r in found if "ratio" in r] == [AUTO]
 
 
 def test_the_reference_is_a_recurrence_counted_by_hand():
@@ -161,12 +198,14 @@ def test_words_and_streams_are_counted_by_hand():
 
 
 def test_shapes_are_those_of_the_table():
-    assert len(BY_NAME) == len(SHAPES) == 13
+    assert len(SHAPES) == 13
+    assert len(BY_NAME) == len(SHAPES) + len(GPU_SHAPES)
+    assert experiment.Config().shapes == tuple(shape.name for shape in SHAPES)
     assert BY_NAME["256x2048x1"].asked(FORWARD) == 2.0
     assert BY_NAME["256x2048x1"].asked(BOTH) == 2.5
     assert BY_NAME["16x4096x256 constant"].asked(BOTH) is None
     assert BY_NAME["1x64x64"].asked(FORWARD) is None
-    for name in ("default", "small"):
+    for name in ("default", "small", "gpu", "rehearsal"):
         config = registry.find_config(f"experiments/scan_limits/configs/{name}.toml")
         assert experiment.plan(resolve(experiment.Config, config.values))
 
@@ -306,9 +345,11 @@ def test_figures_have_a_marker_for_each_contender():
 
 def test_bad_input_is_told_at_once():
     bad = ["shapes=['1x1x1']", "rounds=2", "directions=['forward', 'forward']"]
+    bad.append("contenders=['lax.scam']")
     with pytest.raises(ConfigError) as caught:
         resolve(experiment.Config, {}, bad)
-    assert len(caught.value.faults) == 3
+    assert len(caught.value.faults) == 4
+    assert "none is called lax.scam; there are linear_scan auto" in str(caught.value)
     assert "no such shape: 1x1x1; there are 1x16384x16" in str(caught.value)
     with pytest.raises(ConfigError, match="nothing to measure"):
         resolve(experiment.Config, {}, ["shapes=[]", "compile_lengths=[]"])

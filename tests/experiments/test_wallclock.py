@@ -3,17 +3,21 @@
 import json
 import subprocess
 import sys
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import rnn
 from pydantic import TypeAdapter
 
 from experiments import __main__ as command_line
 from experiments.harness import environment, registry, run_folder
 from experiments.harness.kinds import KINDS, LINEAR, STATE_SPACE
 from experiments.harness.layer_configs import LayerConfig
-from experiments.wallclock import experiment, reference, stepped, work
+from experiments.harness.timing import Contender
+from experiments.wallclock import experiment, peers, reference, stepped, tables, work
 from experiments.wallclock.contenders import (
     BOTH,
     FORWARD,
@@ -22,6 +26,7 @@ from experiments.wallclock.contenders import (
     make_task,
     ways,
 )
+from experiments.wallclock.records import counted
 
 METHODS = ("sequential", "associative", "auto")
 TINY = dict(
@@ -131,6 +136,15 @@ def test_stepping_by_jax_gives_what_numpy_gives_by_hand():
     np.testing.assert_array_equal(y, found["y"])
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_cells_by_hand_are_cells_by_their_steps(kind):
+    task = task_of(kind, length=6)
+    found = stepped.evaluate(task.layer, task.x, task.g)
+    assert found.keys() == task.expected.keys()
+    for name, expected in task.expected.items():
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-13)
+
+
 def test_attention_that_is_written_out_is_attention_by_steps():
     layer = task_of("CausalSelfAttention", length=6, context=3).layer
     x = np.random.default_rng(0).standard_normal((2, 6, 3))
@@ -138,6 +152,97 @@ def test_attention_that_is_written_out_is_attention_by_steps():
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), layer)
         found, expected = (jax.jit(f)(wide, x) for f in (stepped._attention, stepped._stepped))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("direction", [FORWARD, BOTH])
+@pytest.mark.parametrize("peer", peers.PEERS[:3], ids=lambda peer: peer.name)
+def test_layers_of_torch_are_ours_and_leave_its_settings_alone(peer, direction):
+    torch = pytest.importorskip("torch")
+    task = task_of(peer.kind, length=6)
+    it = peer.contender(peer.name, task, direction)
+    output = it.function(*it.arguments)
+    assert it.check(output).passed
+    for i in range(7 if direction == BOTH else 0):  # y, x and four weights
+        wrong = [1.001 * x if i == j else x for j, x in enumerate(output)]
+        assert it.check(tuple(wrong)).passed == (i == 6)
+    assert torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_weights_for_cudnn_are_in_the_order_of_its_documentation(monkeypatch):
+    def lstm(x, h, c, weights, lengths, *sizes_and_options):
+        *sizes, _, _, precision = sizes_and_options
+        assert not rnn._lstm_cudnn_allow_tf32(precision)
+        parts = rnn.unpack_lstm_weights(weights, *sizes, False)
+        with jax.numpy_rank_promotion("allow"):
+            return rnn.lstm_ref(x, h, c, *parts, lengths, *sizes, 0.0, False)
+
+    monkeypatch.setattr(rnn, "lstm", lstm)
+    peer = next(peer for peer in peers.PEERS if peer.name == "jax.experimental.rnn")
+    it = peer.contender(peer.name, task_of("LSTM"), BOTH)
+    assert it.check(it.function(*it.arguments)).passed
+
+
+def test_the_mamba_of_jla_has_our_arguments(monkeypatch):
+    def mamba1(c, b, x, dt, a, *, d, dt_bias, dt_softplus):  # as jla.ops.reference says
+        assert dt_softplus
+        delta = jax.nn.softplus(dt + dt_bias[None, None])[..., None]
+        h, ys = 0.0, []
+        for t in range(x.shape[1]):
+            h = jnp.exp(delta[:, t] * a[None]) * h
+            h += delta[:, t] * x[:, t, :, None] * b[:, t, None]
+            ys.append(jnp.sum(h * c[:, t, None], axis=-1) + d[None] * x[:, t])
+        return jnp.stack(ys, axis=1), None
+
+    module = types.SimpleNamespace(mamba1=mamba1)
+    monkeypatch.setitem(sys.modules, "jla.ops.mosaic_gpu.mamba1", module)
+    peer = next(peer for peer in peers.PEERS if peer.kind == "SelectiveSSM")
+    it = peer.contender(peer.name, task_of("SelectiveSSM", state_size=2), BOTH)
+    assert it.check(it.function(*it.arguments)).passed
+
+
+def run_with_peers(monkeypatch, *made):
+    """Records, as from the disk, of an LRU beside peers that `made` make."""
+    offered = [peers.Peer(f"peer {i}", "LRU", (), make) for i, make in enumerate(made)]
+    monkeypatch.setattr(peers, "PEERS", offered)
+    layers = [{"name": "an LRU", "kind": "LRU"}]
+    values = TINY | {"layers": layers, "methods": ["auto"], "peers": True}
+    config = experiment.Config.model_validate_json(json.dumps(values))
+    return json.loads(json.dumps(list(experiment.run(config))))
+
+
+def ours(name, task, direction):
+    it = contender(task, "auto", direction)
+    return Contender(name, jax.jit(it.function), it.arguments, it.check, eager=True)
+
+
+def test_peers_are_timed_beside_ours_and_no_verdict_or_figure_sees_them(monkeypatch):
+    def fails(name, task, direction):
+        raise RuntimeError("no kernel image\nfor this card")
+
+    found = run_with_peers(monkeypatch, ours, fails)
+    peer, missing = sorted((r for r in found if "peer" in r), key=lambda r: "skipped" in r)
+    assert peer["contender"] == "an LRU, peer 0"
+    assert peer["counts"]
+    assert peer["version"] == f"jax {jax.__version__}"
+    assert missing["skipped"] == "peer 1: RuntimeError: no kernel image"
+    assert [r["contender"] for r in counted(found)] == ["an LRU, auto"]
+    without = [record for record in found if "peer" not in record]
+    assert experiment.summary(found).verdicts == experiment.summary(without).verdicts
+    tables = experiment.summary(found).tables
+    (table,) = [table for table in tables if table.title.startswith("Beside")]
+    assert table.columns == ("", "an LRU, peer 0")
+    assert [row[0] for row in table.rows] == ["time per sequence", "an LRU, auto"]
+    assert table.note == missing["skipped"]
+    assert not any(table.title.startswith("Left out") for table in tables)
+    assert {"time_forward_and_backward"} < set(experiment.plot(found))
+    alone = experiment.summary(run_with_peers(monkeypatch, fails)).tables[-1]
+    assert alone.rows == (("peer 0: RuntimeError: no kernel image",),)
+
+
+def test_our_time_over_theirs_has_the_farthest_quartiles():
+    ours, theirs = ({"seconds": seconds} for seconds in ([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]))
+    assert tables._over(ours, theirs) == "2 (1.2 to 3.3)"  # 3 / 2.5 and 5 / 1.5
 
 
 def test_too_large_is_recorded_and_never_tried(monkeypatch):
