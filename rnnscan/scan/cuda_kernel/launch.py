@@ -5,7 +5,7 @@ checks text, entry or number of parameters before the first launch, so tests han
 program to the assembler.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +29,35 @@ def launch(
         aliases = {len(operands): len(shapes)}
         operands.append(messages)
         shapes.append(jax.ShapeDtypeStruct(messages.shape, messages.dtype))
-    call = jax.ffi.ffi_call(TARGET, shapes, input_output_aliases=aliases, vmap_method=None)
-    sizes = {"grid_x": what.grid, "block_x": what.block, "shared_mem_bytes": what.shared_bytes}
+    sizes = what.grid, what.block, what.shared_bytes
+    outputs = call(source(what), entry(what), *sizes, operands, shapes, aliases)
+    return dict(zip(what.results, outputs, strict=False))
+
+
+def call(
+    source: str,
+    entry: str,
+    grid: int,
+    block: int,
+    shared_bytes: int,
+    operands: Sequence[jax.Array],
+    results: Sequence[jax.ShapeDtypeStruct],
+    aliases: Mapping[int, int] | None = None,
+    way_out: str = nvrtc.WAY_OUT,
+) -> Sequence[jax.Array]:
+    """The results of a program's kernel; `aliases`: operands that are results, by position."""
+    run = jax.ffi.ffi_call(
+        TARGET, results, input_output_aliases=dict(aliases or {}), vmap_method=None
+    )
+    sizes = {"grid_x": grid, "block_x": block, "shared_mem_bytes": shared_bytes}
     sizes |= dict.fromkeys(("grid_y", "grid_z", "block_y", "block_z"), 1)
-    outputs = call(
+    return run(
         *operands,
-        name=entry(what),
+        name=entry,
         kernel_type="ptx",
-        kernel_data=nvrtc.ptx(source(what)),
+        kernel_data=nvrtc.ptx(source, way_out),
         **{name: np.int32(size) for name, size in sizes.items()},
     )
-    return dict(zip(what.results, outputs, strict=False))
 
 
 def entry(what: Launch) -> str:
