@@ -145,10 +145,9 @@ def test_every_cell_keeps_its_weights(
     assert ".local" not in text
 
 
-def test_cells_that_have_more_numbers_than_fit_in_an_int_assemble(tmp_path):
-    what = cells.plan(
-        "tanh", (512, 1 << 20, 256), backward=True, reverse=False, padded=True, resets=True
-    )
+@pytest.mark.parametrize("shape", [(64, 1 << 18, 256), (512, 1 << 16, 256), (512, 1 << 16, 192)])
+def test_cells_that_have_more_numbers_than_fit_in_an_int_assemble(shape, tmp_path):
+    what = cells.plan("tanh", shape, backward=True, reverse=False, padded=True, resets=True)
     assert "RNNSCAN_INDEX int64_t" in what.source
     registers_of(nvrtc.ptx(what.source), what.entry, 8, tmp_path)
 

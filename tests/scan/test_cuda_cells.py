@@ -202,6 +202,7 @@ def test_nothing_passes_a_reset(on_host, reverse):
 def few():
     """Small, of every map: registers and shared memory, with tiles that are not full."""
     shapes = [((3, 4, 33), {"rows": 2, "kept": 1}), ((3, 3, 5), {"rows": 4, "ahead": 2})]
+    shapes.append(((2, 3, 4), {}))  # one sequence a block: two lanes end with the same sum
     return [
         work("tanh", shape, backward=backward, **layout)
         for shape, layout in shapes

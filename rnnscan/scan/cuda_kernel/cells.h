@@ -15,9 +15,8 @@
 //   3. it adds the drive, which was read `ahead` steps before, applies phi, and writes h to global
 //      memory and to the other of two vectors in shared memory; the block meets.
 //
-// Of products it is W in shared memory that costs, not arithmetic: 16 bytes a lane for each 4 rows
-// products, and a vector once a warp, whose eight lanes lie side by side and others read the same.
-// Sums are of H / 8 products in turn and then of eight: exact to about H / 8 + 3 roundings.
+// Sums are of H / 8 products in turn and then of eight: some H / 8 + 3 roundings. Which lane adds what
+// is fixed, so the numbers are the same at every run.
 //
 // Where H is no multiple of 32, weights and vectors are zero beyond it.
 
@@ -32,6 +31,7 @@ namespace rnnscan {
 constexpr int kWarp = 32;
 constexpr int kParts = 8;   // lanes that share units
 constexpr int kUnits = 4;   // that they share
+constexpr int kGroups = kWarp / kParts;  // of units, of a warp: adjacent lanes, which read the same
 constexpr int kChunk = 32;  // columns: four of each lane
 constexpr int kMostChunks = 8, kMostRows = 4, kMostOwned = 2, kMostAhead = 4;
 
@@ -75,8 +75,8 @@ struct Lane {
 
   DEVICE Lane(const Pointers& pointers)
       : at(pointers),
-        part(thread_index() % kParts),
-        units(thread_index() / kParts * kUnits),
+        part(thread_index() % kWarp / kGroups),
+        units((thread_index() / kWarp * kGroups + thread_index() % kGroups) * kUnits),
         others(reinterpret_cast<Four*>(shared_memory()) + thread_index()) {
     vectors = reinterpret_cast<float*>(shared_memory()) +
               (chunks() - kept()) * kUnits * threads() * 4;
@@ -161,8 +161,9 @@ struct Lane {
     add_half(parts, count / 2, kParts / 4);
     add_half(parts, count / 4, kParts / 8);
   }
+  // `count` sums, with the lane whose part is so far away.
   DEVICE void add_half(float* parts, int count, int distance) const {
-    const int other = thread_index() % kWarp ^ distance;
+    const int other = thread_index() % kWarp ^ distance * kGroups;
     const bool upper = part & distance;
     if (count < 2) parts[0] = parts[0] + shuffle_number(parts[0], other);
     UNROLL

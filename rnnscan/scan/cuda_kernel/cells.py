@@ -13,13 +13,13 @@ once by each block. What bounds a step of a block at H = 256 is reckoned here in
 which has 128 multiply-adds and 128 bytes of shared memory in one:
 
     sequences   multiply-adds   weights from shared memory   vectors and shuffles
-    1           512             768                          192
-    2           1024            768                          384
-    4           2048            1024                         768
+    1           512             768                          320
+    2           1024            768                          640
+    4           2048            1024                         1280
 
-With 200 to 300 cycles for the barrier, the sum's last digits and tanh, and at 1.7 GHz, that is an
-estimate of 1.4 million steps a second for 132 sequences, 1.2 million for 264 and 0.7 million for
-528: nothing of it is measured.
+The greater of arithmetic and the sum of the other two counts. With 200 to 300 cycles for the
+barrier, the last of a sum and tanh, and at 1.7 GHz, that is an estimate of 1.3 million steps a
+second for 132 sequences, 1.0 million for 264 and 0.7 million for 528: nothing of it is measured.
 """
 
 import dataclasses
@@ -37,8 +37,9 @@ CORES = 132  # of an H100
 COLUMNS = 32  # of a chunk of weights
 WIDEST = 256  # the largest H: more weights than a core holds beside them
 AHEAD = 4  # the most steps that are read ahead
-# Chunks of weights in registers, 16 each, by `rows`: what more sequences take for sums is not there
-# for weights. Of 448 or 512 threads (H > 192) each may have 128 registers, of fewer at least 168.
+# Chunks of weights in registers, 16 each, by `rows`: what more sequences take for sums, or large
+# arrays for places, is not there for weights. Of 448 or 512 threads (H > 192) each may have 128
+# registers, of fewer at least 168.
 KEPT = {1: 5, 2: 5, 4: 4}
 ALL_KEPT = 6
 
@@ -108,7 +109,7 @@ class CellLaunch:
         pointers = "\n".join(
             f"  at.{name} = static_cast<{_type_of(name)}>(x{i});" for i, name in enumerate(names)
         )
-        index = "int" if self.batch * (self.steps + AHEAD) * self.hidden < 2**31 else "int64_t"
+        index = "int64_t" if _wide(self.batch, self.steps, self.hidden) else "int"
         return f"""
 #define RNNSCAN_DEVICE "device.h"
 #define RNNSCAN_INDEX {index}
@@ -123,6 +124,11 @@ extern "C" __global__ void __launch_bounds__({self.block}, 1) {self.entry}({para
   rnnscan::run<rnnscan::F32>(at);
 }}
 """
+
+
+def _wide(batch: int, steps: int, hidden: int) -> bool:
+    """Whether an `int` is too short for places in an array, some steps beyond it included."""
+    return batch * (steps + AHEAD) * hidden >= 2**31
 
 
 def _type_of(name: str) -> str:
@@ -152,7 +158,7 @@ def plan(
         padded=padded,
         resets=resets,
         rows=rows,
-        kept=chunks if chunks <= ALL_KEPT else KEPT[rows],
+        kept=chunks if chunks <= ALL_KEPT else KEPT[rows] - _wide(*shape),
         ahead=ahead_of(chunks),
     )
 
