@@ -55,7 +55,7 @@ def cell_scan(
         gradients of weights sum over all steps, those before it too). With `reverse`, a packed
         batch marks the last element of each segment. A step that is not valid resets nothing.
       reverse: from the last step to the first.
-      method: `"auto"`, or a name of `explain_cell_scan`: `"scan"`, `"native"`.
+      method: `"auto"`, or a name of `explain_cell_scan`: `"scan"`, `"native"`, `"cuda"`.
 
     Returns: h (..., T, H), and the tuple of last states (..., H), in the dtype that all operands
     promote to. Halves are carried in float32 and rounded.

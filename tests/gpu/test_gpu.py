@@ -11,12 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnscan import GRU, LSTM, RNN, explain_linear_scan, linear_scan, matrix_scan
+from rnnscan import (
+    GRU,
+    LSTM,
+    RNN,
+    cell_scan,
+    explain_cell_scan,
+    explain_linear_scan,
+    linear_scan,
+    matrix_scan,
+)
 from rnnscan.scan.cuda_kernel.plan import plan
 from rnnscan.scan.linear_methods import cuda
 from tests.layers.cases import assert_close
 from tests.scan.cases import Call, methods_of
 from tests.scan.reference import unit_roundoff
+from tests.scan.test_cells import assert_alike, cotangents_of, draw, of_dtype
 from tests.scan.test_laws import assert_gradients_within, assert_within
 
 pytestmark = pytest.mark.gpu
@@ -120,3 +130,34 @@ def test_stepping_equals_calling(cls, options):
     whole = jax.jit(layer)(x)
     assert {device.platform for device in whole[0].devices()} == {"gpu"}
     assert_close((jnp.stack(ys, 1), state), whole)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "reverse"),
+    [
+        ("tanh", (3, 65, 5, 37), False),
+        ("relu", (140, 33, 8, 129), True),  # two sequences a block
+        ("tanh", (131, 40, 16, 256), True),
+        ("tanh", (530, 17, 16, 256), False),  # four
+        ("relu", (1, 1, 1, 1), False),
+    ],
+    ids=str,
+)
+def test_the_cuda_kernel_of_cells_equals_the_plain_scan(kind, size, reverse):
+    weights, x, state, flags = draw(kind, size, padded=size[1] > 1)
+    given = of_dtype((weights, x, state), jnp.float32)
+    row = next(r for r in explain_cell_scan(kind, *given, platform="cuda") if r.method == "cuda")
+    if not row.available:
+        pytest.skip(row.reason)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(method, weights, x, state, cotangents):
+        options = {"reverse": reverse, "method": method}
+        out, pull = jax.vjp(lambda *a: cell_scan(kind, *a, *flags, **options), weights, x, state)
+        return out, pull(cotangents)
+
+    got, want = (run(method, *given, cotangents_of(x, state)) for method in ("cuda", "scan"))
+    assert {device.platform for device in got[0][0].devices()} == {"gpu"}
+    batch, steps, inputs, hidden = size
+    # Roundings as in tests/scan/test_cells.py, of both.
+    assert_alike(got, want, 20 * 2.0**-24 * (inputs + hidden + batch * steps) ** 0.5)

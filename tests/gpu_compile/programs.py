@@ -97,7 +97,7 @@ def _of_matrix_scan() -> Named:
 def _of_cell_scan() -> Named:
     for kind in CELLS:
         for row in explain_cell_scan(kind, *_cell_operands(kind), platform="cuda"):
-            if row.available:
+            if row.available and kind != "relu":  # but for one operation it is tanh
                 yield f"cell-{row.method}_backward-{kind}", partial(_cell, kind, row.method)
 
 

@@ -1,4 +1,4 @@
-"""The CUDA kernel's programs, by NVIDIA's compiler and assembler: what nothing else checks.
+"""The CUDA kernels' programs, by NVIDIA's compiler and assembler: what nothing else checks.
 
 XLA hands PTX to the driver as it is, at the first launch. Here every map, type, layout and mode is
 assembled for the card: the entry is there with a parameter for each buffer, nothing spills, and
@@ -11,7 +11,7 @@ import subprocess
 import jax.numpy as jnp
 import pytest
 
-from rnnscan.scan.cuda_kernel import launch, nvrtc
+from rnnscan.scan.cuda_kernel import cells, launch, nvrtc
 from rnnscan.scan.cuda_kernel.plan import WIDEST, plan
 from rnnscan.scan.cuda_kernel.problem import KINDS, TYPES, Launch
 from rnnscan.scan.linear_method import Problem
@@ -79,6 +79,16 @@ def assembled(text: str, folder) -> str:
     return done.stderr
 
 
+def registers_of(text: str, entry: str, buffers: int, folder) -> int:
+    """Of a program with this entry, which has a parameter for each buffer and spills nothing."""
+    entries = re.findall(r"\.visible \.entry (\w+)\(([^)]*)\)", text)
+    assert [name for name, _ in entries] == [entry]
+    assert entries[0][1].count(".param .u64") == buffers
+    said = assembled(text, folder)
+    assert re.findall(r"(\d+) bytes (?:stack|spill \w+)", said) == ["0"] * 3
+    return int(re.search(r"Used (\d+) registers", said)[1])
+
+
 @pytest.mark.parametrize(("kind", "dtype", "layout"), PAIRS, ids=str)
 def test_every_program_assembles_without_spills(kind, dtype, layout, tmp_path):
     made = launches(kind, dtype, layout)
@@ -86,14 +96,9 @@ def test_every_program_assembles_without_spills(kind, dtype, layout, tmp_path):
         assert made[-1].mode == MODES[layout]
     for what in made:
         text = nvrtc.ptx(launch.source(what))
-        entries = re.findall(r"\.visible \.entry (\w+)\(([^)]*)\)", text)
-        assert [name for name, _ in entries] == [launch.entry(what)]
         buffers = len(what.operands) + len(what.results)
-        assert entries[0][1].count(".param .u64") == buffers
-        said = assembled(text, tmp_path)
-        registers = int(re.search(r"Used (\d+) registers", said)[1])
+        registers = registers_of(text, launch.entry(what), buffers, tmp_path)
         assert registers * launch.LEAST_THREADS <= 65536  # a quarter of a core's threads
-        assert re.findall(r"(\d+) bytes (?:stack|spill \w+)", said) == ["0"] * 3
         # Operands that lie side by side are copied 16 bytes at a time.
         width = what.vector * jnp.dtype(dtype).itemsize
         if layout in ("wide", "long", "rows") and what.view("drive").width == what.vector:
@@ -101,6 +106,50 @@ def test_every_program_assembles_without_spills(kind, dtype, layout, tmp_path):
         if width == WIDEST:
             assert "cp.async.cg.shared.global" in text
             assert ("st.global.v4.u32" in text) == (what.mode != "reduce")
+
+
+# (activation, H, sequences, whether it is padded and has resets): H of few and of all chunks of 32,
+# and blocks of 1, 2 and 4 sequences.
+CELLS = [
+    ("tanh", 256, 8, False, False),
+    ("tanh", 256, 200, True, True),
+    ("tanh", 250, 1000, True, False),
+    ("relu", 224, 132, False, True),
+    ("relu", 192, 1000, True, True),
+    ("tanh", 160, 200, False, False),
+    ("tanh", 128, 1000, False, True),
+    ("tanh", 33, 3, True, True),
+]
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(("activation", "hidden", "batch", "padded", "resets"), CELLS)
+def test_every_cell_keeps_its_weights(
+    activation, hidden, batch, padded, resets, backward, tmp_path
+):
+    what = cells.plan(
+        activation,
+        (batch, 1000, hidden),
+        backward=backward,
+        reverse=padded,
+        padded=padded,
+        resets=resets,
+    )
+    text = nvrtc.ptx(what.source)
+    buffers = len(what.operands) + len(what.results)
+    registers = registers_of(text, what.entry, buffers, tmp_path)
+    assert registers * what.block <= 65536
+    assert registers >= 16 * what.kept  # the weights are there
+    assert what.shared_bytes <= 163 * 1024  # of the oldest card that it is for
+    assert "ld.shared.v4" in text
+    assert ".local" not in text
+
+
+@pytest.mark.parametrize("shape", [(64, 1 << 18, 256), (512, 1 << 16, 256), (512, 1 << 16, 192)])
+def test_cells_that_have_more_numbers_than_fit_in_an_int_assemble(shape, tmp_path):
+    what = cells.plan("tanh", shape, backward=True, reverse=False, padded=True, resets=True)
+    assert "RNNSCAN_INDEX int64_t" in what.source
+    registers_of(nvrtc.ptx(what.source), what.entry, 8, tmp_path)
 
 
 def test_what_does_not_compile_says_the_way_out():

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from rnnscan.scan.cell_method import CellCase, CellTable
-from rnnscan.scan.cell_methods import cpu_kernel, scan
+from rnnscan.scan.cell_methods import cpu_kernel, cuda, scan
 from rnnscan.scan.table import MethodTable
 
-CellMethodName = Literal["auto", "scan", "native"]
+CellMethodName = Literal["auto", "scan", "native", "cuda"]
 
 
 def _prefer(case: CellCase) -> tuple[str, str]:
@@ -15,4 +15,4 @@ def _prefer(case: CellCase) -> tuple[str, str]:
     return "scan", "every step is one product and a few elementwise operations"
 
 
-cell_table: CellTable = MethodTable((scan.method, cpu_kernel.method), _prefer)
+cell_table: CellTable = MethodTable((scan.method, cpu_kernel.method, cuda.method), _prefer)

@@ -11,6 +11,10 @@ import jax
 from rnnscan.scan.cuda_kernel.nvrtc import CUDA_VERSION
 
 OLDEST = (8, 0)  # the first that copies into shared memory on its own
+# The most shared memory of a block, where it is more than on the least of cards.
+SHARED_KB: dict[tuple[int, ...], int] = {(8, 0): 163, (8, 7): 163}
+SHARED_KB |= dict.fromkeys([(9, 0), (10, 0), (10, 3), (11, 0)], 227)
+LEAST_SHARED_KB = 99
 
 
 @functools.cache
@@ -28,6 +32,20 @@ def why_not() -> str | None:
             "update NVIDIA's driver"
         )
     return None
+
+
+def why_not_shared(wanted: int) -> str | None:
+    """Why a block of the card cannot have so many bytes of shared memory, or nothing."""
+    capability = _capability()
+    if capability is None:
+        return None
+    most = SHARED_KB.get(capability, LEAST_SHARED_KB)
+    if wanted <= most * 1024:
+        return None
+    return (
+        f"it needs {-(-wanted // 1024)} KB of shared memory, and with compute capability "
+        f"{_dotted(capability)} a block has {most} KB"
+    )
 
 
 def _capability() -> tuple[int, ...] | None:

@@ -14,6 +14,7 @@ DEVICE int thread_index() { return threadIdx.x; }
 DEVICE int64_t block_index() { return blockIdx.x; }
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE void sync_block() { __syncthreads(); }
+DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
 
 DEVICE char* shared_memory() {
   extern __shared__ __align__(16) char memory[];

@@ -46,8 +46,8 @@ def why_not() -> str | None:
 
 
 @functools.lru_cache(maxsize=1024)
-def ptx(source: str) -> str:
-    """PTX for a program, once for each."""
+def ptx(source: str, way_out: str = WAY_OUT) -> str:
+    """PTX for a program, once for each; `way_out`: what a failure tells to do."""
     library = _library()
     program = ctypes.c_void_p()
     _check(
@@ -61,7 +61,7 @@ def ptx(source: str) -> str:
         given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         if library.nvrtcCompileProgram(program, len(options), given):
             log = _text(library, program, "ProgramLog")
-            raise Failure(f"the CUDA kernel does not compile; {WAY_OUT}:\n{log}")
+            raise Failure(f"the CUDA kernel does not compile; {way_out}:\n{log}")
         text = _text(library, program, "PTX")
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

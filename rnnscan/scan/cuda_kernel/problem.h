@@ -7,17 +7,8 @@
 
 #pragma once
 
+#include "integers.h"
 #include "linear/maps.h"
-
-#ifdef __CUDACC_RTC__
-typedef unsigned char uint8_t;
-typedef unsigned short uint16_t;
-typedef unsigned int uint32_t;
-typedef unsigned long long uint64_t;
-typedef long long int64_t;
-#else
-#include <cstdint>
-#endif
 
 #ifndef RNNSCAN_AXES
 #define RNNSCAN_AXES 16  // the most that chains may have; plan.py says how many they have

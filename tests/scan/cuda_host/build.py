@@ -29,6 +29,7 @@ KERNEL = ROOT / "rnnscan/scan/cuda_kernel"
 SHARED = ROOT / "rnnscan/scan/cpu_kernel"
 CACHE = ROOT / "build/cuda_host"
 TYPES = ("f16", "bf16", "f32", "f64", "c64", "c128")
+PROBLEMS = {"cells.h": "cells_problem.h"}  # what other kernels than the scan's are asked
 COMMON = "-std=c++17 -fno-strict-aliasing"
 # The kernel's flags, and those of host.cc, which no sanitizer watches.
 BUILDS = {
@@ -289,7 +290,9 @@ def _build(kind: str, kernel: str, types: tuple[str, ...]) -> Path:
 def _compile(kind, kernel, types, kernel_flags, host_flags, made):
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         folders = [f"-I{folder}" for folder in (HERE, KERNEL, SHARED)]
+        problem = PROBLEMS.get(kernel, "problem.h")
         of_kernel = [*(f"-DTYPE_{name}" for name in types), f'-DRNNSCAN_KERNEL="{kernel}"']
+        of_kernel.append(f'-DRNNSCAN_PROBLEM="{problem}"')
         sources = [("host.cc", host_flags), ("library.cc", [*kernel_flags, *folders, *of_kernel])]
         if kind != "plain":
             sources.append(("main.cc", kernel_flags))

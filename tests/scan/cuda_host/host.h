@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -51,6 +52,7 @@ void sync_warp(HERE);
 void sync_block(HERE);
 uint32_t shuffle(uint32_t word, int lane, HERE);  // orders no memory, as on a GPU
 void commit_copies();
+DEVICE float hyperbolic_tangent(float x) { return std::tanh(x); }
 
 namespace host {
 inline void check(const void* address, int64_t bytes, const char* file, int line) {

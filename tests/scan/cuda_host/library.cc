@@ -1,5 +1,5 @@
-// A kernel as a function to call: RNNSCAN_KERNEL is the header that has it, and each TYPE_<type> that
-// is defined is compiled.
+// A kernel as a function to call: RNNSCAN_KERNEL is the header that has it, RNNSCAN_PROBLEM the one
+// that says what it is asked, and each TYPE_<type> that is defined is compiled.
 
 #define RNNSCAN_DEVICE "host.h"
 
@@ -7,7 +7,7 @@
 #include <mutex>
 
 #include "host.h"
-#include "problem.h"
+#include RNNSCAN_PROBLEM
 
 namespace rnnscan {
 static Problem problem;
