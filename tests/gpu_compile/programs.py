@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = tomllib.loads((ROOT / "experiments/wallclock/configs/gpu.toml").read_text())
 BATCH, LENGTH, WIDTH = CONFIG["batch"], min(CONFIG["lengths"]), CONFIG["width"]
 # Layers beside those, narrower: they compile in a third of the time.
-OTHERS = ("GRU", "LinearRNN", "MinGRU", "Mamba", "CausalSelfAttention")
+OTHERS = ("GRU", "LinearRNN", "MinGRU", "SelectiveSSM", "Mamba", "CausalSelfAttention")
 FEW = 4096  # bytes of scalars, counters, and gaps between arrays
 
 VARYING = Call(b=(BATCH, LENGTH, WIDTH), a=(BATCH, LENGTH, WIDTH), axis=1)
