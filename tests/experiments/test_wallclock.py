@@ -268,7 +268,7 @@ def test_too_large_is_recorded_and_never_tried(monkeypatch):
             )
         assert experiment.plot(records) == {}
         summary = experiment.summary(records)
-        assert [verdict.outcome for verdict in summary.verdicts] == ["open", "open"]
+        assert {verdict.outcome for verdict in summary.verdicts} == {"open"}
         assert len(summary.tables[0].rows) == len(records)
 
 
