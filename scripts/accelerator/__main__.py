@@ -75,10 +75,14 @@ def main(arguments: Sequence[str] | None = None, stages: Sequence[Stage] = STAGE
         return REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+        (out / LOG).open("w", encoding="utf-8") as log,
+    ):
         journey = Journey(
             out=out,
             runs=Path(scratch) / "runs",
+            log=log,
             machine=here,
             started=started,
             seconds=options.seconds,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -17,8 +16,14 @@ from scripts.accelerator.stages import ROOT
 
 GRACE = 10.0  # seconds, at most, between the request to end and the kill
 POLL = 0.2  # seconds
+# In a group of its own a command would outlive a visit that is killed, and keep the machine busy.
+# Said by the command itself, before it is the command: a fork may run nothing of Python's.
+ENDS_WITH_PARENT = """
+import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,15 @@ def run(
     interrupt_at = started + seconds - min(GRACE, seconds / 4)
     interrupted = killed = False
     pending = b""
+    tied = [sys.executable, "-I", "-S", "-c", ENDS_WITH_PARENT] if sys.platform == "linux" else []
     process = subprocess.Popen(
-        command,
+        [*tied, *command],
         cwd=ROOT,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
     )
     assert process.stdout is not None
     output = process.stdout.fileno()
@@ -105,9 +110,3 @@ def _read(output: int, seconds: float) -> bytes:
 def _signal_group(process: subprocess.Popen, number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _end_with_parent() -> None:
-    """In a group of its own it would outlive a visit that is killed, and keep the machine busy."""
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

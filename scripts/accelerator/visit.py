@@ -33,6 +33,7 @@ class Journey:
     Args:
       out: the folder for what comes back.
       runs: a folder for run folders.
+      log: is written line by line.
       machine: where this is.
       started: the moment from which the time counts, as `time.time()` gives it.
       seconds: how long the visit may last.
@@ -42,6 +43,7 @@ class Journey:
 
     out: Path
     runs: Path
+    log: TextIO
     machine: Machine
     started: float
     seconds: float
@@ -53,7 +55,6 @@ class Journey:
     def __post_init__(self) -> None:
         reserve = min(RESERVE, max(3.0, self.seconds / 8))
         self._end = self.started + self.seconds - reserve
-        self._log: TextIO = (self.out / LOG).open("w", encoding="utf-8")
         self._archive = archive.Archive(self.out / archive.NAME, self.runs)
         self._figures = 0
 
@@ -90,8 +91,8 @@ class Journey:
         self._archive.update(self.tell)
 
     def say(self, line: str) -> None:
-        self._log.write(line + "\n")
-        self._log.flush()
+        self.log.write(line + "\n")
+        self.log.flush()
         with suppress(OSError):  # nobody listens any more
             print(line, flush=True)
 
