@@ -21,7 +21,7 @@ claims: $(VENV)/.with-experiments ## every claim of the article put to the test:
 	$(BIN)/python -m experiments claims
 
 accelerator: $(VENV)/.with-test ## measure a machine that one has for minutes: make accelerator OUT=folder
-	PYTHON=$(BIN)/python bash scripts/accelerator.sh $(or $(OUT),$(error OUT= is missing)) $(ARGS)
+	PYTHON=$(BIN)/python bash scripts/accelerator.sh "$(or $(OUT),$(error OUT= is missing))" $(ARGS)
 
 test: $(VENV)/.with-test ## all tests and docstring examples; make test ARGS="-k reset -x"
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)

@@ -37,7 +37,7 @@ if compgen -G "$tree/.whl/*.whl" >/dev/null; then
     site=$(mktemp -d) || exit 2
     trap 'rm -rf "$site"' EXIT
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \
-        --disable-pip-version-check --target "$site" "$tree"/.whl/*.whl || exit 2
+        --disable-pip-version-check --root-user-action=ignore --target "$site" "$tree"/.whl/*.whl || exit 2
     PYTHONPATH=$PYTHONPATH:$site
 fi
 

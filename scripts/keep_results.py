@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -21,12 +22,11 @@ from typing import Annotated
 import tyro
 from PIL import Image
 
-from experiments import __main__ as experiments
 from experiments.harness import visit
 from experiments.harness.run_folder import RunFolder, RunFolderError
 from scripts.accelerator import archive
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+ROOT = Path(__file__).resolve().parents[1]
 FIGURES = 2  # of a run
 WIDTH = 1200  # pixels; a page shows fewer
 LARGEST = 100 * 2**20  # bytes, all files together: an archive is a few megabytes
@@ -48,7 +48,7 @@ def keep(packed: Path, results: Path) -> Path:
             raise KeepError(f"{target}: exists; rename it, {target.name}-morning for instance")
         visit.runs(folder)  # one at least
         folder.rename(target)
-    if experiments.main(["report", str(target)]):
+    if subprocess.run([sys.executable, "-m", "experiments", "report", target], cwd=ROOT).returncode:
         print(f"{target}: not everything could be reported; the records are kept", file=sys.stderr)
     for run in visit.runs(target):
         keep_figures(run)
@@ -92,7 +92,7 @@ def keep_figures(run: RunFolder) -> None:
 
 def main(
     packed: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ARCHIVE")],
-    results: Path = RESULTS,
+    results: Path = ROOT / "results",
 ) -> int:
     """Keep what a visit to another machine measured.
 
@@ -101,7 +101,7 @@ def main(
       results: the folder that holds one folder a device and date.
     """
     try:
-        folder = keep(packed, results)
+        folder = keep(packed, results.resolve())
     except (KeepError, RunFolderError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -20,6 +20,7 @@ import pytest
 
 from experiments.harness import config as harness_config
 from experiments.harness import registry, run_folder, visit
+from scripts import keep_results
 from scripts.accelerator import __main__ as command_line
 from scripts.accelerator import archive, machine
 from scripts.accelerator.stages import FIGURES, RESERVE, SECONDS, STAGES, Stage
@@ -220,11 +221,27 @@ def test_ends_in_time_even_if_a_stage_ignores_interrupts(journey, tmp_path):
     assert not any(map(alive, re.findall(r"^child (\d+)$", log, re.MULTILINE)))
 
 
-def test_without_the_sanitizer_it_runs_all_the_same_and_says_so(journey):
-    code, _, log = journey(stage("watched", "print('ran')", under=("no-such-sanitizer",)))
+@pytest.mark.parametrize(
+    ("under", "said"),
+    [
+        (("env", "WATCHED=by a sanitizer"), "by a sanitizer\n"),
+        (("no-such-sanitizer",), "alone\n"),
+        (("no-such-sanitizer",), "no-such-sanitizer is missing here, so it ran without"),
+    ],
+)
+def test_runs_under_the_sanitizer_if_there_is_one(journey, under, said):
+    source = "import os; print(os.environ.get('WATCHED', 'alone'))"
+    code, _, log = journey(stage("watched", source, under=under))
     assert code == 0
-    assert "ran\n" in log
-    assert "no-such-sanitizer is missing here" in log
+    assert said in log
+
+
+def test_an_interrupted_visit_ends_with_its_summary(journey, tmp_path):
+    source = "import os, signal, time; os.kill({}, signal.SIGINT); time.sleep(60)"
+    code, out, log = journey(stage("one", source.format(os.getpid())), stage("two", ""))
+    assert code == 1
+    assert outcomes(unpacked(out, tmp_path)) == {"one": "interrupted", "two": "not begun"}
+    assert "=== Summary" in log
 
 
 # An experiment, with its records and figures
@@ -240,9 +257,7 @@ TOY = Stage(
 )
 
 
-def test_an_experiment_comes_back_as_records_and_figures_and_can_be_kept(journey, tmp_path, capsys):
-    from scripts import keep_results
-
+def test_an_experiment_comes_back_as_records_and_figures_and_can_be_kept(journey, tmp_path, capfd):
     code, out, log = journey(TOY)
     assert code == 0, log
     assert {path.suffix for path in out.iterdir()} == {".log", ".gz", ".png"}
@@ -254,7 +269,7 @@ def test_an_experiment_comes_back_as_records_and_figures_and_can_be_kept(journey
     assert run.records()
     assert run.report.exists()
     assert list(run.path.glob("*.png"))
-    assert f"{run.experiment}: {HERE.device}, Python 3.11, JAX 0.10" in capsys.readouterr().out
+    assert f"{run.experiment}: {HERE.device}, Python 3.11, JAX 0.10" in capfd.readouterr().out
     with pytest.raises(keep_results.KeepError, match="exists; rename it"):
         keep_results.keep(out / archive.NAME, results)
     assert [path.name for path in results.iterdir()] == [folder.name]
@@ -272,8 +287,6 @@ def test_an_experiment_comes_back_as_records_and_figures_and_can_be_kept(journey
     ],
 )
 def test_what_no_visit_wrote_is_not_unpacked(tmp_path, contents, word):
-    from scripts import keep_results
-
     packed = tmp_path / archive.NAME
     if contents is None:
         packed.write_bytes(b"no archive")
