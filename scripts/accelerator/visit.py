@@ -17,7 +17,7 @@ from typing import TextIO
 from experiments.harness.visit import StageOutcome, Visit
 from scripts.accelerator import archive, process
 from scripts.accelerator.machine import Machine
-from scripts.accelerator.stages import FIGURES, RESERVE, Stage
+from scripts.accelerator.stages import FIGURES, RESERVE, SECONDS, Stage
 
 LAUNCHER = "RNNSCAN_CUDA_LAUNCHER"
 LOG = "accelerator.log"
@@ -53,7 +53,7 @@ class Journey:
     outcomes: list[StageOutcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        reserve = min(RESERVE, max(3.0, self.seconds / 8))
+        reserve = max(3.0, RESERVE * self.seconds / SECONDS)
         self._end = self.started + self.seconds - reserve
         self._archive = archive.Archive(self.out / archive.NAME, self.runs)
         self._figures = 0
