@@ -9,7 +9,7 @@ KERNEL := rnnscan/scan/cuda_kernel/launcher.cc \
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart claims test gpu-compile lint typecheck notebooks clean
+.PHONY: help quickstart claims accelerator test gpu-compile lint typecheck notebooks clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,9 @@ quickstart: $(VENV)/.with-experiments ## the whole toolkit in three minutes: one
 
 claims: $(VENV)/.with-experiments ## every claim of the article put to the test: one table of verdicts
 	$(BIN)/python -m experiments claims
+
+accelerator: $(VENV)/.with-test ## measure a machine that one has for minutes: make accelerator OUT=folder
+	PYTHON=$(BIN)/python bash scripts/accelerator.sh "$(or $(OUT),$(error OUT= is missing))" $(ARGS)
 
 test: $(VENV)/.with-test ## all tests and docstring examples; make test ARGS="-k reset -x"
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)

@@ -1,4 +1,4 @@
-"""python -m experiments list | run NAME_OR_CONFIG [key=value ...] | claims | report [RUN_FOLDER]"""
+"""python -m experiments list | run NAME_OR_CONFIG [key=value ...] | claims | report [FOLDER]"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ try:
     from rich.padding import Padding
     from rich.text import Text
 
-    from experiments.harness import config, registry, run_folder, runner
+    from experiments.harness import config, registry, run_folder, runner, visit
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
         raise
@@ -92,7 +92,7 @@ def run_claims(
 
 
 def report_run(
-    folder: Annotated[Path | None, tyro.conf.arg(metavar="RUN_FOLDER")] = None,
+    folder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     /,
     *,
     runs: Path = RUNS,
@@ -100,10 +100,29 @@ def report_run(
     """Write the report of a run again, from what was measured.
 
     Args:
-      folder: the run folder; without it the latest one.
+      folder: the run folder, or one of results/ with all its runs; without it the latest run.
       runs: the folder that holds the run folders.
     """
+    if folder is not None and visit.is_visit(folder):
+        return _report_visit(folder)
     found = run_folder.find(folder) if folder else run_folder.latest(runs)
+    return _rebuild(found)
+
+
+def _report_visit(folder: Path) -> int:
+    """Every run of a visit; one that this version cannot read does not hide the others."""
+    facts, status = visit.read(folder), 0
+    for found in visit.runs(folder):
+        _console().rule(f"{found.experiment}: {facts}", style="dim")
+        try:
+            status = max(status, _rebuild(found))
+        except (config.ConfigError, registry.UnknownExperimentError) as error:
+            print(error, file=sys.stderr)
+            status = BAD_INPUT
+    return status
+
+
+def _rebuild(found: run_folder.RunFolder) -> int:
     file = registry.find_config(str(found.path))
     experiment = registry.load(file.experiment)
     resolved = config.resolve(experiment.Config, file.values, where=str(found.path))

@@ -104,7 +104,10 @@ def make(root: Path, experiment: str, config: Config, environment: dict[str, Any
 def find(path: Path) -> RunFolder:
     """The run folder at `path`."""
     if not (path / "config.json").is_file():
-        raise RunFolderError(f"{path}: is no run folder; there should be a config.json in it")
+        raise RunFolderError(
+            f"{path}: is no run folder; there should be a config.json in it, or the visit.json of "
+            "a folder of results/"
+        )
     return RunFolder(path)
 
 

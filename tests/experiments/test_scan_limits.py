@@ -147,7 +147,7 @@ def test_a_peer_that_is_not_installed_is_listed_as_missing(monkeypatch):
     assert missing["skipped"] == "torch associative_scan: torch is not installed"
     summary = present.summary(found + found)
     assert summary.tables[-1].rows == ((missing["skipped"],),)  # once
-    assert list(present.plot(found)) == ["forward"]
+    assert list(present.plot(found)) == ["forward", "prediction"]
 
 
 def test_a_peer_that_fails_costs_its_own_figure_alone(monkeypatch):

@@ -1,0 +1,1 @@
+"""Commands for those who work on rnnscan; what each is for stands at its top."""
