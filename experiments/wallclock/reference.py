@@ -24,7 +24,9 @@ other layers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
 from typing import Any
 
 import jax
@@ -68,15 +70,16 @@ def parameters(layer: Any) -> dict[str, Any]:
 def _dense(w: Arrays, x: np.ndarray, g: np.ndarray, phi: Any) -> tuple[Arrays, float]:
     biases = [name for name in w if name.startswith("b")]
     h = x @ w["w_ih"].T + sum(w[name] for name in biases)  # z, overwritten step by step
-    state = np.zeros_like(h[:, 0])
-    for t in range(x.shape[1]):
-        state = h[:, t] + state @ w["w_hh"].T
-        state = h[:, t] = phi(state) if phi else state
-    dz = np.empty_like(h)
-    state = np.zeros_like(h[:, 0])
-    for t in reversed(range(x.shape[1])):
-        slope = 1 - h[:, t] ** 2 if phi else 1.0
-        state = dz[:, t] = slope * (g[:, t] + state @ w["w_hh"])
+    with _one_thread():
+        state = np.zeros_like(h[:, 0])
+        for t in range(x.shape[1]):
+            state = h[:, t] + state @ w["w_hh"].T
+            state = h[:, t] = phi(state) if phi else state
+        dz = np.empty_like(h)
+        state = np.zeros_like(h[:, 0])
+        for t in reversed(range(x.shape[1])):
+            slope = 1 - h[:, t] ** 2 if phi else 1.0
+            state = dz[:, t] = slope * (g[:, t] + state @ w["w_hh"])
     radius = float(np.abs(np.linalg.eigvals(w["w_hh"])).max())
     return _gradients(w, x, h, dz, dz), radius
 
@@ -96,23 +99,24 @@ def _gradients(w: Arrays, x: np.ndarray, h: np.ndarray, dz: np.ndarray, dq: np.n
 def _lstm(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
     gates = x @ w["w_ih"].T + (w["b_ih"] + w["b_hh"])  # z, overwritten by gates and then by dz
     h, c = np.empty_like(g), np.empty_like(g)
-    state = cell = np.zeros_like(g[:, 0])
-    for t in range(x.shape[1]):
-        i, f, n, o = np.split(gates[:, t] + state @ w["w_hh"].T, 4, axis=-1)
-        i, f, n, o = _sigmoid(i), _sigmoid(f), np.tanh(n), _sigmoid(o)
-        gates[:, t] = np.concatenate([i, f, n, o], axis=-1)
-        cell = c[:, t] = f * cell + i * n
-        state = h[:, t] = o * np.tanh(cell)
-    dh = dc = np.zeros_like(g[:, 0])
-    for t in reversed(range(x.shape[1])):
-        i, f, n, o = np.split(gates[:, t], 4, axis=-1)
-        dh, bent = g[:, t] + dh, np.tanh(c[:, t])
-        dc = dc + dh * o * (1 - bent**2)
-        before = c[:, t - 1] if t else np.zeros_like(dc)
-        to_f = dc * before * f * (1 - f)
-        parts = [dc * n * i * (1 - i), to_f, dc * i * (1 - n**2), dh * bent * o * (1 - o)]
-        dc, dz = dc * f, np.concatenate(parts, axis=-1)
-        gates[:, t], dh = dz, dz @ w["w_hh"]
+    with _one_thread():
+        state = cell = np.zeros_like(g[:, 0])
+        for t in range(x.shape[1]):
+            i, f, n, o = np.split(gates[:, t] + state @ w["w_hh"].T, 4, axis=-1)
+            i, f, n, o = _sigmoid(i), _sigmoid(f), np.tanh(n), _sigmoid(o)
+            gates[:, t] = np.concatenate([i, f, n, o], axis=-1)
+            cell = c[:, t] = f * cell + i * n
+            state = h[:, t] = o * np.tanh(cell)
+        dh = dc = np.zeros_like(g[:, 0])
+        for t in reversed(range(x.shape[1])):
+            i, f, n, o = np.split(gates[:, t], 4, axis=-1)
+            dh, bent = g[:, t] + dh, np.tanh(c[:, t])
+            dc = dc + dh * o * (1 - bent**2)
+            before = c[:, t - 1] if t else np.zeros_like(dc)
+            to_f = dc * before * f * (1 - f)
+            parts = [dc * n * i * (1 - i), to_f, dc * i * (1 - n**2), dh * bent * o * (1 - o)]
+            dc, dz = dc * f, np.concatenate(parts, axis=-1)
+            gates[:, t], dh = dz, dz @ w["w_hh"]
     return h, gates, gates
 
 
@@ -120,25 +124,26 @@ def _gru(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
     gates = x @ w["w_ih"].T + w["b_ih"]  # z, overwritten by r, u and n and then by dz
     dq = np.empty_like(gates)  # q first
     h = np.empty_like(g)
-    state = np.zeros_like(g[:, 0])
-    for t in range(x.shape[1]):
-        q = dq[:, t] = state @ w["w_hh"].T + w["b_hh"]
-        (r, u, n), (q_r, q_u, q_n) = (np.split(part, 3, axis=-1) for part in (gates[:, t], q))
-        r, u = _sigmoid(r + q_r), _sigmoid(u + q_u)
-        n = np.tanh(n + r * q_n)
-        gates[:, t] = np.concatenate([r, u, n], axis=-1)
-        state = h[:, t] = (1 - u) * n + u * state
-    dh = np.zeros_like(g[:, 0])
-    for t in reversed(range(x.shape[1])):
-        r, u, n = np.split(gates[:, t], 3, axis=-1)
-        q_n = dq[:, t, 2 * n.shape[-1] :]
-        dh = g[:, t] + dh
-        before = h[:, t - 1] if t else np.zeros_like(dh)
-        dn = dh * (1 - u) * (1 - n**2)
-        d_r, d_u = dn * q_n * r * (1 - r), dh * (before - n) * u * (1 - u)
-        dq[:, t] = np.concatenate([d_r, d_u, dn * r], axis=-1)
-        dh = dh * u + dq[:, t] @ w["w_hh"]
-        gates[:, t] = np.concatenate([d_r, d_u, dn], axis=-1)  # whose parts r, u and n were
+    with _one_thread():
+        state = np.zeros_like(g[:, 0])
+        for t in range(x.shape[1]):
+            q = dq[:, t] = state @ w["w_hh"].T + w["b_hh"]
+            (r, u, n), (q_r, q_u, q_n) = (np.split(part, 3, axis=-1) for part in (gates[:, t], q))
+            r, u = _sigmoid(r + q_r), _sigmoid(u + q_u)
+            n = np.tanh(n + r * q_n)
+            gates[:, t] = np.concatenate([r, u, n], axis=-1)
+            state = h[:, t] = (1 - u) * n + u * state
+        dh = np.zeros_like(g[:, 0])
+        for t in reversed(range(x.shape[1])):
+            r, u, n = np.split(gates[:, t], 3, axis=-1)
+            q_n = dq[:, t, 2 * n.shape[-1] :]
+            dh = g[:, t] + dh
+            before = h[:, t - 1] if t else np.zeros_like(dh)
+            dn = dh * (1 - u) * (1 - n**2)
+            d_r, d_u = dn * q_n * r * (1 - r), dh * (before - n) * u * (1 - u)
+            dq[:, t] = np.concatenate([d_r, d_u, dn * r], axis=-1)
+            dh = dh * u + dq[:, t] @ w["w_hh"]
+            gates[:, t] = np.concatenate([d_r, d_u, dn], axis=-1)  # whose parts r, u and n were
     return h, gates, dq
 
 
@@ -173,6 +178,15 @@ def _diagonal(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
         "d": (g * x).sum((0, 1)),
     }
     return found, float(np.abs(decay).max())
+
+
+def _one_thread() -> contextlib.AbstractContextManager[Any]:
+    """For the product of one step: threads that wait for each other lose more than they gain."""
+    if importlib.util.find_spec("threadpoolctl") is None:  # right all the same, and slower
+        return contextlib.nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
 
 
 def _outer(left: np.ndarray, right: np.ndarray) -> np.ndarray:
