@@ -1,14 +1,14 @@
 """What `rnnscan.scan.cost` predicts, beside what was measured: a figure, a table, a verdict.
 
-A record keeps the counts of its program and the seconds of one of each on its machine, so that the
-prediction is made from the record alone, wherever it was measured.
+A record keeps the seconds of one of each on its machine ("device"); what its program does is
+counted anew when it is read, so that records of any machine are held against the counts of today.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,41 +22,56 @@ WITHIN, SHARE = 1.5, 0.8  # of the measured time, at so many points
 SLOWER = 1.3  # than the best, where one goes by the prediction
 
 
-def fields(cost: Cost, device: Cost) -> dict[str, dict[str, float]]:
-    """What a record keeps: of what was counted, and of the machine."""
-    return {"cost": dataclasses.asdict(cost), "device": dataclasses.asdict(device)}
+class Prediction(NamedTuple):
+    """Of a record: seconds."""
+
+    record: Record
+    name: str  # of what is drawn and listed together
+    predicted: float
+    measured: float
+
+    @property
+    def factor(self) -> float:
+        """Predicted over measured."""
+        return self.predicted / self.measured
+
+    @property
+    def near(self) -> bool:
+        return max(self.factor, 1 / self.factor) <= WITHIN
 
 
-def predicted(record: Record) -> float:
-    return seconds(Cost(**record["cost"]), Cost(**record["device"]))
+def kept(device: Cost) -> dict[str, dict[str, float]]:
+    """What a record keeps of its machine."""
+    return {"device": dataclasses.asdict(device)}
 
 
-def measured(record: Record) -> float:
-    return float(np.median(record["seconds"]))
-
-
-def factor(record: Record) -> float:
-    """Predicted over measured."""
-    return predicted(record) / measured(record)
-
-
-def of(records: Iterable[Record]) -> list[Record]:
-    """Those that were timed, were right and have a prediction."""
-    return [record for record in records if record.get("counts") and "cost" in record]
+def made(
+    records: Iterable[Record],
+    counted: Callable[[Record], Cost | None],
+    name: Callable[[Record], str],
+) -> list[Prediction]:
+    """Of the records that were timed, were right, and whose programs are counted."""
+    found = []
+    for record in records:
+        if not record.get("counts") or "device" not in record:
+            continue
+        cost = counted(record)
+        if cost is not None:
+            predicted = seconds(cost, Cost(**record["device"]))
+            measured = float(np.median(record["seconds"]))
+            found.append(Prediction(record, name(record), predicted, measured))
+    return found
 
 
 def figure(
-    records: Sequence[Record],
-    series: Callable[[Record], str],
-    look: Callable[[Record], dict[str, Any]],
-) -> Figure | None:
-    """Predicted against measured, one marker a series."""
-    found = of(records)
+    found: Sequence[Prediction], look: Callable[[Record], dict[str, Any]]
+) -> dict[str, Figure]:
+    """Predicted against measured, one marker a name; nothing where there is nothing."""
     if not found:
-        return None
+        return {}
     drawn, panels = figures.new_figure(size=(7.2, 6.0))
     axes = panels[0, 0]
-    times = [f(record) for record in found for f in (measured, predicted)]
+    times = [time for it in found for time in (it.measured, it.predicted)]
     ends = np.array([min(times) / 1.5, max(times) * 1.5])
     axes.fill_between(
         ends,
@@ -68,13 +83,13 @@ def figure(
         label=f"within {WITHIN:g} times",
     )
     axes.plot(ends, ends, color=colours.GREY, linestyle=(0, (1, 1.5)))
-    for name in dict.fromkeys(map(series, found)):
-        here = [record for record in found if series(record) == name]
+    for name in dict.fromkeys(it.name for it in found):
+        here = [it for it in found if it.name == name]
         axes.plot(
-            [measured(record) for record in here],
-            [predicted(record) for record in here],
+            [it.measured for it in here],
+            [it.predicted for it in here],
             label=name,
-            **{**look(here[0]), "linestyle": "none"},
+            **{**look(here[0].record), "linestyle": "none"},
         )
     figures.seconds_axis(axes, "predicted")
     axes.set_xscale("log")
@@ -87,60 +102,55 @@ def figure(
         "Time predicted from counts and from the machine's own limits against time measured; on "
         "the dotted line they are equal."
     )
-    return drawn
+    return {"prediction": drawn}
 
 
-def table(records: Sequence[Record], series: Callable[[Record], str]) -> Table | None:
-    """How near the prediction is, for each series."""
-    found = of(records)
+def tables(found: Sequence[Prediction]) -> tuple[Table, ...]:
+    """How near the prediction is, for each name; nothing where there is nothing."""
     if not found:
-        return None
+        return ()
     rows = []
-    for name in dict.fromkeys(map(series, found)):
-        factors = np.array([factor(record) for record in found if series(record) == name])
-        near = np.mean(np.maximum(factors, 1 / factors) <= WITHIN)
-        low, middle, high = np.quantile(factors, [0, 0.5, 1])
-        rows.append(
-            (name, str(len(factors)), f"{near:.0%}", f"{middle:.2f}", f"{low:.2f}–{high:.2f}")
-        )
+    for name in dict.fromkeys(it.name for it in found):
+        here = [it for it in found if it.name == name]
+        near = np.mean([it.near for it in here])
+        quantiles = np.quantile([it.factor for it in here], [0, 0.5, 1])
+        low, middle, high = (f"{value:.2f}" for value in quantiles)
+        rows.append((name, str(len(here)), f"{near:.0%}", middle, f"{low}–{high}"))
     columns = ("", "points", f"within {WITHIN:g} times", "median", "range")
-    return Table("Predicted over measured time", columns, tuple(rows), brief=False)
+    return (Table("Predicted over measured time", columns, tuple(rows), brief=False),)
 
 
-def verdict(records: Sequence[Record], rivals: Callable[[Record], Hashable]) -> Verdict:
+def verdict(found: Sequence[Prediction], rivals: Callable[[Record], Hashable]) -> Verdict:
     """Whether the prediction holds; `rivals` tells between which one would choose by it."""
     claim = (
         f"time is predicted within {WITHIN:g} times at {SHARE:.0%} of the points, and who chooses "
         f"by it is never more than {SLOWER:g} times slower than the best"
     )
-    found = of(records)
     if not found:
         return Verdict(claim, "open", "Nothing that has a prediction was timed yet.")
-    factors = np.array([factor(record) for record in found])
-    near = float(np.mean(np.maximum(factors, 1 / factors) <= WITHIN))
-    chosen, where = worst_choice(found, rivals)
-    text = f"Within at {near:.0%} of {len(found)} points"
-    text += f"; the worst choice takes {chosen:.2f} times as long as the best{where}."
-    good = near >= SHARE, chosen <= SLOWER
+    near = float(np.mean([it.near for it in found]))
+    slower, choice = worst_choice(found, rivals)
+    text = f"Within at {near:.0%} of {len(found)} points; "
+    text += f"the worst choice takes {slower:.2f} times as long as the best"
+    if choice is not None:
+        where = " ".join(map(str, choice.record["point"].values()))
+        text += f" ({choice.record['contender']}, {where})"
+    good = near >= SHARE, slower <= SLOWER
     outcome: Outcome = "confirmed" if all(good) else "refined" if any(good) else "refuted"
-    return Verdict(claim, outcome, text, value=f"{near:.0%}, {chosen:.2f} times")
+    return Verdict(claim, outcome, f"{text}.", value=f"{near:.0%}, {slower:.2f} times")
 
 
 def worst_choice(
-    found: Sequence[Record], rivals: Callable[[Record], Hashable]
-) -> tuple[float, str]:
-    """By how much the one with the least prediction is slower than the fastest, at the worst."""
-    groups: dict[Hashable, list[Record]] = {}
-    for record in found:
-        groups.setdefault(rivals(record), []).append(record)
-    worst, where = 1.0, ""
+    found: Sequence[Prediction], rivals: Callable[[Record], Hashable]
+) -> tuple[float, Prediction | None]:
+    """By how much who has the least prediction is slower than the fastest, at the worst."""
+    groups: dict[Hashable, list[Prediction]] = {}
+    for it in found:
+        groups.setdefault(rivals(it.record), []).append(it)
+    worst: tuple[float, Prediction | None] = 1.0, None
     for group in groups.values():
-        choice, best = min(group, key=predicted), min(group, key=measured)
-        slower = measured(choice) / measured(best)
-        if slower > worst:
-            worst, where = slower, f" ({_where(choice)}, by {choice['contender']})"
-    return worst, where
-
-
-def _where(record: dict[str, Any]) -> str:
-    return " ".join(str(value) for value in record["point"].values())
+        choice = min(group, key=lambda it: it.predicted)
+        slower = choice.measured / min(it.measured for it in group)
+        if slower > worst[0]:
+            worst = slower, choice
+    return worst

@@ -11,7 +11,7 @@ import numpy as np
 import pydantic
 from matplotlib.figure import Figure
 
-from experiments.harness import device, limits
+from experiments.harness import device, limits, predictions
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count
@@ -19,7 +19,6 @@ from experiments.harness.progress import say
 from experiments.harness.timing import compare
 from experiments.machine import present
 from experiments.scan_limits import contenders
-from experiments.scan_limits.predictions import fields
 from experiments.scan_limits.shapes import DIRECTIONS, Shape
 
 CLAIM = (
@@ -167,7 +166,7 @@ def _time(config: Config, point: Point) -> Iterator[Record]:
     for timing in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
         if timing.name in rivals:
-            record |= fields(timing.name, shape, direction, each)
+            record |= predictions.kept(each)
         yield record
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ from matplotlib.figure import Figure
 from experiments.harness import colours, figures, predictions
 from experiments.harness.experiment import Record, Summary, Table
 from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.predictions import Prediction
+from experiments.scan_limits.predictions import counted, method_of
+from experiments.scan_limits.shapes import Shape
+from rnnscan.scan.cost import Cost
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "native": {"color": colours.SKY, "marker": "d"},
@@ -28,24 +32,40 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     drawn = {}
     if streams := _of(records, "stream"):
         drawn["bandwidth"] = _bandwidth_figure(streams)
-    if timed := predictions.of(_of(records, "time")):
+    if timed := _predictions(records):
         drawn["crossovers"] = _crossover_figure(timed)
     return drawn
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    timed = predictions.of(_of(records, "time"))
-    tables = [_limits_table(records), _crossover_table(timed), predictions.table(timed, _method)]
+    timed = _predictions(records)
+    tables = [_limits_table(records), _crossover_table(timed)]
+    made = tuple(table for table in tables if table is not None)
     verdict = predictions.verdict(timed, lambda record: tuple(record["point"].items()))
-    return Summary((verdict,), tuple(table for table in tables if table is not None))
+    return Summary((verdict,), made + predictions.tables(timed))
+
+
+def _predictions(records: Sequence[Record]) -> list[Prediction]:
+    return predictions.made(_of(records, "time"), _counted, method_of)
+
+
+def _counted(record: Record) -> Cost | None:
+    point = record["point"]
+    shape = Shape(1, point["length"], point["lanes"])
+    return counted(method_of(record), shape, point["direction"])
 
 
 def _of(records: Sequence[Record], measure: str) -> list[Record]:
     return [r for r in records if r["point"]["measure"] == measure and "skipped" not in r]
 
 
-def _method(record: Record) -> str:
-    return record["contender"].removeprefix("linear_scan ")
+def _groups(found: Sequence[Prediction]) -> dict[tuple[int, str], list[Prediction]]:
+    """By lanes and direction, each from short to long."""
+    groups: dict[tuple[int, str], list[Prediction]] = {}
+    for it in sorted(found, key=lambda it: it.record["point"]["length"]):
+        point = it.record["point"]
+        groups.setdefault((point["lanes"], point["direction"]), []).append(it)
+    return dict(sorted(groups.items()))
 
 
 def _best(records: Sequence[Record], by: str, value: str, *only: bool) -> dict[int, float]:
@@ -77,36 +97,21 @@ def _bandwidth_figure(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _crossover_figure(records: Sequence[Record]) -> Figure:
-    lanes = sorted({record["point"]["lanes"] for record in records})
-    directions = list(dict.fromkeys(record["point"]["direction"] for record in records))
-    figure, panels = figures.new_figure(len(directions), len(lanes), sharex=True)
-    for (row, direction), (column, width) in itertools.product(
-        enumerate(directions), enumerate(lanes)
-    ):
-        axes = panels[row, column]
-        here = [
-            record
-            for record in records
-            if (record["point"]["direction"], record["point"]["lanes"]) == (direction, width)
-        ]
-        axes.set_title(f"{direction.replace('+', ' + ')}, {short_count(width)} lanes")
-        for name in dict.fromkeys(map(_method, here)):
-            series = sorted(
-                (record for record in here if _method(record) == name),
-                key=lambda record: record["point"]["length"],
-            )
-            x = [record["point"]["length"] for record in series]
+def _crossover_figure(found: Sequence[Prediction]) -> Figure:
+    groups = _groups(found)
+    columns = len({direction for _, direction in groups})
+    figure, panels = figures.new_figure(-(-len(groups) // columns), columns, sharex=True)
+    for axes, ((lanes, direction), here) in zip(panels.flat, groups.items(), strict=False):
+        axes.set_title(f"{short_count(lanes)} lanes, {direction.replace('+', ' + ')}")
+        for name in dict.fromkeys(it.name for it in here):
+            series = [it for it in here if it.name == name]
+            x = [it.record["point"]["length"] for it in series]
             look = _LOOKS.get(name, _OTHER)
-            axes.plot(x, [predictions.predicted(r) for r in series], color=look["color"])
-            axes.plot(
-                x,
-                [predictions.measured(r) for r in series],
-                label=name,
-                **{**look, "linestyle": "none"},
-            )
-        figures.length_axis(axes, sorted({record["point"]["length"] for record in here}))
-        figures.seconds_axis(axes, "time" if column == 0 else "")
+            axes.plot(x, [it.predicted for it in series], color=look["color"])
+            measured = [it.measured for it in series]
+            axes.plot(x, measured, label=name, **look, linestyle="none")
+        figures.length_axis(axes, sorted({it.record["point"]["length"] for it in here}))
+        figures.seconds_axis(axes, "time" if axes in panels[:, 0] else "")
     figures.legend_below(figure)
     figure.set_label("Markers: measured, median. Lines: predicted from the machine's limits.")
     return figure
@@ -149,36 +154,30 @@ def _said(name: str, value: Any) -> str:
     return f"{value:.2f}" if name == "fresh words" else short_seconds(value)
 
 
-def _crossover_table(records: Sequence[Record]) -> Table | None:
+def _crossover_table(found: Sequence[Prediction]) -> Table | None:
     """From which length on a method is faster than another to the end."""
-    groups = dict.fromkeys((r["point"]["lanes"], r["point"]["direction"]) for r in records)
     rows = []
-    for lanes, direction in groups:
-        here = [
-            record
-            for record in records
-            if (record["point"]["lanes"], record["point"]["direction"]) == (lanes, direction)
-        ]
-        for slow, fast in itertools.permutations(dict.fromkeys(map(_method, here)), 2):
+    for (lanes, direction), here in _groups(found).items():
+        for slow, fast in itertools.permutations(dict.fromkeys(it.name for it in here), 2):
             said = [
-                _crossover(here, slow, fast, f)
-                for f in (predictions.predicted, predictions.measured)
+                _crossover(here, slow, fast, time)
+                for time in (lambda it: it.predicted, lambda it: it.measured)
             ]
             if any(said):
                 where = f"{short_count(lanes)} lanes, {direction.replace('+', ' + ')}"
                 rows.append((where, f"{fast} overtakes {slow}", *(text or "–" for text in said)))
     if not rows:
         return None
-    note = (
-        "Of the lengths that were timed, the first from which on it is faster. – : nowhere between."
-    )
+    note = "The first of the lengths timed from which on it is faster. – : nowhere between them."
     return Table("Where methods cross", ("", "", "predicted", "measured"), tuple(rows), note=note)
 
 
-def _crossover(records: Sequence[Record], slow: str, fast: str, value: Any) -> str:
-    """The length, where the order changes once; empty where it does not."""
+def _crossover(
+    found: Sequence[Prediction], slow: str, fast: str, time: Callable[[Prediction], float]
+) -> str:
+    """The length, where the order changes once and for all; empty where it does not."""
     times = {
-        name: {r["point"]["length"]: value(r) for r in records if _method(r) == name}
+        name: {it.record["point"]["length"]: time(it) for it in found if it.name == name}
         for name in (slow, fast)
     }
     lengths = sorted(set(times[slow]) & set(times[fast]))

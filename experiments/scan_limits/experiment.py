@@ -13,13 +13,13 @@ import numpy as np
 import pydantic
 from matplotlib.figure import Figure
 
-from experiments.harness import device, limits
+from experiments.harness import device, limits, predictions
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count, short_seconds
 from experiments.harness.progress import say
 from experiments.harness.timing import Contender, compare
-from experiments.scan_limits import contenders, peers, predictions, present, work
+from experiments.scan_limits import contenders, peers, present, work
 from experiments.scan_limits.shapes import BOTH, BY_NAME, DIRECTIONS, SHAPES, Shape
 
 CLAIM = (
@@ -188,7 +188,7 @@ def _time(config: Config, point: Point) -> Iterator[Record]:
                 "stream_seconds": stream_seconds,
                 "ratio": float(np.median(timing.samples)) / stream_seconds,
                 "asked": shape.asked(direction),
-                **predictions.fields(timing.name, shape, direction, each),
+                **predictions.kept(each),
             }
             if timing.name == contenders.AUTO:
                 taken = [name for name, auto in contenders.methods(shape).items() if auto]

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from experiments.harness import colours, figures, predictions
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
 from experiments.harness.figures import short_count, short_seconds
+from experiments.scan_limits import predictions as predicted
 from experiments.scan_limits.contenders import ASSOCIATIVE, AUTO, SCAN
 from experiments.scan_limits.shapes import DIRECTIONS
 
@@ -46,8 +47,8 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     compiled = _compiled(records)
     if compiled:
         drawn["compile"] = _compile_figure(compiled, looks)
-    predicted = predictions.figure(records, _method, lambda record: looks[record["contender"]])
-    return drawn if predicted is None else {**drawn, "prediction": predicted}
+    found = predicted.of(good)
+    return drawn | predictions.figure(found, lambda record: looks[record["contender"]])
 
 
 def summary(records: Sequence[Record]) -> Summary:
@@ -59,8 +60,7 @@ def summary(records: Sequence[Record]) -> Summary:
             tables += [_brief_table(rows, direction), _ratio_table(rows, direction)]
     if good:
         tables.append(_accuracy_table(good))
-    if predicted := predictions.table(records, _method):
-        tables.append(predicted)
+    tables += predictions.tables(predicted.of(good))
     if compiled:
         tables.append(_compile_table(compiled))
     wrong = [record for record in records if record.get("counts") is False]
@@ -77,7 +77,10 @@ def summary(records: Sequence[Record]) -> Summary:
         _tree_verdict(good),
         _compile_verdict(compiled),
         _accuracy_verdict(records),
-        predictions.verdict(_methods(good), _where),
+        # auto is one of the methods.
+        predictions.verdict(
+            predicted.of(record for record in good if record["contender"] != AUTO), _where
+        ),
     )
     return Summary(verdicts, tuple(tables))
 
@@ -135,15 +138,6 @@ def _looks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     for index, name in enumerate(sorted(others)):
         looks[name] = {"color": colours.GREY, "marker": _OTHERS[index % len(_OTHERS)]}
     return looks
-
-
-def _method(record: Record) -> str:
-    return _short(record["contender"])
-
-
-def _methods(records: Iterable[Record]) -> list[Record]:
-    """Without auto, which is one of them."""
-    return [record for record in records if record["contender"] != AUTO]
 
 
 def _where(record: Record) -> str:

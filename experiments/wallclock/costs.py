@@ -9,18 +9,27 @@ that is made from x.
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pydantic
 
+from experiments.harness.experiment import Record
+from experiments.harness.figures import line_style
 from experiments.harness.kinds import Recurrence, cost, kind_of
+from experiments.harness.layer_configs import LayerConfig
+from experiments.harness.predictions import Prediction, made
 from experiments.wallclock import work
-from experiments.wallclock.contenders import BOTH, ONE_PASS, STEP_BY_STEP
+from experiments.wallclock.contenders import BOTH, ONE_PASS, STEP_BY_STEP, make_layer
 from rnnscan.scan import LinearCase, LinearTable, linear_table, matrix_table
 from rnnscan.scan.cost import Cost
 
 _WORD = 4
+_CONFIG = pydantic.TypeAdapter(LayerConfig)
 # Programs over all steps, and their launches, that a layer consists of beside its recurrence.
 _PROGRAMS = {False: 6, True: 18}
 # Of a step by step cell without a kernel: its product and what follows.
@@ -56,6 +65,28 @@ _STATE = {
     "Mamba": _Between((5, 22), (1, 2)),
     "CausalSelfAttention": _Between((8, 40), (5, 24)),
 }
+
+
+def predictions(records: Iterable[Record]) -> list[Prediction]:
+    """Of layers, by their names."""
+    return made(records, _of_record, lambda record: record["layer"])
+
+
+def look(record: Record) -> dict[str, Any]:
+    return line_style(record["kind"])
+
+
+def _of_record(record: Record) -> Cost | None:
+    point = record["point"]
+    layer = _shapes(json.dumps(record["config"]), record["width"], point["length"])
+    return counted(layer, record["method"], point["direction"], record["batch"], point["length"])
+
+
+@functools.cache
+def _shapes(config: str, width: int, length: int) -> Any:
+    """The layer of a config, its arrays as shapes alone."""
+    layer: Any = _CONFIG.validate_json(config)
+    return jax.eval_shape(functools.partial(make_layer, layer, length=length, width=width, seed=0))
 
 
 def counted(layer: Any, way: str, direction: str, batch: int, length: int) -> Cost | None:

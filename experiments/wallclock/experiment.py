@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.harness import device, limits, predictions
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.figures import line_style, short_bytes, short_count, short_seconds
+from experiments.harness.figures import short_bytes, short_count, short_seconds
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.timing import Contender, compare
@@ -31,7 +31,6 @@ from experiments.wallclock.contenders import (
 )
 from experiments.wallclock.records import counted
 from experiments.wallclock.tables import tables
-from rnnscan.scan.cost import Cost
 
 CLAIM = (
     "Claim 5, the serial bottleneck: step t waits for step t-1, so the machine idles; and claim 8: "
@@ -96,26 +95,17 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    predicted = predictions.figure(records, _series, _look)
-    drawn = time_figures.plot(counted(records))
-    return drawn if predicted is None else {**drawn, "prediction": predicted}
+    good = counted(records)
+    predicted = costs.predictions(good)
+    return time_figures.plot(good) | predictions.figure(predicted, costs.look)
 
 
 def summary(records: Sequence[Record]) -> Summary:
     """The article's claims, and how near times are to what was predicted of them."""
-    predicted = predictions.table(records, _series)
-    made = (*tables(records), *([] if predicted is None else [predicted]))
-    # auto is one of the others, but for a kernel.
-    near = predictions.verdict(records, lambda r: (*r["point"].values(), r["layer"]))
-    return Summary((verdicts.waits(records), verdicts.returns(records), near), made)
-
-
-def _series(record: Record) -> str:
-    return record["layer"]
-
-
-def _look(record: Record) -> dict[str, Any]:
-    return line_style(record["kind"])
+    predicted = costs.predictions(counted(records))
+    near = predictions.verdict(predicted, lambda r: (*r["point"].values(), r["layer"]))
+    found = (verdicts.waits(records), verdicts.returns(records), near)
+    return Summary(found, tables(records) + predictions.tables(predicted))
 
 
 def _run_point(config: Config, point: Point) -> Iterator[Record]:
@@ -123,7 +113,6 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
     backward = BOTH in config.directions
     own = {"length": length, "width": config.width, "seed": config.seed}
     facts: dict[str, dict[str, Any]] = {}
-    costs_of: dict[str, Cost | None] = {}
     contenders: list[Contender] = []
     tasks: dict[str, Task] = {}
     for layer in config.layers:
@@ -139,7 +128,6 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
             task = make_task(frozen, **own, batch=config.batch, backward=backward)
             contenders.append(contender(task, way, direction))
             facts[name] = _facts(config, layer, shapes, way, direction, length)
-            costs_of[name] = costs.counted(shapes, way, direction, config.batch, length)
             tasks[layer.name] = task
     for task in tasks.values() if config.peers else ():
         for peer, it in peers.of(task, direction):
@@ -168,10 +156,10 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
     for timing in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
         record |= facts.get(timing.name, {})
-        if counts := costs_of.get(timing.name):
+        if "layer" in record:
             # What repeats in a loop uses its memory again.
             fresh = each if timing.repeats == 1 else dataclasses.replace(each, fresh=0.0)
-            record |= predictions.fields(counts, fresh)
+            record |= predictions.kept(fresh)
         if "least_bytes" in record:
             least = limits.Work(record["least_bytes"], record["least_flops"])
             record |= {
@@ -191,6 +179,7 @@ def _facts(
     return {
         "layer": layer.name,
         "kind": layer.kind,
+        "config": layer.model_dump(mode="json"),
         "method": way,
         "batch": config.batch,
         "width": config.width,
