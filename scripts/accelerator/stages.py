@@ -58,18 +58,23 @@ def check(name: str, what: str, seconds: int, module: str, **options) -> Stage:
 
 
 def measurement(
-    experiment: str, what: str, seconds: int, figures: int, name: str | None = None
+    experiment: str,
+    what: str,
+    seconds: int,
+    figures: int,
+    name: str | None = None,
+    config: str = "gpu",
 ) -> Stage:
-    """An experiment in its GPU config, rehearsed in its smallest one."""
+    """An experiment in a config for a GPU, rehearsed in its smallest one."""
 
-    def command(config: str) -> Words:
-        return "-m", "experiments", "run", f"experiments/{experiment}/configs/{config}.toml"
+    def command(stem: str) -> Words:
+        return "-m", "experiments", "run", f"experiments/{experiment}/configs/{stem}.toml"
 
     return Stage(
         name or experiment,
         what,
         seconds,
-        command("gpu"),
+        command(config),
         command("rehearsal"),
         experiment=experiment,
         figures=figures,
@@ -97,20 +102,21 @@ STAGES = (
     check(
         "smoke",
         "one launch, one buffer twice, two results; by the launcher that is right",
-        40,
+        30,
         "tests.gpu.smoke",
         launchers=("xla", "own", "none"),
     ),
-    measurement("machine", "copy, matmul, launch: the machine's own limits", 30, 1, name="limits"),
-    measurement("scan_limits", "scans against the speed of memory, beside their peers", 80, 2),
+    measurement("machine", "copy, matmul, launch: the machine's own limits", 40, 1, name="limits"),
+    measurement("scan_limits", "scans against the speed of memory, beside their peers", 75, 2),
     check(
         "sanitizer",
         "the kernels at ragged sizes, under compute-sanitizer",
-        40,
+        30,
         "tests.gpu.sanitized",
         under=("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9"),
     ),
-    measurement("wallclock", "layers, parallel over time and step by step", 70, 1),
-    gpu_tests(50),
-    measurement("gradient_decay", "how far back gradients reach", 35, 1),
+    measurement("wallclock", "training over a long sequence, beside cuDNN", 70, 1),
+    gpu_tests(40),
+    measurement("wallclock", "more layers", 35, 0, name="layers", config="gpu_short"),
+    measurement("gradient_decay", "how far back gradients reach", 25, 1),
 )
