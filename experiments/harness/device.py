@@ -29,7 +29,8 @@ from rnnscan.scan.cost import Cost
 _ROWS, _LANES = 4096, 64
 _LINKS = 16
 _LINE = 16  # float32 numbers
-_FRESH = 2**22  # numbers of an array that no cache holds
+_KEPT_BYTES = 2**25
+_FRESH = 2**24  # numbers of an array that is made of new memory at every call
 
 
 def each(
@@ -37,18 +38,20 @@ def each(
 ) -> Cost:
     """Seconds of one of each, where streaming three arrays of so many bytes took so long.
 
-    by_call: every call asks for new memory, and so a third of what is streamed is fresh.
+    by_call: every call asks for memory, and so a third of what is streamed is fresh where arrays
+      are large.
     flop_rate: of products of matrices, a second; 0 where there are none.
     """
     launch, (step, element) = launch_seconds(), step_and_element_seconds()
     streaming = max(stream_seconds - launch, stream_seconds / 2)
-    words = 3 + (fresh_words() if by_call else 0.0)
-    byte = streaming / (words * array_bytes)
+    # Smaller arrays a system's allocator keeps for the next call.
+    fresh = fresh_words() if by_call and array_bytes > _KEPT_BYTES else 0.0
+    byte = streaming / ((3 + fresh) * array_bytes)
     return Cost(
         launches=launch,
         steps=step,
         bytes=byte,
-        fresh=fresh_words() * byte if by_call else 0.0,
+        fresh=fresh * byte,
         elements=element,
         lines=line_seconds(),
         flops=1 / flop_rate if flop_rate else 0.0,

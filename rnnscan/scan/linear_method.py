@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rnnscan.scan import devices
@@ -103,6 +104,16 @@ class LinearCase(Case):
         """Numbers of all states."""
         return self.length * self.width
 
+    @property
+    def reals(self) -> int:
+        """Real numbers of all states."""
+        return self.states * (2 if jnp.issubdtype(self.dtype, jnp.complexfloating) else 1)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a row, the numbers side by side at one step, is too short for vectors to pay."""
+        return self.inner < 64
+
     def traffic(self, backward: bool) -> Cost:
         """What no method avoids: each operand read once, each result written once.
 
@@ -113,7 +124,7 @@ class LinearCase(Case):
         decay = 0 if self.constant else array * self.size
         if not backward:
             return Cost(bytes=2 * array + decay, fresh=array)
-        return Cost(bytes=5 * array + 3 * decay, fresh=2 * array + decay)
+        return Cost(bytes=3 * array + 2 * decay, fresh=array + decay)
 
 
 class Forward(Protocol):

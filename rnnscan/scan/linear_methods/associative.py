@@ -88,22 +88,33 @@ def why_not(case: LinearCase) -> str | None:
 
 
 # At a level of n pairs, 3 n words to reduce neighbours, 3 n for the results between, 4 n to put
-# both in order; with all levels below, twice that. The backward pass: a tree, one late.
-_WORDS = {False: 20, True: 45}
+# both in order; with all levels below, twice that, of which a sixth stays in a cache. The backward
+# pass is a tree too, one step late.
+_WORDS = {False: 17, True: 38}
+_FUSED = 8  # steps, of which XLA makes one operation
 
 
 def cost(case: LinearCase, backward: bool) -> Cost:
-    """2 log2 T levels of three operations each, and some 20 words an element."""
+    """2 log2 T levels of three operations each, and some 17 words an element."""
     trees = 2 if backward else 1
-    levels = 2 * math.log2(max(2, case.length))
+    if case.length <= _FUSED:
+        total = case.traffic(False) + case.traffic(True) if backward else case.traffic(False)
+        total += Cost(launches=2 * trees, elements=0.3 * trees * case.reals)
+        return total + _products(case, trees, case.states)
+    levels = 2 * math.log2(case.length / _FUSED)
     decays = case.length * case.inner if case.constant else case.states
     numbers = (case.states + decays * case.size) / 2
     array = numbers * case.dtype.itemsize
-    total = Cost(launches=3 * trees * levels, bytes=_WORDS[backward] * array)
-    total += Cost(fresh=_WORDS[backward] / 4 * array, elements=(5 if backward else 2) * numbers)
-    if case.size > 1:
-        total += Cost(flops=trees * 2 * decays * 2 * case.size**2)
-    return total
+    each = (1.8 if backward else 0.6) if case.narrow else (0.5 if backward else 0.15)
+    total = Cost(launches=3 * trees * (levels + 1), bytes=_WORDS[backward] * array)
+    total += Cost(fresh=_WORDS[backward] / 3 * array)
+    total += Cost(elements=each * numbers * case.reals / case.states)
+    return total + _products(case, trees, decays)
+
+
+def _products(case: LinearCase, trees: int, decays: int) -> Cost:
+    """Compositions of matrices."""
+    return Cost(flops=trees * 2 * decays * 2 * case.size**2) if case.size > 1 else Cost()
 
 
 _maps = derived_maps(evaluate)

@@ -315,8 +315,9 @@ def cost(case: LinearCase, backward: bool) -> Cost:
     levels = 2 * math.log2(max(2, case.length / chunk))
     words = (3 if case.constant else 5) + ((4 if case.constant else 7) if backward else 0)
     rows = array / max(case.inner * case.dtype.itemsize, _LINE)
-    total = Cost(launches=3 * passes * levels, steps=passes * 2 * chunk, lines=words * rows)
-    total += Cost(bytes=words * array, fresh=case.traffic(False).fresh)
+    # About half of the lines are still in a cache.
+    total = Cost(launches=3 * passes * levels, steps=passes * 2 * chunk, lines=words * rows / 2)
+    total += Cost(bytes=words * array, fresh=case.traffic(False).fresh, elements=case.reals / 2)
     if backward:
         total += Cost(fresh=case.traffic(True).fresh)
     if case.size > 1:

@@ -120,8 +120,6 @@ def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
     return Gradients(None if da is None else da.astype(dtype), db, dh0)
 
 
-# Steps that a line of memory serves before it is fetched again from a cache farther away.
-_PER_LINE = 7
 # Lanes whose lines stay in a first-level cache from one step to the next.
 _LANES_AT_HAND = 128
 
@@ -129,17 +127,22 @@ _LANES_AT_HAND = 128
 def cost(case: LinearCase, backward: bool) -> Cost:
     """T turns, or 2 T; with them one pass over memory, in the order of time.
 
-    The backward pass does three times the work of a step, and the sum over a batch that a constant
-    decay wants goes against the order of memory. Where time is innermost, lanes lie far apart, and
-    a line serves as many steps as it has numbers.
+    The backward pass does more than twice the work of a step, and the sum over a batch that a
+    constant decay wants goes against the order of memory. Where time is innermost, lanes lie far
+    apart, and a line serves the steps that follow only if it is still at hand.
     """
-    passes, n = (3, case.states) if backward else (1, case.states)
-    total = case.traffic(False) + case.traffic(True) if backward else case.traffic(False)
-    elements = n * (10 if backward and case.constant and case.size == 1 else passes)
-    total += Cost(steps=case.length * (2 if backward else 1), elements=elements)
+    n, total = case.states, case.traffic(False)
+    total += Cost(launches=2, steps=case.length * (2 if backward else 1))
+    if backward:
+        total += case.traffic(True)
+        summed = 2.0 if case.constant and case.size == 1 else 0.0
+        total += Cost(elements=((1.2 if case.narrow else 0.55) + summed) * case.reals)
+    else:
+        total += Cost(elements=(0.5 if case.narrow else 0.25) * case.reals)
     if case.inner == 1 and case.width > _LANES_AT_HAND:
-        total += Cost(lines=passes * 2.5 * n / _PER_LINE)
+        total += Cost(lines=(0.57 if backward else 0.2) * n)
     if case.size > 1:
+        passes = 3 if backward else 1
         total += Cost(launches=passes * case.length, flops=passes * 2 * case.size * n)
     return total
 
