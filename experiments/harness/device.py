@@ -29,7 +29,7 @@ from rnnscan.scan.cost import Cost
 _ROWS, _LANES = 4096, 64
 _LINKS = 16
 _LINE = 16  # float32 numbers
-_KEPT_BYTES = 2**25
+_KEPT_BYTES = 2**25  # smaller arrays an allocator keeps for the next call
 _FRESH = 2**24  # numbers of an array that is made of new memory at every call
 
 
@@ -44,8 +44,7 @@ def each(
     """
     launch, (step, element) = launch_seconds(), step_and_element_seconds()
     streaming = max(stream_seconds - launch, stream_seconds / 2)
-    # Smaller arrays a system's allocator keeps for the next call.
-    fresh = fresh_words() if by_call and array_bytes > _KEPT_BYTES else 0.0
+    fresh = fresh_words() if by_call and array_bytes >= _KEPT_BYTES else 0.0
     byte = streaming / ((3 + fresh) * array_bytes)
     return Cost(
         launches=launch,
