@@ -2,16 +2,16 @@
 
 A layer is its products over all steps (counted in `harness/kinds.py`), its recurrence (each method
 of a linear one states its own counts) and what lies between: arrays written by one operation and
-read by the next, and exponentials, which take about as long as a number of a plain loop. These last
-are stated here, read off the programs, for each feature of a step and for each number of a state
-that is made from x.
+read by the next, and numbers taken singly, exponentials most of all. These last depend on what XLA
+fuses. They are set once, to what two cores showed (results/), for each feature of a step and for
+each number of a state that is made from x; on another machine they are what is put to the test.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,56 +20,96 @@ import pydantic
 
 from experiments.harness.experiment import Record
 from experiments.harness.figures import line_style
-from experiments.harness.kinds import Recurrence, cost, kind_of
+from experiments.harness.kinds import Kind, Recurrence, cost, kind_of
 from experiments.harness.layer_configs import LayerConfig
 from experiments.harness.predictions import Prediction, made
 from experiments.wallclock import work
-from experiments.wallclock.contenders import BOTH, ONE_PASS, STEP_BY_STEP, make_layer
+from experiments.wallclock.contenders import BOTH, STEP_BY_STEP, make_layer
 from rnnscan.scan import LinearCase, LinearTable, linear_table, matrix_table
 from rnnscan.scan.cost import Cost
 
 _WORD = 4
 _CONFIG = pydantic.TypeAdapter(LayerConfig)
-# Programs over all steps, and their launches, that a layer consists of beside its recurrence.
-_PROGRAMS = {False: 6, True: 18}
+# On CPUs threads share an operation over all steps, which takes as long to hand out as so many
+# launches of small ones.
+_SHARED = 50
 # Of a step by step cell without a kernel: its product and what follows.
 _OF_A_STEP = 3
 
 
 class _Between(NamedTuple):
-    """Words moved and exponentials taken, forward and with the backward pass."""
+    """Words moved, numbers taken singly and operations, forward and with the backward pass."""
 
     words: tuple[float, float]
-    exponentials: tuple[float, float]
+    numbers: tuple[float, float]
+    operations: tuple[float, float] = (0, 0)
 
 
 _NOTHING = _Between((0, 0), (0, 0))
-# For each feature of a step.
+# For each feature of a step, and operations in all. With a kernel for cells no array lies between.
 _FEATURE = {
-    "RNN": _Between((4, 16), (1, 2)),
-    "LSTM": _Between((12, 54), (5, 12)),
-    "GRU": _Between((9, 44), (3, 8)),
-    "LinearRNN": _Between((2, 6), (0, 0)),
-    "LRU": _Between((14, 32), (0, 0)),
-    "MinGRU": _Between((6, 24), (2, 5)),
-    "MinLSTM": _Between((12, 44), (5, 12)),
-    "SelectiveSSM": _Between((8, 36), (2, 6)),
-    "Mamba": _Between((38, 136), (6, 16)),
-    "CausalSelfAttention": _Between((14, 46), (0, 0)),
-    "CausalConv1D": _Between((14, 75), (0, 0)),
-    "MLP": _Between((0, 0), (0, 0)),
+    "RNN": _Between((0, 1), (0.1, 0.8), (18, 63)),
+    "LSTM": _Between((0, 0), (0, 7.3), (19, 43)),
+    "GRU": _Between((0, 0), (0, 4.7), (19, 45)),
+    "LinearRNN": _Between((36, 20), (0, 3), (0, 25)),
+    "LRU": _Between((18, 4), (0, 9), (2, 27)),
+    "MinGRU": _Between((18, 18), (0, 7), (2, 24)),
+    "MinLSTM": _Between((35, 13), (0, 16), (9, 21)),
+    "SelectiveSSM": _Between((1, 0), (1, 2), (87, 211)),
+    "Mamba": _Between((2, 0), (0, 3), (178, 157)),
+    "CausalSelfAttention": _Between((1, 2), (28, 16), (19, 21)),
+    "CausalConv1D": _Between((5, 38), (0, 0), (4, 23)),
+    "MLP": _Between((16, 27), (0, 0), (0, 5)),
 }
-# For each number of a state that is made from x, or each score; in a cache.
+# For each number of a state that is made from x, or each score.
 _STATE = {
-    "SelectiveSSM": _Between((5, 22), (1, 2)),
-    "Mamba": _Between((5, 22), (1, 2)),
-    "CausalSelfAttention": _Between((8, 40), (5, 24)),
+    "SelectiveSSM": _Between((0.3, 0), (0.3, 1.9)),
+    "Mamba": _Between((6.3, 0), (0, 2.9)),
+    "CausalSelfAttention": _Between((0.5, 2.4), (2.3, 7.9)),
 }
+
+
+class Call(NamedTuple):
+    """A layer, whose arrays may be shapes alone, on a batch of sequences.
+
+    method: of its scan, "auto" resolved; where it has none, the way in which it is evaluated.
+    platform: of the machine, as JAX calls it.
+    """
+
+    layer: Any
+    method: str
+    batch: int
+    length: int
+    platform: str
+
+
+def taken(layer: Any, way: str, batch: int, length: int) -> str:
+    """The method that a way of evaluating stands for here."""
+    kind = kind_of(layer)
+    if not kind.linear:
+        return way
+    call = Call(layer, way, batch, length, jax.default_backend())
+    return _table(kind).resolve(way, _scan(call)[1]).name
 
 
 def predictions(records: Iterable[Record]) -> list[Prediction]:
     """Of layers, by their names."""
     return made(records, _of_record, lambda record: record["layer"])
+
+
+def rivals(record: Record) -> tuple:
+    """What is told apart by more than a method."""
+    return (*record["point"].values(), record["layer"])
+
+
+def distinct(records: Sequence[Record]) -> list[Record]:
+    """Without auto where the method that it takes was timed by its name: the same program."""
+    named = {(rivals(record), record["method"]) for record in records}
+    return [
+        record
+        for record in records
+        if record["method"] != "auto" or (rivals(record), record["takes"]) not in named
+    ]
 
 
 def look(record: Record) -> dict[str, Any]:
@@ -79,7 +119,8 @@ def look(record: Record) -> dict[str, Any]:
 def _of_record(record: Record) -> Cost | None:
     point = record["point"]
     layer = _shapes(json.dumps(record["config"]), record["width"], point["length"])
-    return counted(layer, record["method"], point["direction"], record["batch"], point["length"])
+    facts = record["takes"], record["batch"], point["length"], record["platform"]
+    return counted(Call(layer, *facts), point["direction"] == BOTH)
 
 
 @functools.cache
@@ -89,87 +130,65 @@ def _shapes(config: str, width: int, length: int) -> Any:
     return jax.eval_shape(functools.partial(make_layer, layer, length=length, width=width, seed=0))
 
 
-def counted(layer: Any, way: str, direction: str, batch: int, length: int) -> Cost | None:
-    """Nothing where the recurrence goes by a method that states no counts.
-
-    layer: its arrays may be shapes alone. way, direction: of `contenders.py`.
-    """
-    backward = direction == BOTH
-    recurrence = _recurrence(layer, way, backward, batch, length)
-    if recurrence is None:
+def counted(call: Call, backward: bool) -> Cost | None:
+    """Nothing of a kind that is not in the table, or of a method that states no counts."""
+    layer, steps = call.layer, call.batch * call.length
+    each, name = cost(layer, call.batch, call.length), kind_of(layer).name
+    recurrence, feature = _recurrence(call, backward), _FEATURE.get(name)
+    if recurrence is None or feature is None:
         return None
-    each, steps = cost(layer, batch, length), batch * length
-    name = kind_of(layer).name
-    feature, state = _FEATURE[name], _STATE.get(name, _NOTHING)
+    state = _STATE.get(name, _NOTHING)
     # The recurrence of a dense layer is a product of its own at every step.
     flops = each.flops / (2 if recurrence.flops else 1) * (3 if backward else 1) * steps
     n, made = layer.input_size * steps, each.exponentials * steps
-    words = (
-        each.words[backward] * steps + n * feature.words[backward] + made * state.words[backward]
-    )
-    exponentials = n * feature.exponentials[backward] + made * state.exponentials[backward]
+    words = each.words[backward] * steps
+    words += n * feature.words[backward] + made * state.words[backward]
     between = Cost(
-        launches=_PROGRAMS[backward],
+        launches=feature.operations[backward] * (_SHARED if call.platform == "cpu" else 1),
         bytes=_WORD * words,
         fresh=_WORD * words / 3,
-        elements=exponentials,
+        elements=n * feature.numbers[backward] + made * state.numbers[backward],
         flops=flops,
     )
     return between + recurrence
 
 
-def _recurrence(layer: Any, way: str, backward: bool, batch: int, length: int) -> Cost | None:
-    kind = kind_of(layer)
-    if way == ONE_PASS:
-        return Cost()
-    if way == STEP_BY_STEP:
-        if jax.default_backend() == "cpu":  # a kernel: its products are counted with the others
-            return Cost()
-        turns = length * (2 if backward else 1)
+def _recurrence(call: Call, backward: bool) -> Cost | None:
+    kind = kind_of(call.layer)
+    if call.method == STEP_BY_STEP and call.platform != "cpu":
+        turns = call.length * (2 if backward else 1)
         return Cost(steps=turns, launches=_OF_A_STEP * turns)
-    if kind.recurrence is Recurrence.DENSE:
-        return _of_scan(
-            matrix_table,
-            way,
-            backward,
-            _case(layer, batch, length, batch * layer.hidden_size, True),
-        )
-    if kind.recurrence is Recurrence.DIAGONAL:
-        return _of_scan(
-            linear_table,
-            way,
-            backward,
-            _case(layer, batch, length, batch * layer.hidden_size, True),
-        )
+    if not kind.linear:  # of a kernel for cells the products are counted with the others
+        return Cost()
+    methods = {method.name: method for method in _table(kind).methods}
+    counts = methods[call.method].cost
+    if counts is None:
+        return None
+    stretches, case = _scan(call)
+    once = counts(case, backward)
+    if stretches and backward:  # states are made again
+        once += counts(case, False)
+    return once.times(max(1, stretches))
+
+
+def _table(kind: Kind) -> LinearTable:
+    return matrix_table if kind.recurrence is Recurrence.DENSE else linear_table
+
+
+def _scan(call: Call) -> tuple[int, LinearCase]:
+    """The scan of a layer, and over how many stretches of time; 0 where none is evaluated again."""
+    layer, kind = call.layer, kind_of(call.layer)
+    stretches, length, width = 0, call.length, call.batch
     if kind.state_space is None:
-        return _of_scan(
-            linear_table,
-            way,
-            backward,
-            _case(layer, batch, length, batch * layer.hidden_size, False),
-        )
-    count, stretch, width = work.stretches_of(layer, batch, length)
-    case = _case(layer, batch, stretch, width, False)
-    once = _of_scan(linear_table, way, backward, case)
-    if once is None or not backward:
-        return once and once.times(count)
-    again = _of_scan(linear_table, way, False, case)  # states are made again
-    return again and (once + again).times(count)
-
-
-def _case(layer: Any, batch: int, length: int, width: int, constant: bool) -> LinearCase:
-    kind, platform = kind_of(layer), jax.default_backend()
-    return LinearCase(
-        platform="cuda" if platform == "gpu" else platform,
+        width *= layer.hidden_size
+    else:
+        stretches, length, width = work.stretches_of(layer, call.batch, length, call.platform)
+    return stretches, LinearCase(
+        platform="cuda" if call.platform == "gpu" else call.platform,
         dtype=np.dtype("complex64" if kind.complex_state else "float32"),
         length=length,
         width=width,
-        inner=width // batch,
+        inner=width // call.batch,
         size=layer.hidden_size if kind.recurrence is Recurrence.DENSE else 1,
-        constant=constant,
+        constant=kind.recurrence is not Recurrence.READS_INPUT,
     )
-
-
-def _of_scan(table: LinearTable, way: str, backward: bool, case: LinearCase) -> Cost | None:
-    cost_of = table.resolve(way, case).cost
-    return cost_of and cost_of(case, backward)

@@ -102,8 +102,9 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
 
 def summary(records: Sequence[Record]) -> Summary:
     """The article's claims, and how near times are to what was predicted of them."""
-    predicted = costs.predictions(counted(records))
-    near = predictions.verdict(predicted, lambda r: (*r["point"].values(), r["layer"]))
+    good = counted(records)
+    predicted = costs.predictions(good)
+    near = predictions.verdict(costs.predictions(costs.distinct(good)), costs.rivals)
     found = (verdicts.waits(records), verdicts.returns(records), near)
     return Summary(found, tables(records) + predictions.tables(predicted))
 
@@ -180,6 +181,8 @@ def _facts(
         "layer": layer.name,
         "kind": layer.kind,
         "config": layer.model_dump(mode="json"),
+        "platform": jax.default_backend(),
+        "takes": costs.taken(shapes, way, config.batch, length),
         "method": way,
         "batch": config.batch,
         "width": config.width,

@@ -53,7 +53,9 @@ def span(layer: Any, way: str, batch: int, length: int) -> int | None:
     return count * levels(stretch)
 
 
-def stretches_of(layer: Any, batch: int, length: int) -> tuple[int, int, int]:
+def stretches_of(
+    layer: Any, batch: int, length: int, platform: str | None = None
+) -> tuple[int, int, int]:
     """Stretches of time, steps of each, and numbers of the states at one step: none where a layer
     has no states to be made again."""
     kind = kind_of(layer)
@@ -61,7 +63,7 @@ def stretches_of(layer: Any, batch: int, length: int) -> tuple[int, int, int]:
         return 1, length, 0
     ssm = kind.state_space(layer)
     width = batch * ssm.input_size * ssm.state_size
-    return *stretches(ssm.stretch, length, width, jax.default_backend()), width
+    return *stretches(ssm.stretch, length, width, platform or jax.default_backend()), width
 
 
 def levels(length: int) -> int:

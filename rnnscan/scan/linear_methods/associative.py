@@ -103,7 +103,7 @@ def cost(case: LinearCase, backward: bool) -> Cost:
         return total + _products(case, trees, case.states)
     levels = 2 * math.log2(case.length / _FUSED)
     decays = case.length * case.inner if case.constant else case.states
-    numbers = (case.states + decays * case.size) / 2
+    numbers = 0.7 * case.states + 0.3 * decays * case.size
     array = numbers * case.dtype.itemsize
     each = (1.8 if backward else 0.6) if case.narrow else (0.5 if backward else 0.15)
     total = Cost(launches=3 * trees * (levels + 1), bytes=_WORDS[backward] * array)
