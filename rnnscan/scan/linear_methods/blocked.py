@@ -313,7 +313,8 @@ def cost(case: LinearCase, backward: bool) -> Cost:
     passes = 2 if backward else 1
     chunk, array = chunk_length(case.length, case.width), case.states * case.dtype.itemsize
     levels = 2 * math.log2(max(2, case.length / chunk))
-    words = (3 if case.constant else 5) + ((4 if case.constant else 7) if backward else 0)
+    decays = 0 if case.constant else case.size  # arrays, read twice and, backward, three times
+    words = 3 + 2 * decays + (4 + 3 * decays if backward else 0)
     rows = array / max(case.inner * case.dtype.itemsize, _LINE)
     # About half of the lines are still in a cache.
     total = Cost(launches=3 * passes * levels, steps=passes * 2 * chunk, lines=words * rows / 2)
