@@ -89,7 +89,7 @@ def figure(
             [it.measured for it in here],
             [it.predicted for it in here],
             label=name,
-            **{**look(here[0].record), "linestyle": "none"},
+            **{**look(here[0].record), "linestyle": "none", "markersize": 7},
         )
     figures.seconds_axis(axes, "predicted")
     axes.set_xscale("log")

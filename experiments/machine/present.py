@@ -110,7 +110,7 @@ def _crossover_figure(found: Sequence[Prediction]) -> Figure:
             axes.plot(x, [it.predicted for it in series], color=look["color"])
             measured = [it.measured for it in series]
             axes.plot(x, measured, label=name, **look, linestyle="none")
-        figures.length_axis(axes, sorted({it.record["point"]["length"] for it in here}))
+        figures.length_axis(axes, sorted({it.record["point"]["length"] for it in found}))
         figures.seconds_axis(axes, "time" if axes in panels[:, 0] else "")
     figures.legend_below(figure)
     figure.set_label("Markers: measured, median. Lines: predicted from the machine's limits.")

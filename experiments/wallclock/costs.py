@@ -48,24 +48,24 @@ class _Between(NamedTuple):
 _NOTHING = _Between((0, 0), (0, 0))
 # For each feature of a step, and operations in all. With a kernel for cells no array lies between.
 _FEATURE = {
-    "RNN": _Between((0, 1), (0.1, 0.8), (18, 63)),
-    "LSTM": _Between((0, 0), (0, 7.3), (19, 43)),
-    "GRU": _Between((0, 0), (0, 4.7), (19, 45)),
-    "LinearRNN": _Between((36, 20), (0, 3), (0, 25)),
-    "LRU": _Between((18, 4), (0, 9), (2, 27)),
-    "MinGRU": _Between((18, 18), (0, 7), (2, 24)),
-    "MinLSTM": _Between((35, 13), (0, 16), (9, 21)),
-    "SelectiveSSM": _Between((1, 0), (1, 2), (87, 211)),
-    "Mamba": _Between((2, 0), (0, 3), (178, 157)),
-    "CausalSelfAttention": _Between((1, 2), (28, 16), (19, 21)),
-    "CausalConv1D": _Between((5, 38), (0, 0), (4, 23)),
-    "MLP": _Between((16, 27), (0, 0), (0, 5)),
+    "RNN": _Between((0, 4), (0, 0), (14, 46)),
+    "LSTM": _Between((0, 3), (0, 4.5), (11, 31)),
+    "GRU": _Between((0, 2), (0, 3.3), (6, 28)),
+    "LinearRNN": _Between((34, 20), (0, 2.5), (0, 12)),
+    "LRU": _Between((20, 25), (0, 2.5), (2, 29)),
+    "MinGRU": _Between((21, 24), (0, 4.6), (0, 16)),
+    "MinLSTM": _Between((38, 31), (0, 9.7), (4, 11)),
+    "SelectiveSSM": _Between((23, 0), (0, 0.9), (37, 140)),
+    "Mamba": _Between((2, 0), (0, 1), (32, 109)),
+    "CausalSelfAttention": _Between((1, 2), (22, 13), (14, 17)),
+    "CausalConv1D": _Between((5, 44), (0, 0), (3, 8)),
+    "MLP": _Between((17, 27), (0, 0), (0, 4)),
 }
 # For each number of a state that is made from x, or each score.
 _STATE = {
-    "SelectiveSSM": _Between((0.3, 0), (0.3, 1.9)),
-    "Mamba": _Between((6.3, 0), (0, 2.9)),
-    "CausalSelfAttention": _Between((0.5, 2.4), (2.3, 7.9)),
+    "SelectiveSSM": _Between((3.1, 0), (0, 1.15)),
+    "Mamba": _Between((6.5, 0), (0, 1.8)),
+    "CausalSelfAttention": _Between((0.5, 2.4), (1.8, 6.2)),
 }
 
 
