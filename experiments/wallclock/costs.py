@@ -108,7 +108,7 @@ def distinct(records: Sequence[Record]) -> list[Record]:
     return [
         record
         for record in records
-        if record["method"] != "auto" or (rivals(record), record["takes"]) not in named
+        if record["method"] != "auto" or (rivals(record), record.get("takes")) not in named
     ]
 
 
