@@ -8,7 +8,7 @@ Plain programs that have nothing to do with any method:
 | a fresh byte | what such streams take longer by call than in a loop, which uses memory again |
 | a step | a turn of a compiled loop over rows of one number |
 | an element | a number more in the rows of such a loop |
-| a line | a gather of rows of 64 bytes, in no order, less their bytes |
+| a line | a gather of rows of 64 bytes, in no order |
 | a launch | a link of a chain of sums, each of which waits for the one before |
 | an operation | a product of matrices of the size in question |
 """

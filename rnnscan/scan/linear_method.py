@@ -105,9 +105,14 @@ class LinearCase(Case):
         return self.length * self.width
 
     @property
+    def parts(self) -> int:
+        """Real numbers of one of theirs."""
+        return 2 if jnp.issubdtype(self.dtype, jnp.complexfloating) else 1
+
+    @property
     def reals(self) -> int:
         """Real numbers of all states."""
-        return self.states * (2 if jnp.issubdtype(self.dtype, jnp.complexfloating) else 1)
+        return self.parts * self.states
 
     @property
     def narrow(self) -> bool:

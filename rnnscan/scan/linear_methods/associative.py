@@ -108,7 +108,7 @@ def cost(case: LinearCase, backward: bool) -> Cost:
     each = (1.8 if backward else 0.6) if case.narrow else (0.5 if backward else 0.15)
     total = Cost(launches=3 * trees * (levels + 1), bytes=_WORDS[backward] * array)
     total += Cost(fresh=_WORDS[backward] / 3 * array)
-    total += Cost(elements=each * numbers * case.reals / case.states)
+    total += Cost(elements=each * numbers * case.parts)
     return total + _products(case, trees, decays)
 
 
