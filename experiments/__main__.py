@@ -116,7 +116,11 @@ def _report_visit(folder: Path) -> int:
         _console().rule(f"{found.experiment}: {facts}", style="dim")
         try:
             status = max(status, _rebuild(found))
-        except (config.ConfigError, registry.UnknownExperimentError) as error:
+        except (
+            config.ConfigError,
+            registry.UnknownExperimentError,
+            run_folder.RunFolderError,
+        ) as error:
             print(error, file=sys.stderr)
             status = BAD_INPUT
     return status

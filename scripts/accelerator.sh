@@ -25,6 +25,7 @@ if [ -z "${RNNSCAN_VISIT_STARTED:-}" ]; then
     done
     # What cannot be right is refused later, with a word.
     [[ $seconds =~ ^[1-9][0-9]{1,2}$ ]] && [ "$seconds" -lt 360 ] || seconds=360
+    command -v timeout >/dev/null || { echo "timeout, of GNU coreutils, is missing" >&2; exit 2; }
     RNNSCAN_VISIT_STARTED=$(date +%s)
     export RNNSCAN_VISIT_STARTED
     exec timeout --signal=TERM --kill-after=1 $((seconds - 1)) bash "${BASH_SOURCE[0]}" "$@"

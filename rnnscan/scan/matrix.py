@@ -72,7 +72,8 @@ def matrix_scan(
     (12 <= n <= 24 for one state, 32 <= B n <= 128 for several), where it was measured to be 1.1 to
     3 times as fast as `sequential`; on accelerators, an estimate, unless a step is work enough by
     itself (B n^2 > 2^26). Else `sequential`, on accelerators `associative` for a small A that
-    varies.
+    varies. On kinds of accelerators that are known (`rnnscan/scan/devices.py`) it takes what is
+    predicted to be fastest.
 
     The backward pass costs once more the same and keeps A and h only; a constant A gets its
     gradient from one product after it, and no derivative of eigenvectors is taken. Matrix products

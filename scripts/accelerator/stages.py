@@ -106,7 +106,7 @@ STAGES = (
         "tests.gpu.smoke",
         launchers=("xla", "own", "none"),
     ),
-    measurement("machine", "copy, matmul, launch: the machine's own limits", 40, 1, name="limits"),
+    measurement("machine", "copy, matmul, launch: the machine's own limits", 35, 1, name="limits"),
     measurement("scan_limits", "scans against the speed of memory, beside their peers", 75, 2),
     check(
         "sanitizer",
@@ -117,6 +117,6 @@ STAGES = (
     ),
     measurement("wallclock", "training over a long sequence, beside cuDNN", 70, 1),
     gpu_tests(40),
-    measurement("wallclock", "more layers", 35, 0, name="layers", config="gpu_short"),
-    measurement("gradient_decay", "how far back gradients reach", 25, 1),
+    measurement("wallclock", "more layers", 50, 0, name="layers", config="gpu_short"),
+    measurement("gradient_decay", "how far back gradients reach", 15, 1),
 )

@@ -66,7 +66,8 @@ class Journey:
             self.run(["nvidia-smi"], 10)
         interrupted = False
         for number, stage in enumerate(stages):
-            later = sum(stage.seconds for stage in stages[number + 1 :])
+            # A rehearsal is of small things: whoever is slow there may be.
+            later = 0 if self.rehearsal else sum(it.seconds for it in stages[number + 1 :])
             if interrupted or self.left() < LEAST_SECONDS:
                 outcome = StageOutcome(name=stage.name, outcome="not begun", seconds=0)
             else:
@@ -128,8 +129,7 @@ class Journey:
         except KeyboardInterrupt:
             word, interrupted = "interrupted", True
         for folder in sorted(self.runs.glob(f"{stage.experiment}-*")) if stage.experiment else []:
-            if not interrupted:
-                self._report(folder)
+            interrupted = interrupted or self._report(folder)
             self._bring_figures(stage, folder)
         seconds = time.monotonic() - started
         self.say(f"=== {stage.name}: {word}, {seconds:.0f} s" + (f"; {note}" if note else ""))
@@ -169,13 +169,19 @@ class Journey:
             return f"{FAILED} ({signal.Signals(-ended.code).name})"
         return f"{FAILED} (exit code {ended.code})"
 
-    def _report(self, folder: Path) -> None:
-        """Killed before it could report: the records are there all the same."""
+    def _report(self, folder: Path) -> bool:
+        """Killed before it could report: the records are there all the same.
+
+        Returns whether somebody interrupted the visit meanwhile.
+        """
         seconds = min(REPORT_SECONDS, self.left())
         if not (folder / "report.html").exists() and seconds >= LEAST_SECONDS:
             command = [sys.executable, "-m", "experiments", "report", str(folder)]
-            with suppress(KeyboardInterrupt):
+            try:
                 self.run(command, seconds)
+            except KeyboardInterrupt:
+                return True
+        return False
 
     def _bring_figures(self, stage: Stage, folder: Path) -> None:
         drawn = sorted((folder / "figures").glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
