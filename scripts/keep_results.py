@@ -69,8 +69,10 @@ def unpack(packed: Path, folder: Path) -> None:
             if sum(member.size for member in members) > LARGEST:
                 raise KeepError(f"{packed}: holds more than {LARGEST} bytes")
             # The first versions of Python 3.11 have no filters; the names were looked at above.
-            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            file.extractall(folder, members, **safe)
+            if hasattr(tarfile, "data_filter"):
+                file.extractall(folder, members, filter="data")
+            else:
+                file.extractall(folder, members)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise KeepError(f"{packed}: cannot be read as an archive: {error}") from None
 
