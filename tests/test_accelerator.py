@@ -28,6 +28,7 @@ from scripts.accelerator.visit import LOG
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "accelerator.sh"
+SET_SIGNAL = signal.signal  # which a fixture replaces
 HERE = machine.Machine("a made-up GPU", "gpu", "3.11", "0.10")
 needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 
@@ -249,7 +250,11 @@ def test_runs_under_the_sanitizer_if_there_is_one(journey, under, said):
 
 def test_an_interrupted_visit_ends_with_its_summary(journey, tmp_path):
     source = "import os, signal, time; os.kill({}, signal.SIGINT); time.sleep(60)"
-    code, out, log = journey(stage("one", source.format(os.getpid())), stage("two", ""))
+    before = SET_SIGNAL(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    try:
+        code, out, log = journey(stage("one", source.format(os.getpid())), stage("two", ""))
+    finally:
+        SET_SIGNAL(signal.SIGINT, before)
     assert code == 1
     assert outcomes(unpacked(out, tmp_path)) == {"one": "interrupted", "two": "not begun"}
     assert "=== Summary" in log

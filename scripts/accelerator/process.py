@@ -22,6 +22,7 @@ ENDS_WITH_PARENT = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts behind its back ignores it
 os.execvp(sys.argv[1], sys.argv[1:])
 """
 

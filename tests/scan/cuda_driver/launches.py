@@ -9,10 +9,8 @@ import json
 import sys
 import threading
 
-launcher = ctypes.CDLL(sys.argv[1]).rnnscan_cuda_launch_buffers
 
-
-def launch(stream, text, digest, entry, grid, block, shared_bytes, buffers):
+def launch(launcher, stream, text, digest, entry, grid, block, shared_bytes, buffers):
     message = ctypes.create_string_buffer(4000)
     launcher(
         ctypes.c_void_p(stream),
@@ -27,10 +25,14 @@ def launch(stream, text, digest, entry, grid, block, shared_bytes, buffers):
         print("said", message.value.decode(), flush=True)
 
 
-for given in json.loads(sys.argv[2]):
-    at_once = given if isinstance(given, list) else [given]
-    threads = [threading.Thread(target=launch, kwargs=each) for each in at_once]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+if __name__ == "__main__":
+    LAUNCHER = ctypes.CDLL(sys.argv[1]).rnnscan_cuda_launch_buffers
+    for given in json.loads(sys.argv[2]):
+        at_once = given if isinstance(given, list) else [given]
+        threads = [
+            threading.Thread(target=launch, args=(LAUNCHER,), kwargs=each) for each in at_once
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
