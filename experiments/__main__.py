@@ -26,6 +26,7 @@ except KeyboardInterrupt:  # the imports take seconds
     sys.exit(130)
 
 BAD_INPUT = 2
+REFUSALS = (config.ConfigError, registry.UnknownExperimentError, run_folder.RunFolderError)
 RUNS = Path("runs")
 
 
@@ -116,11 +117,7 @@ def _report_visit(folder: Path) -> int:
         _console().rule(f"{found.experiment}: {facts}", style="dim")
         try:
             status = max(status, _rebuild(found))
-        except (
-            config.ConfigError,
-            registry.UnknownExperimentError,
-            run_folder.RunFolderError,
-        ) as error:
+        except REFUSALS as error:
             print(error, file=sys.stderr)
             status = BAD_INPUT
     return status
@@ -146,11 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
             description="Experiments with recurrences: each tests one claim and ends in a report.",
             args=arguments,
         )
-    except (
-        config.ConfigError,
-        registry.UnknownExperimentError,
-        run_folder.RunFolderError,
-    ) as error:
+    except REFUSALS as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
