@@ -8,8 +8,8 @@ alone and hold for any method: so a crossover is predicted for a machine on whic
 
 What is left out: overlap of memory and arithmetic (the parts are added up), threads that wait, and
 caches, of which only the bandwidth of the arrays in question is known. Within a factor of 1.5 at
-four fifths of the points of `experiments/scan_limits` on two cores (`experiments/machine` says how
-that was found).
+four fifths of the points of `experiments/scan_limits` on two cores, less often for microseconds
+(`experiments/machine` says how that was found).
 """
 
 import dataclasses
