@@ -5,6 +5,7 @@ Scans, a recurrence evaluated for all steps at once, differentiable in every mod
     linear_scan     h_t = a_t * h_{t-1} + b_t, elementwise
     matrix_scan     h_t = A_t @ h_{t-1} + b_t, dense
     cell_scan       h_t = cell(W_ih x_t + b, W_hh h_{t-1}): tanh, relu, LSTM, GRU; `CellWeights`
+    nonlinear_scan  h_t = f(h_{t-1}, x_t), any f, in parallel, with a `Convergence` that says how far to trust it
     explain_*       which method each of them takes, and why
 
 Layers, each made by `init` (those of torch by `from_torch` too), called on sequences batch first,
@@ -49,12 +50,15 @@ from rnnscan.layers import MinLSTM as MinLSTM
 from rnnscan.layers import SelectiveSSM as SelectiveSSM
 from rnnscan.layers import SequenceModel as SequenceModel
 from rnnscan.scan import CellWeights as CellWeights
+from rnnscan.scan import Convergence as Convergence
 from rnnscan.scan import cell_scan as cell_scan
 from rnnscan.scan import explain_cell_scan as explain_cell_scan
 from rnnscan.scan import explain_linear_scan as explain_linear_scan
 from rnnscan.scan import explain_matrix_scan as explain_matrix_scan
+from rnnscan.scan import explain_nonlinear_scan as explain_nonlinear_scan
 from rnnscan.scan import linear_scan as linear_scan
 from rnnscan.scan import matrix_scan as matrix_scan
+from rnnscan.scan import nonlinear_scan as nonlinear_scan
 
 try:
     __version__ = importlib.metadata.version("rnnscan")
@@ -70,6 +74,7 @@ __all__ = [
     "CausalConv1D",
     "CausalSelfAttention",
     "CellWeights",
+    "Convergence",
     "KeyValueCache",
     "LinearRNN",
     "Mamba",
@@ -81,8 +86,10 @@ __all__ = [
     "explain_cell_scan",
     "explain_linear_scan",
     "explain_matrix_scan",
+    "explain_nonlinear_scan",
     "gradients",
     "linear_scan",
     "matrix_scan",
+    "nonlinear_scan",
     "tasks",
 ]

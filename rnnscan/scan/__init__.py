@@ -28,6 +28,11 @@ from rnnscan.scan.matrix import matrix_scan as matrix_scan
 from rnnscan.scan.matrix_methods import MatrixMethodName as MatrixMethodName
 from rnnscan.scan.matrix_methods import matrix_table as matrix_table
 from rnnscan.scan.matrix_methods.diagonal import require_eigenvectors as require_eigenvectors
+from rnnscan.scan.nonlinear import explain_nonlinear_scan as explain_nonlinear_scan
+from rnnscan.scan.nonlinear import nonlinear_scan as nonlinear_scan
+from rnnscan.scan.nonlinear_method import Convergence as Convergence
+from rnnscan.scan.nonlinear_methods import NonlinearMethodName as NonlinearMethodName
+from rnnscan.scan.nonlinear_methods import nonlinear_table as nonlinear_table
 from rnnscan.scan.precision import carry_dtype as carry_dtype
 from rnnscan.scan.precision import matmul_precision as matmul_precision
 from rnnscan.scan.target import Platform as Platform

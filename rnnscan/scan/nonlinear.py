@@ -1,0 +1,358 @@
+"""`nonlinear_scan`: h_t = f(h_{t-1}, x_t), for any f."""
+
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr
+from jax.tree_util import keystr
+from jax.typing import ArrayLike
+
+from rnnscan.scan import arguments, target
+from rnnscan.scan.nonlinear_method import Convergence, NonlinearOperands
+from rnnscan.scan.nonlinear_methods import NonlinearMethodName, nonlinear_table
+from rnnscan.scan.nonlinear_rules import Spec, case_of, nonlinear
+from rnnscan.scan.nonlinear_step import traced
+from rnnscan.scan.precision import matmul_precision
+from rnnscan.scan.state_layout import StateLayout
+from rnnscan.scan.table import MethodRows
+from rnnscan.scan.target import Platform
+
+State = TypeVar("State")
+_TOL = 8.0  # units of rounding
+
+
+def nonlinear_scan(
+    f: Callable[[State, Any], State],
+    h0: State,
+    xs: Any,
+    *,
+    guess: State | None = None,
+    axis: int = 0,
+    reverse: bool = False,
+    reset: ArrayLike | None = None,
+    method: NonlinearMethodName = "auto",
+    tol: float | None = None,
+    max_iterations: int | None = None,
+) -> tuple[State, Convergence]:
+    """All h_t of `h_t = f(h_{t-1}, x_t)`, in parallel over time where that pays, for any f.
+
+    Arguments:
+      f: a pure function `(h, x) -> h` of JAX: from a state and the input of one step to the next
+        state, of the same structure, shapes and dtypes. What it closes over (weights, a layer, an
+        Equinox module) is differentiated as arguments are. It needs a derivative in forward mode.
+      h0: the state before the first step: a pytree of floating or complex arrays.
+      xs: a pytree of arrays of any dtype with time on `axis`, of one length T; f gets each without
+        it. For an f without inputs give `jnp.zeros(T)`. T = 0 and T = 1 are fine.
+      guess: states to begin from, of the shapes that are returned, such as the last trajectory in
+        training; no derivative is taken of it. By default f(0, x_t).
+      axis: the time axis of xs and of what is returned.
+      reverse: run from the last step to the first, `h_t = f(h_{t+1}, x_t)`; h0 is then the state
+        after the end.
+      reset: boolean (T,). Where true, the state before that step in scan order (h0 included) is
+        zeros, whatever it was, inf and nan included, forward and backward.
+      method: `"auto"`, or a name of `explain_nonlinear_scan`: `"sequential"`, `"newton"`,
+        `"quasi_newton"`, `"chunked_newton"`, `"damped_newton"`.
+      tol: residual, in units of rounding, up to which a step is taken to be solved; 8 unless said.
+      max_iterations: after which a method that iterates gives up; 128 unless said, and at most T
+        are ever needed.
+
+    One problem is solved; for a batch use `jax.vmap`, by which each sequence has its own count of
+    iterations and stands still once it has converged.
+
+    Returns:
+      hs, the state after every step, and a `Convergence`: `converged`, `iterations`, `residual`,
+      `error_bound`. With `"auto"` hs are right in any case: what has not converged is completed
+      step by step, from the first step that is not settled. A named method that fails says so.
+
+    Raises:
+      TypeError: f returns another structure, shape or dtype than h0 has, has side effects or keeps
+        its arguments; h0 is not floating; reset is not boolean.
+      ValueError: lengths in xs that differ, a guess or reset of another shape, an unknown method or
+        one that cannot serve.
+
+    Cost: D numbers in a state, K iterations:
+
+    | method | work | span | memory |
+    |---|---|---|---|
+    | sequential | T f | T | a state |
+    | newton | K T (D f + D^2 to D^3) | K times that of `matrix_scan` | T D^2 |
+    | quasi_newton | K T D f | K times that of `linear_scan` | T D |
+    | chunked_newton | K T (D f + D^2) | K 2 sqrt(T) | sqrt(T) D^2 + T D |
+    | damped_newton | as newton | as newton | T D^2 |
+
+    Where f works elementwise (its operations are looked at), Jacobians are blocks as wide as the
+    state has arrays of one shape, and D becomes that width. K is about log T where errors shrink
+    along the trajectory (a negative Lyapunov exponent) and up to T where they grow: sequential
+    evaluation is right in chaos. Programs do not grow with T, but where `matrix_scan` uses a tree.
+
+    The derivative is implicit, at the solution, and the same for every method: one linear
+    recurrence with the true Jacobians, forward or backward, and one tangent or pullback of f for
+    all steps at once. It keeps hs, xs and what f closes over, not the Jacobians; these are formed
+    again, in stretches of time of at most 1 GiB. First and second derivatives, both modes.
+
+    Numerics: f is evaluated in the dtypes that it is given; linear recurrences are solved in
+    float32 at least. Products use the highest precision, those of f too, unless
+    `jax.default_matmul_precision` says otherwise. Complex arrays are pairs of real ones, so f need
+    not be holomorphic. What `converged` and `error_bound` mean: see `Convergence`.
+
+    Source: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence length"
+    (equations 3 to 6); Gonzalez et al. 2024, "Towards scalable and stable parallelization of
+    nonlinear RNNs"; Bellen & Zennaro 1989, "Parallel algorithms for initial-value problems for
+    difference and differential equations" (chunks).
+
+    Example: a tanh RNN, and its gradient.
+
+    >>> import jax, jax.numpy as jnp
+    >>> W = jnp.array([[0.5, -0.2], [0.3, 0.4]])
+    >>> xs = jnp.sin(jnp.arange(200.0)).reshape(100, 2)
+    >>> def states(W):
+    ...     return nonlinear_scan(
+    ...         lambda h, x: jnp.tanh(W @ h + x), jnp.zeros(2), xs, method="newton"
+    ...     )
+    >>> hs, convergence = states(W)
+    >>> hs.shape, bool(convergence.converged), int(convergence.iterations) < 9
+    ((100, 2), True, True)
+    >>> jax.grad(lambda W: jnp.sum(states(W)[0]))(W).shape
+    (2, 2)
+    """
+    nonlinear_table.check(method)
+    spec, operands = _checked(
+        f, h0, xs, guess, reset, axis, reverse, method, tol, max_iterations
+    )
+    layout = spec.step.layout
+    if spec.length == 0 or layout.size == 0:
+        h, found = jnp.zeros(spec.shape, layout.wide), _nothing_to_do(layout.wide)
+    else:
+        h, found = nonlinear(operands, spec=spec)
+        found = jax.tree.map(lambda x: x[0], found)
+    h = lax.rev(h, (0,)) if reverse else h
+    hs = layout.tree(h[:, 0])
+    return jax.tree_util.tree_map_with_path(lambda path, h: _put(h, axis, path), hs), found
+
+
+def explain_nonlinear_scan(
+    f,
+    h0,
+    xs,
+    *,
+    guess=None,
+    axis=0,
+    reverse=False,
+    reset=None,
+    tol=None,
+    max_iterations=None,
+    platform: Platform | None = None,
+) -> MethodRows:
+    """The rows that `nonlinear_scan(..., method="auto")` reads: method, available, reason, chosen.
+
+    Arguments: those of `nonlinear_scan`, as arrays or `jax.ShapeDtypeStruct`s (only shapes and
+    dtypes are read); `platform`: "cpu", "cuda", "rocm" or "tpu", by default the one in use.
+
+    Returns: a tuple, printed as a table, of one `MethodRow` for each method of h_t = f(h_{t-1},
+    x_t). Raises what `nonlinear_scan` raises for its operands. Cost: f is traced, not computed.
+    Source: the method table of `rnnscan/scan/nonlinear_methods`.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> rows = explain_nonlinear_scan(
+    ...     lambda h, x: jnp.tanh(h[::-1] + x), jnp.zeros(32), jnp.ones((1000, 32)), platform="cpu"
+    ... )
+    >>> [row.method for row in rows if row.chosen]
+    ['sequential']
+    """
+    specs = []
+
+    def prepared(*given):
+        specs.append(
+            _checked(f, *given, axis, reverse, "auto", tol, max_iterations)[0]
+        )
+        return ()
+
+    arguments.by_shapes(prepared, h0, xs, guess, reset)
+    return nonlinear_table.explain(case_of(specs[0], target.named(platform)))
+
+
+def _checked(
+    f, h0, xs, guess, reset, axis, reverse, method, tol, max_iterations
+) -> tuple[Spec, NonlinearOperands]:
+    """The call, checked: what is static, and one problem with time first, in scan order."""
+    if not callable(f):
+        raise TypeError(f"f: got {f!r}, expected a function (h, x) -> h")
+    reverse = arguments.direction(reverse)
+    tol, max_iterations = _tolerance(tol), _most(max_iterations)
+    h0 = jax.tree_util.tree_map_with_path(_state, h0)
+    xs, axis, length = _time_first(xs, axis)
+    reset = _reset(reset, length)
+    guess = None if guess is None else _guess(guess, h0, axis, length)
+    if reverse:
+        xs, reset, guess = jax.tree.map(lambda x: lax.rev(x, (0,)), (xs, reset, guess))
+    h0, xs, reset, guess = _vary_alike((h0, xs, reset, guess))
+
+    precision = matmul_precision()
+    x = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
+    with jax.default_matmul_precision(precision):
+        h0, step, params = _traced(f, h0, x)
+    h0, xs, reset, guess, params = _vary_alike((h0, xs, reset, guess, params))
+    layout = step.layout
+    operands = NonlinearOperands(
+        params=params,
+        h0=layout.flat(h0)[None],
+        xs=tuple(x[:, None] for x in jax.tree.leaves(xs)),
+        reset=None if reset is None else reset[:, None],
+        guess=None if guess is None else layout.flat(guess)[:, None],
+    )
+    spec = Spec(
+        step=step,
+        mapped=(False,) * len(params),
+        length=length,
+        batch=1,
+        precision=precision,
+        tol=tol,
+        max_iterations=max_iterations,
+        method=method,
+    )
+    return spec, operands
+
+
+def _traced(f, h0, x):
+    """f as a program; a number of Python in h0 takes the dtype that f gives it."""
+
+    def abstract(leaf):
+        return jax.typeof(leaf)
+
+    new = jax.eval_shape(f, jax.tree.map(abstract, h0), x)
+    if jax.tree.structure(new) == jax.tree.structure(h0):
+        h0 = jax.tree.map(lambda h, n: h.astype(n.dtype) if _is_weak(h) else h, h0, new)
+    avals = jax.tree.map(lambda h: abstract(h).update(weak_type=False), h0)
+    step, params = traced(f, avals, x)
+    return h0, step, params
+
+
+def _is_weak(h) -> bool:
+    return jax.typeof(h).weak_type
+
+
+def _vary_alike(tree):
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(arguments.vary_alike(*leaves))
+
+
+def _nothing_to_do(dtype) -> Convergence:
+    """Of a trajectory without a step, or of states without a number."""
+    zero = jnp.zeros((), dtype)
+    return Convergence(jnp.ones((), bool), jnp.zeros((), jnp.int32), zero, zero)
+
+
+def _tolerance(tol) -> float:
+    if tol is None:
+        return _TOL
+    number = isinstance(tol, (int, float, np.floating, np.integer)) and not isinstance(tol, bool)
+    if not number:
+        raise TypeError(f"tol: got {tol!r}, expected a number, in units of rounding")
+    if not tol > 0:
+        raise ValueError(f"tol: got {tol!r}, expected more than 0 units of rounding")
+    return float(tol)
+
+
+def _most(max_iterations) -> int | None:
+    if max_iterations is None:
+        return None
+    try:
+        if isinstance(max_iterations, bool):
+            raise TypeError
+        count = operator.index(max_iterations)
+    except TypeError as fault:
+        raise TypeError(f"max_iterations: got {max_iterations!r}, expected an integer") from fault
+    if count < 1:
+        raise ValueError(f"max_iterations: got {count}, expected 1 or more")
+    return count
+
+
+def _state(path, leaf) -> jax.Array:
+    """A leaf of h0, as an array; a number of Python leaves the dtype to f."""
+    name = f"h0{keystr(path)}"
+    (array,) = arguments.promote(**{name: leaf})
+    return array
+
+
+def _input(path, leaf) -> jax.Array:
+    name = f"xs{keystr(path)}"
+    if isinstance(leaf, (jax.Array, np.ndarray)) or hasattr(leaf, "__array__"):
+        return jnp.asarray(leaf)
+    raise TypeError(f"{name}: got {leaf!r}, expected an array with time on its axis")
+
+
+def _time_first(xs, axis) -> tuple[Any, int, int]:
+    """xs with time first, where it was, and T."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.tree_util.tree_map_with_path(_input, xs))
+    if not leaves:
+        raise ValueError("xs: has no arrays, so there is no T; for an f without inputs give jnp.zeros(T)")
+    try:
+        if isinstance(axis, bool):
+            raise TypeError
+        axis = operator.index(axis)
+    except TypeError as fault:
+        raise TypeError(f"axis: got {axis!r}, expected an integer") from fault
+    lengths = {}
+    for path, leaf in leaves:
+        name = f"xs{keystr(path)}"
+        if not -leaf.ndim <= axis < leaf.ndim:
+            raise ValueError(f"{name}: got shape {leaf.shape}, which has no axis {axis} for time")
+        lengths[name] = leaf.shape[axis]
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"xs: got different lengths on axis {axis}: {lengths}, expected one T")
+    moved = [jnp.moveaxis(leaf, axis, 0) for _, leaf in leaves]
+    xs = jax.tree.structure(xs).unflatten(moved)
+    return xs, axis, next(iter(lengths.values()))
+
+
+def _reset(reset, length) -> jax.Array | None:
+    reset = arguments.flags(reset=reset)
+    if reset is not None and reset.shape != (length,):
+        raise ValueError(
+            f"reset: got shape {reset.shape}, expected ({length},), one flag a step; for a batch "
+            "use jax.vmap over reset too"
+        )
+    return None if reset is None else jnp.asarray(reset)
+
+
+def _guess(guess, h0, axis, length):
+    """Its leaves with time first, in the dtypes of h0."""
+    if jax.tree.structure(guess) != jax.tree.structure(h0):
+        raise ValueError(
+            f"guess: got {jax.tree.structure(guess)}, expected the structure of h0, "
+            f"{jax.tree.structure(h0)}"
+        )
+
+    def leaf(path, given, h):
+        name = f"guess{keystr(path)}"
+        place = _place(axis, h.ndim + 1, f"h0{keystr(path)}")
+        expected = (*h.shape[:place], length, *h.shape[place:])
+        (given,) = arguments.promote(**{name: given})
+        if given.shape != expected:
+            raise ValueError(
+                f"{name}: got shape {given.shape}, expected {expected}, that of the states"
+            )
+        if jnp.iscomplexobj(given) and not jnp.iscomplexobj(h):
+            raise TypeError(f"{name}: got dtype {given.dtype}, expected {h.dtype}, as h0")
+        return jnp.moveaxis(given.astype(h.dtype), place, 0)
+
+    return jax.tree_util.tree_map_with_path(leaf, guess, h0)
+
+
+def _place(axis: int, rank: int, name: str) -> int:
+    """Where time is in a state of this rank, counted from the front."""
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis: got {axis}, but the states of {name} have {rank} axes with time")
+    return axis % rank
+
+
+def _put(h: jax.Array, axis: int, path) -> jax.Array:
+    """A leaf of the states with time on its axis."""
+    return jnp.moveaxis(h, 0, _place(axis, h.ndim, f"h0{keystr(path)}"))

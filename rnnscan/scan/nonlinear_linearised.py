@@ -1,0 +1,111 @@
+"""The recurrence linearised about a trajectory: d_t = J_t d_{t-1} + drive_t, by a parallel scan.
+
+J_t = df/dh at h_{t-1}, as N blocks L x L a step: `linear_scan` where L = 1, else `matrix_scan`. It is
+what a Newton iteration solves, what tangents obey, and how far a rounding is carried.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnnscan.scan.linear import linear_scan
+from rnnscan.scan.matrix import matrix_scan
+from rnnscan.scan.nonlinear_method import NonlinearOperands, NonlinearProblem, forgotten
+
+# Bytes of Jacobians that are held at once, unless a method needs them all.
+LARGEST = 2**30
+
+
+def jacobians(
+    problem: NonlinearProblem, operands: NonlinearOperands, before: jax.Array
+) -> jax.Array:
+    """J_t of every step, (T, B, N, L, L)."""
+    jacobian = problem.everywhere(problem.step.jacobian)
+    return jacobian(operands.params, before, operands.xs)
+
+
+def solve(
+    J: jax.Array, drive: jax.Array, first: jax.Array | None, reset: jax.Array | None
+) -> jax.Array:
+    """d (T, B, K, D) of K drives, from the blocks of J and `first` (B, K, D), `None` for zeros."""
+    places, parts = J.shape[-3:-1]
+
+    def into(v):
+        return jnp.swapaxes(v.reshape((*v.shape[:-1], parts, places)), -1, -2)
+
+    first = None if first is None else into(first)
+    J, drive = J[:, :, None], into(drive)
+    if reset is not None:
+        reset = reset[..., None, None, None]
+    if parts == 1:
+        J, drive = J[..., 0, 0], drive[..., 0]
+        first = None if first is None else first[..., 0]
+        reset = None if reset is None else reset[..., 0]
+        return linear_scan(J, drive, first, reset=reset)
+    d = matrix_scan(J, drive, first, reset=reset)
+    return jnp.swapaxes(d, -1, -2).reshape((*d.shape[:-2], places * parts))
+
+
+def carried(
+    problem: NonlinearProblem,
+    operands: NonlinearOperands,
+    h: jax.Array,
+    drive: jax.Array,
+    first: jax.Array,
+) -> jax.Array:
+    """d (T, B, K, D) along a trajectory, in stretches of time whose Jacobians fit in `LARGEST` bytes.
+
+    What is differentiated keeps the trajectory; Jacobians are made again.
+    """
+    step = problem.step
+    before = problem.before(h, operands.h0, operands.reset)
+    bytes_a_step = problem.batch * step.layout.size * step.parts * step.layout.wide.itemsize
+    length = min(problem.length, max(1, LARGEST // bytes_a_step))
+    whole = problem.length // length * length
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def stretch(first, over_time):
+        before, xs, reset, drive = over_time
+        of_stretch = operands._replace(xs=xs)
+        J = jacobians(problem, of_stretch, before)
+        d = solve(J, drive, first, reset)
+        return d[-1], d
+
+    over_time = before, operands.xs, operands.reset, drive
+    if whole == length == problem.length:
+        return stretch(first, over_time)[1]
+
+    def cut(x):
+        return x[:whole].reshape((whole // length, length, *x.shape[1:]))
+
+    last, d = lax.scan(stretch, first, jax.tree.map(cut, over_time))
+    d = d.reshape((whole, *d.shape[2:]))
+    if whole == problem.length:
+        return d
+    rest = stretch(last, jax.tree.map(lambda x: x[whole:], over_time))[1]
+    return jnp.concatenate([d, rest])
+
+
+def carried_by_steps(
+    problem: NonlinearProblem,
+    operands: NonlinearOperands,
+    h: jax.Array,
+    drive: jax.Array,
+    first: jax.Array,
+) -> jax.Array:
+    """The same one step after another, by tangents of f: no Jacobian is formed."""
+    before = problem.before(h, operands.h0, operands.reset)
+
+    def pushed(params, state, x):
+        return problem.step.pushed(params, *state, x)[1]
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def body(d, over_time):
+        before, x, reset, drive = over_time
+        d = problem.side_by_side(pushed)(operands.params, (before, d), x)
+        d = drive + (d if reset is None else forgotten(reset[:, None], d))
+        return d, d
+
+    return lax.scan(body, first, (before, operands.xs, operands.reset, drive))[1]

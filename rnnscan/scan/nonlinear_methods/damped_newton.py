@@ -1,0 +1,63 @@
+"""`damped_newton`: Newton's iteration with shrunk Jacobians, each step accepted or rejected.
+
+    d_t = s J_t d_{t-1} + f(h_{t-1}, x_t) - h_t,    h <- h + d,    0 <= s <= 1
+
+s = 1 is `newton`, s = 0 is h <- f(h), which cannot overshoot. The merit of a trajectory is how many
+digits of it are wrong, the mean of log(1 + residual in units of rounding) over all steps. A step that
+lowers it, or that leaves two more of the first states right, is accepted, and s grows; one that does
+not is undone, and s shrinks, until at last h <- f(h) is taken as it is: one state more is right then.
+
+Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs", section 4.2
+(ELK; damping by a scale), with the merit and the trust region of Nocedal & Wright 2006, algorithm 4.1.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rnnscan.scan.nonlinear_method import (
+    NonlinearMethod,
+    NonlinearOperands,
+    NonlinearProblem,
+    Solution,
+)
+from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, select
+from rnnscan.scan.nonlinear_methods.newton import correction
+
+_SHRINK, _GROW, _LEAST = 0.7, 1.3, 0.1
+
+
+def merit(iterate: Iterate) -> jax.Array:
+    """(B,): the smaller, the better."""
+    of_step = iterate.residual.of_step
+    return jnp.mean(jnp.log1p(jnp.minimum(of_step, jnp.finfo(of_step.dtype).max)), axis=0)
+
+
+def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Iterate):
+    scale = jnp.where(iterate.memory < _LEAST, 0.0, iterate.memory)
+    return iterate.h + correction(problem, operands, iterate, scale), iterate.memory
+
+
+def _right(iterate: Iterate) -> jax.Array:
+    """(B,): how many states from the first one on are settled."""
+    return jnp.sum(jnp.cumprod(iterate.settled, axis=0, dtype=jnp.int32), axis=0)
+
+
+def _choice(old: Iterate, new: Iterate) -> Iterate:
+    scale = old.memory
+    better = (merit(new) < merit(old)) | (_right(new) > _right(old) + 1) | (scale < _LEAST)
+    kept = (select(better, n, o, axis=1) for n, o in zip(new[:3], old[:3], strict=True))
+    grown = jnp.minimum(1.0, jnp.maximum(scale, _LEAST) * _GROW)
+    return Iterate(*kept, new.iterations, jnp.where(better, grown, scale * _SHRINK))
+
+
+def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
+    h = guess(problem, operands)
+    whole = jnp.ones(problem.batch, h.dtype)
+    return iterated(problem, operands, _update, h, whole, _choice)
+
+
+method = NonlinearMethod(
+    name="damped_newton",
+    summary="Newton's with shrunk Jacobians, steps accepted or rejected: from far away",
+    solve=_solve,
+)

@@ -1,0 +1,61 @@
+"""`sequential`: one step after another.
+
+Work T evaluations of f, span T. It also ends what others have begun: from the first step that is
+not settled, since the states before it are exact.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnnscan.scan.nonlinear_method import (
+    NonlinearMethod,
+    NonlinearOperands,
+    NonlinearProblem,
+    Solution,
+    forgotten,
+)
+
+
+def finished(
+    problem: NonlinearProblem, operands: NonlinearOperands, h: jax.Array, first: jax.Array
+) -> jax.Array:
+    """The trajectory, whose states before step `first` (B,) are those of h, and stand."""
+    layout = problem.step.layout
+    step = problem.side_by_side(problem.step)
+
+    def at(x, t):
+        return lax.dynamic_index_in_dim(x, t, keepdims=False)
+
+    def body(t, carry):
+        state, h = carry
+        if operands.reset is not None:
+            state = forgotten(at(operands.reset, t), state)
+        x = jax.tree.map(lambda x: at(x, t), operands.xs)
+        state = step(operands.params, state, x)
+        state = jnp.where((t < first)[:, None], at(h, t), state)
+        return state, lax.dynamic_update_index_in_dim(h, state, t, 0)
+
+    start = jnp.min(first)
+    state = jnp.where(start == 0, operands.h0, at(h, jnp.maximum(start - 1, 0)))
+    return lax.fori_loop(start, problem.length, body, (layout.rounded(state), h))[1]
+
+
+def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
+    step, layout = problem.side_by_side(problem.step), problem.step.layout
+
+    def body(state, over_time):
+        x, reset = over_time
+        state = step(operands.params, forgotten(reset, state), x)
+        return state, state
+
+    h = lax.scan(body, layout.rounded(operands.h0), (operands.xs, operands.reset))[1]
+    settled = jnp.ones(problem.shape[:2], bool)
+    return Solution(h, settled, jnp.zeros(problem.batch, jnp.int32))
+
+
+method = NonlinearMethod(
+    name="sequential",
+    summary="one step after another: least work, span T",
+    solve=_solve,
+)
