@@ -89,10 +89,10 @@ def _run(operands: NonlinearOperands, *, spec: Spec, target: Target) -> Results:
 
 def _jvp(primals: NonlinearOperands, tangents: NonlinearOperands, *, spec: Spec):
     results = h, found = nonlinear(primals, spec=spec)
-    nothing = jax.tree.map(ad.Zero.from_primal_value, found)
+    nothing = jax.tree.map(_no_tangent, found)
     moving = jax.tree.map(is_zero, (tangents.params, tangents.h0, tangents.xs), is_leaf=is_zero)
     if all(jax.tree.leaves(moving)):
-        return results, (ad.Zero.from_primal_value(h), nothing)
+        return results, (_no_tangent(h), nothing)
     params, dparams = _moving(primals.params, tangents.params)
     xs, dxs = _moving(primals.xs, tangents.xs)
     dh0 = instantiated(tangents.h0)
@@ -114,6 +114,10 @@ def _jvp(primals: NonlinearOperands, tangents: NonlinearOperands, *, spec: Spec)
         evolve = jax.checkpoint(evolve)  # keeps the trajectory alone
         dh = evolve(h, primals, params, xs, dparams, dxs, dh0)
     return results, (dh, nothing)
+
+
+def _no_tangent(x: jax.Array) -> ad.Zero:
+    return ad.Zero(jax.typeof(x).to_tangent_aval())
 
 
 def _moving(primals, tangents) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -93,7 +93,7 @@ class Operation:
 
 def _jvp(rule, primals, tangents, *, structure, **static):
     both = structure.unflatten(primals), structure.unflatten(tangents)
-    return tuple(map(jax.tree.leaves, rule(*both, **static)))
+    return tuple(jax.tree.leaves(found, is_leaf=is_zero) for found in rule(*both, **static))
 
 
 def _batch(rule, leaves, dims, *, structure, **static):
