@@ -15,26 +15,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from rnnscan.scan.elementwise import is_elementwise
+from rnnscan.scan.program import Program
 from rnnscan.scan.state_layout import StateLayout
 
 Params = tuple[jax.Array, ...]
 Inputs = tuple[jax.Array, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Step:
     """f, traced.
 
     Attributes:
-      program: from h's leaves and x's to h's; its constants are `params`, given anew at each call.
+      program: from h's leaves and x's to h's; its constants are `params`.
       layout: of h.
       parts: L.
     """
 
-    program: ClosedJaxpr
+    program: Program
     layout: StateLayout
     parts: int
 
@@ -45,9 +46,7 @@ class Step:
 
     def __call__(self, params: Params, h: jax.Array, x: Inputs) -> jax.Array:
         """f of one state (D,) and the leaves of one x."""
-        program = ClosedJaxpr(self.program.jaxpr, params)
-        leaves = jax.tree.leaves(self.layout.tree(h))
-        new = jaxpr_as_fun(program)(*leaves, *x)
+        new = self.program(params, *jax.tree.leaves(self.layout.tree(h)), *x)
         return self.layout.flat(self.layout.structure.unflatten(new))
 
     @property
@@ -96,21 +95,22 @@ def traced(f: Callable[[Any, Any], Any], h: Any, x: Any) -> tuple[Step, Params]:
         given.extend(map(weakref.ref, jax.tree.leaves((h, x))))
         return f(h, x)
 
-    program, new = jax.make_jaxpr(watched, return_shape=True)(h, x)
+    closed, new = jax.make_jaxpr(watched, return_shape=True)(h, x)
     _require_alike(h, new)
-    _require_pure(program, given)
+    _require_pure(closed, given)
     layout = StateLayout.of(h)
-    return Step(program, layout, _parts(program, layout)), tuple(program.consts)
+    step = Step(Program(closed.jaxpr), layout, _parts(closed.jaxpr, layout))
+    return step, tuple(closed.consts)
 
 
-def _parts(program: ClosedJaxpr, layout: StateLayout) -> int:
+def _parts(jaxpr: Jaxpr, layout: StateLayout) -> int:
     """L: how many numbers of a state the Jacobian mixes."""
     first = layout.shapes[0] if layout.shapes else ()
     places = math.prod(first)
     if places > 1 and set(layout.shapes) == {first}:
-        inputs = len(program.jaxpr.invars) - len(layout.shapes)
+        inputs = len(jaxpr.invars) - len(layout.shapes)
         states = (True,) * len(layout.shapes) + (False,) * inputs
-        if is_elementwise(program.jaxpr, states, first):
+        if is_elementwise(jaxpr, states, first):
             return layout.size // places
     return layout.size
 

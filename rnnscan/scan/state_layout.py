@@ -17,7 +17,7 @@ from jax import lax
 from rnnscan.scan.precision import carry_dtype
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class StateLayout:
     """Of a pytree of arrays.
 

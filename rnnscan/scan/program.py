@@ -1,0 +1,73 @@
+"""A program of JAX, compared by what it does.
+
+JAX compares jaxprs by identity. What is compiled for one would be compiled again whenever the same
+function is traced again, at every call outside of `jit`. Here two are equal if they consist of the
+same operations with the same parameters, whatever their variables are called; arrays that are part of
+them are the same only if they are one and the same array.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+
+class Program:
+    """A jaxpr; what it closes over is given anew at each call."""
+
+    def __init__(self, jaxpr: Jaxpr):
+        self.jaxpr = jaxpr
+        self._meaning = _meaning(jaxpr)
+        self._hash = hash(self._meaning)
+
+    def __call__(self, constants: tuple[jax.Array, ...], *operands: jax.Array) -> list[jax.Array]:
+        return jaxpr_as_fun(ClosedJaxpr(self.jaxpr, constants))(*operands)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self._meaning == other._meaning
+
+
+def _meaning(jaxpr: Jaxpr) -> tuple:
+    """Its operations, with variables numbered as they come."""
+    numbers = {}
+
+    def known(v):
+        if isinstance(v, Literal):
+            return v.aval, np.asarray(v.val).tobytes()
+        return numbers.setdefault(v, len(numbers))
+
+    def new(v):
+        return known(v), v.aval
+
+    inputs = tuple(map(new, (*jaxpr.constvars, *jaxpr.invars)))
+    operations = tuple(
+        (
+            equation.primitive,
+            tuple(map(known, equation.invars)),
+            tuple(map(new, equation.outvars)),
+            tuple((name, _value(name, value)) for name, value in sorted(equation.params.items())),
+        )
+        for equation in jaxpr.eqns
+    )
+    return inputs, operations, tuple(map(known, jaxpr.outvars))
+
+
+def _value(name: str, value: Any) -> Any:
+    """A parameter of an operation."""
+    if isinstance(value, (ClosedJaxpr, Jaxpr)):
+        inner = getattr(value, "jaxpr", value)
+        constants = tuple(map(id, getattr(value, "consts", ())))  # the program keeps them
+        return _meaning(inner), constants, str(inner.debug_info.func_src_info)
+    if name == "jvp_jaxpr_fun":  # made at each trace; the function is told by where it stands
+        return None
+    if isinstance(value, (tuple, list)):
+        return type(value), tuple(_value(name, part) for part in value)
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
