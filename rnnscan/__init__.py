@@ -5,7 +5,7 @@ Scans, a recurrence evaluated for all steps at once, differentiable in every mod
     linear_scan     h_t = a_t * h_{t-1} + b_t, elementwise
     matrix_scan     h_t = A_t @ h_{t-1} + b_t, dense
     cell_scan       h_t = cell(W_ih x_t + b, W_hh h_{t-1}): tanh, relu, LSTM, GRU; `CellWeights`
-    nonlinear_scan  h_t = f(h_{t-1}, x_t), any f, in parallel, with a `Convergence` that says how far to trust it
+    nonlinear_scan  h_t = f(h_{t-1}, x_t), any f, and a `Convergence`: how far to trust it
     explain_*       which method each of them takes, and why
 
 Layers, each made by `init` (those of torch by `from_torch` too), called on sequences batch first,

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-ELEMENTWISE = frozenset(
-    """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp
-    complex conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1
-    floor ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg
-    nextafter not optimization_barrier or pow pvary real reduce_precision rem round rsqrt select_n
-    sign sin sinh sqrt square stop_gradient sub tan tanh xor
-    """.split()
-)
+# fmt: off
+ELEMENTWISE = frozenset((
+    "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2",
+    "atanh", "broadcast_in_dim", "cbrt", "ceil", "clamp", "complex", "conj",
+    "convert_element_type", "copy", "cos", "cosh", "digamma", "div", "eq", "erf", "erf_inv",
+    "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "imag", "integer_pow", "is_finite",
+    "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
+    "nextafter", "not", "optimization_barrier", "or", "pow", "pvary", "real",
+    "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt",
+    "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+))
+# fmt: on
 # Operations that are programs themselves, and under what name they hold them.
 CALLS = {
     "checkpoint": "jaxpr",
@@ -59,7 +62,7 @@ def _reached(
         else:
             return None
         ours = [v for v, yes in zip(equation.outvars, outcome, strict=True) if yes]
-        if any(v.aval.shape != shape for v in ours):
+        if any(getattr(v.aval, "shape", None) != shape for v in ours):
             return None
         reached |= set(ours)
     return tuple(map(is_reached, program.outvars))

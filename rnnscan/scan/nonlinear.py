@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr
 from jax.tree_util import keystr
 from jax.typing import ArrayLike
 
@@ -18,7 +17,6 @@ from rnnscan.scan.nonlinear_methods import NonlinearMethodName, nonlinear_table
 from rnnscan.scan.nonlinear_rules import Spec, case_of, nonlinear
 from rnnscan.scan.nonlinear_step import traced
 from rnnscan.scan.precision import matmul_precision
-from rnnscan.scan.state_layout import StateLayout
 from rnnscan.scan.table import MethodRows
 from rnnscan.scan.target import Platform
 
@@ -121,9 +119,8 @@ def nonlinear_scan(
     (2, 2)
     """
     nonlinear_table.check(method)
-    spec, operands = _checked(
-        f, h0, xs, guess, reset, axis, reverse, method, tol, max_iterations
-    )
+    options = axis, reverse, method, tol, max_iterations
+    spec, operands = _checked(f, (h0, xs, guess, reset), options)
     layout = spec.step.layout
     if spec.length == 0 or layout.size == 0:
         h, found = jnp.zeros(spec.shape, layout.wide), _nothing_to_do(layout.wide)
@@ -169,19 +166,17 @@ def explain_nonlinear_scan(
     specs = []
 
     def prepared(*given):
-        specs.append(
-            _checked(f, *given, axis, reverse, "auto", tol, max_iterations)[0]
-        )
+        specs.append(_checked(f, given, (axis, reverse, "auto", tol, max_iterations))[0])
         return ()
 
     arguments.by_shapes(prepared, h0, xs, guess, reset)
     return nonlinear_table.explain(case_of(specs[0], target.named(platform)))
 
 
-def _checked(
-    f, h0, xs, guess, reset, axis, reverse, method, tol, max_iterations
-) -> tuple[Spec, NonlinearOperands]:
+def _checked(f, given: tuple, options: tuple) -> tuple[Spec, NonlinearOperands]:
     """The call, checked: what is static, and one problem with time first, in scan order."""
+    h0, xs, guess, reset = given
+    axis, reverse, method, tol, max_iterations = options
     if not callable(f):
         raise TypeError(f"f: got {f!r}, expected a function (h, x) -> h")
     reverse = arguments.direction(reverse)
@@ -292,7 +287,9 @@ def _time_first(xs, axis) -> tuple[Any, int, int]:
     """xs with time first, where it was, and T."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.tree_util.tree_map_with_path(_input, xs))
     if not leaves:
-        raise ValueError("xs: has no arrays, so there is no T; for an f without inputs give jnp.zeros(T)")
+        raise ValueError(
+            "xs: has no arrays, so there is no T; for an f without inputs give jnp.zeros(T)"
+        )
     try:
         if isinstance(axis, bool):
             raise TypeError

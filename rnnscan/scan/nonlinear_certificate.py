@@ -1,10 +1,10 @@
 """What a trajectory is worth, whoever found it: its residual, and how far that and rounding reach.
 
-With L d_t = d_t - J_t d_{t-1}, the trajectory's error is L^-1 of its residual to first order, and of
-the roundings in that residual, whose signs nobody knows. So the residual is carried on as it is, and a
-unit of rounding at every step with random signs, twice; the largest of these is taken four times. For
-random signs it is the root of the sum of squares that a rounding grows to, where a bound by norms of J
-would be of no use: |J| > 1 for many recurrences that forget.
+With L d_t = d_t - J_t d_{t-1}, the trajectory's error is L^-1 of its residual to first order, and
+of the roundings in that residual, whose signs nobody knows. So the residual is carried on as it is,
+and a unit of rounding at every step with random signs, twice; the largest of these is taken four
+times. For random signs it is the root of the sum of squares that a rounding grows to, where a bound
+by norms of J would be of no use: |J| > 1 for many recurrences that forget.
 """
 
 import jax

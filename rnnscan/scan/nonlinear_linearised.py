@@ -1,7 +1,7 @@
 """The recurrence linearised about a trajectory: d_t = J_t d_{t-1} + drive_t, by a parallel scan.
 
-J_t = df/dh at h_{t-1}, as N blocks L x L a step: `linear_scan` where L = 1, else `matrix_scan`. It is
-what a Newton iteration solves, what tangents obey, and how far a rounding is carried.
+J_t = df/dh at h_{t-1}, as N blocks L x L a step: `linear_scan` where L = 1, else `matrix_scan`. It
+is what a Newton iteration solves, what tangents obey, and how far a rounding is carried.
 """
 
 from functools import partial
@@ -55,7 +55,8 @@ def carried(
     drive: jax.Array,
     first: jax.Array,
 ) -> jax.Array:
-    """d (T, B, K, D) along a trajectory, in stretches of time whose Jacobians fit in `LARGEST` bytes.
+    """d (T, B, K, D) along a trajectory, in stretches of time whose Jacobians fit in `LARGEST`
+    bytes.
 
     What is differentiated keeps the trajectory; Jacobians are made again.
     """
@@ -98,8 +99,9 @@ def carried_by_steps(
     """The same one step after another, by tangents of f: no Jacobian is formed."""
     before = problem.before(h, operands.h0, operands.reset)
 
-    def pushed(params, state, x):
-        return problem.step.pushed(params, *state, x)[1]
+    def pushed(params, at, x):
+        h, d = at
+        return problem.step.pushed(params, h, d, x)[1]
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(d, over_time):

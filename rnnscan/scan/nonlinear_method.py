@@ -1,7 +1,8 @@
 """What a method of a nonlinear recurrence is given, and what it returns.
 
-Problems stand side by side, time first: states are vectors (T, B, D) in scan order (`state_layout.py`),
-the leaves of x (T, B, ...). Among `params`, what f closes over, those that are `mapped` have an axis B.
+Problems stand side by side, time first: states are vectors (T, B, D) in scan order
+(`state_layout.py`), the leaves of x (T, B, ...). Among `params`, what f closes over, those that are
+`mapped` have an axis B.
 """
 
 import dataclasses
@@ -10,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from rnnscan.scan.nonlinear_step import Inputs, Params, Step
 from rnnscan.scan.table import Case, MethodTable, serves_all
@@ -22,13 +22,15 @@ class Convergence(NamedTuple):
     Attributes:
       converged: whether every state is finite, and every step's residual h_t - f(h_{t-1}, x_t)
         within `tol` units of rounding.
-      iterations: evaluations of the whole trajectory, corrections that were rejected included; steps
+      iterations: evaluations of the whole trajectory, corrections that were rejected included;
+      steps
         that were taken one after another do not count.
-      residual: the largest over all steps, in units of rounding: half an ulp of the largest number in
+      residual: the largest over all steps, in units of rounding: half an ulp of the largest number
+      in
         the leaf, and what f moves if its state does in the last place. inf where it is none.
       error_bound: of |h - h*|, h* the exact trajectory, to first order: the residual carried on by
-        the true Jacobians, and four times what a rounding at every step grows to, measured by random
-        signs. An estimate, no proof; inf in chaos, where rounding errors grow without end.
+        the true Jacobians, and four times what a rounding at every step grows to, measured by
+        random signs. An estimate, no proof; inf in chaos, where rounding errors grow without end.
 
     >>> import jax.numpy as jnp
     >>> from rnnscan import nonlinear_scan
@@ -44,7 +46,8 @@ class Convergence(NamedTuple):
 
 
 class NonlinearOperands(NamedTuple):
-    """Of h_t = f(h_{t-1}, x_t), h_{-1} = h0 (B, D); where `reset` (T, B), the state before is zeros.
+    """Of h_t = f(h_{t-1}, x_t), h_{-1} = h0 (B, D); where `reset` (T, B), the state before is
+    zeros.
 
     `guess`: (T, B, D), where a method that iterates begins.
     """
@@ -80,12 +83,12 @@ class NonlinearProblem:
     def shape(self) -> tuple[int, int, int]:
         return self.length, self.batch, self.step.layout.size
 
-    def side_by_side(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def side_by_side(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function(params, h, x)` of one state, for all problems."""
         params = tuple(0 if mapped else None for mapped in self.mapped)
         return jax.vmap(function, in_axes=(params, 0, 0), axis_size=self.batch)
 
-    def everywhere(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def everywhere(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function(params, h, x)` of one state, for all steps and problems."""
         return jax.vmap(self.side_by_side(function), in_axes=(None, 0, 0))
 

@@ -1,9 +1,9 @@
 """The residual h_t - f(h_{t-1}, x_t) of every step, in units of rounding.
 
 A unit is what no evaluation in this precision can do better than: half an ulp of the largest number
-in a leaf of h_t, and half of what f(h_{t-1}) moves if every number of h_{t-1} moves by an ulp, up or
-down. The second part is the noise of f itself, cancellation within it included: where weights are
-large it is hundreds of ulps, and a bound that does not know of it would never be met.
+in a leaf of h_t, and half of what f(h_{t-1}) moves if every number of h_{t-1} moves by an ulp, up
+or down. The second part is the noise of f itself, cancellation within it included: where weights
+are large it is hundreds of ulps, and a bound that does not know of it would never be met.
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from rnnscan.scan.nonlinear_method import NonlinearOperands, NonlinearProblem
 
 
 class Residual(NamedTuple):
-    """Of a trajectory: f of the state before every step, (T, B, D), the unit of each number, and the
-    residual of each step (T, B) in units, inf where it is none."""
+    """Of a trajectory: f of the state before every step, (T, B, D), the unit of each number, and
+    the residual of each step (T, B) in units, inf where it is none."""
 
     f: jax.Array
     unit: jax.Array

@@ -3,10 +3,11 @@
     h_t  = f(h_{t-1}, x_t)                                                                   (1)
     dh_t = J_t dh_{t-1} + (df of params and x)_t,    dh_{-1} = dh0,    J_t = df/dh           (2)
 
-(2) is the implicit derivative at the solution, which does not depend on how (1) was solved: one linear
-recurrence with the true Jacobians, driven by one tangent of f for all steps at once. Backwards it is
-the reversed scan and one pullback of f. Both are functions of JAX, so all modes and orders follow. The
-backward pass keeps h and the operands; Jacobians are made again, in stretches that fit in memory.
+(2) is the implicit derivative at the solution, which does not depend on how (1) was solved: one
+linear recurrence with the true Jacobians, driven by one tangent of f for all steps at once.
+Backwards it is the reversed scan and one pullback of f. Both are functions of JAX, so all modes and
+orders follow. The backward pass keeps h and the operands; Jacobians are made again, in stretches
+that fit in memory.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ class Spec(NonlinearProblem):
 
 
 def _results(operands: NonlinearOperands, *, spec: Spec) -> Results:
-    h0 = operands.h0
+    h0: Any = operands.h0  # an aval
 
     def like(*shape, dtype=h0.dtype):
         return h0.update(shape=shape, dtype=dtype, weak_type=False)

@@ -85,8 +85,6 @@ class Step:
         return lax.fori_loop(0, self.parts, entry, jnp.zeros_like(h))
 
 
-
-
 def traced(f: Callable[[Any, Any], Any], h: Any, x: Any) -> tuple[Step, Params]:
     """f as a program for a state and an input of these shapes, and what it closes over."""
     given = []

@@ -2,8 +2,8 @@
 
 JAX compares jaxprs by identity. What is compiled for one would be compiled again whenever the same
 function is traced again, at every call outside of `jit`. Here two are equal if they consist of the
-same operations with the same parameters, whatever their variables are called; arrays that are part of
-them are the same only if they are one and the same array.
+same operations with the same parameters, whatever their variables are called; arrays that are part
+of them are the same only if they are one and the same array.
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ def _meaning(jaxpr: Jaxpr) -> tuple:
 def _value(name: str, value: Any) -> Any:
     """A parameter of an operation."""
     if isinstance(value, (ClosedJaxpr, Jaxpr)):
-        inner = getattr(value, "jaxpr", value)
+        inner: Any = getattr(value, "jaxpr", value)
         constants = tuple(map(id, getattr(value, "consts", ())))  # the program keeps them
         return _meaning(inner), constants, str(inner.debug_info.func_src_info)
     if name == "jvp_jaxpr_fun":  # made at each trace; the function is told by where it stands

@@ -26,7 +26,7 @@ class StateLayout:
       shapes, dtypes: of its leaves.
     """
 
-    structure: jax.tree_util.PyTreeDef
+    structure: Any
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[np.dtype, ...]
 

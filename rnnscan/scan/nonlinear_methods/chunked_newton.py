@@ -1,14 +1,14 @@
-"""`chunked_newton`: K chunks of C steps run side by side; Newton's iteration for their first states.
+"""`chunked_newton`: K chunks of C steps side by side; Newton's iteration for their first states.
 
-    h^k, M^k = all C steps of chunk k from z_k, and the derivative of the last of them      (at once)
-    d_{k+1} = M^k d_k + h^k_last - z_{k+1},    z <- z + d                                   (one scan)
+    h^k, M^k = all C steps of chunk k from z_k, and the derivative of the last of them    (at once)
+    d_{k+1} = M^k d_k + h^k_last - z_{k+1},    z <- z + d                                 (one scan)
 
 Multiple shooting: C = 1 is `newton`, C = T `sequential`. Jacobians are carried along a chunk as D
 tangents, so that K D^2 numbers are held instead of T D^2; the work of an iteration stays T (D + 1)
 tangents of f, its span is C steps and a scan of K. C is about sqrt(T).
 
-Within a chunk steps are exact, so the residual lies at the chunks' first steps alone; and where a chunk
-is longer than errors live, two iterations are enough.
+Within a chunk steps are exact, so the residual lies at the chunks' first steps alone; and where a
+chunk is longer than errors live, two iterations are enough.
 
 Source: Bellen & Zennaro 1989, "Parallel algorithms for initial-value problems for difference and
 differential equations"; multiple shooting is Bock & Plitt 1984.
@@ -32,8 +32,8 @@ from rnnscan.scan.nonlinear_method import (
 )
 from rnnscan.scan.nonlinear_methods.iteration import Iterate, finite, guess, iterated
 
-# The first states (B, K, D) of the chunks that they were run from, and of each chunk but the last the
-# state at its end and the columns of its derivative, (B, K - 1, L, D).
+# The first states (B, K, D) that the chunks were run from, and of each chunk but the last the state
+# at its end and the columns of its derivative, (B, K - 1, L, D).
 Memory = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -43,15 +43,16 @@ def solve(problem: NonlinearProblem, operands: NonlinearOperands, steps: int) ->
 
     def update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Iterate):
         z, ends, columns = iterate.memory
-        M = problem.step.blocks(columns)
-        drive = ends - z[:, 1:]
-        d = linearised.solve(*map(_chunks_first, (M, drive[:, :, None])), None, None)
+        M = _chunks_first(problem.step.blocks(columns))
+        drive = _chunks_first(ends - z[:, 1:])
+        d = linearised.solve(M, drive[:, :, None], None, None)
         d = jnp.moveaxis(d[:, :, 0], 0, 1)
         z = jnp.concatenate([z[:, :1], finite(z[:, 1:] + d, ends)], 1)
         return run(problem.step.layout.rounded(z))
 
     before = problem.before(guess(problem, operands), operands.h0, None)
-    return iterated(problem, operands, update, *run(jnp.moveaxis(before[::steps], 0, 1)))
+    h, memory = run(jnp.moveaxis(before[::steps], 0, 1))
+    return iterated(problem, operands, update, h, memory)
 
 
 def _chunks_first(x: jax.Array) -> jax.Array:
@@ -59,7 +60,7 @@ def _chunks_first(x: jax.Array) -> jax.Array:
 
 
 def _in_chunks(operands: NonlinearOperands, steps: int) -> Any:
-    """xs and flags as (steps, K, B, ...); what is missing in the last chunk repeats, and is not used."""
+    """xs and flags as (steps, K, B, ...); what the last chunk lacks repeats, and is not used."""
     over_time = operands.params, (operands.xs, operands.reset)
 
     def cut(x):
@@ -78,8 +79,9 @@ def _run(
     step = problem.step
     params, over_time = given
 
-    def pushed(params, state, x):
-        return step.pushed(params, *state, x)
+    def pushed(params, at, x):
+        h, d = at
+        return step.pushed(params, h, d, x)
 
     def body(carry, over_time):
         state, columns = carry

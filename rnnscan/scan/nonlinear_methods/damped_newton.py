@@ -3,12 +3,14 @@
     d_t = s J_t d_{t-1} + f(h_{t-1}, x_t) - h_t,    h <- h + d,    0 <= s <= 1
 
 s = 1 is `newton`, s = 0 is h <- f(h), which cannot overshoot. The merit of a trajectory is how many
-digits of it are wrong, the mean of log(1 + residual in units of rounding) over all steps. A step that
-lowers it, or that leaves two more of the first states right, is accepted, and s grows; one that does
-not is undone, and s shrinks, until at last h <- f(h) is taken as it is: one state more is right then.
+digits of it are wrong, the mean of log(1 + residual in units of rounding) over all steps. A step
+that lowers it, or that leaves two more of the first states right, is accepted, and s grows; one
+that does not is undone, and s shrinks, until at last h <- f(h) is taken as it is: one state more is
+right then.
 
-Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs", section 4.2
-(ELK; damping by a scale), with the merit and the trust region of Nocedal & Wright 2006, algorithm 4.1.
+Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs",
+section 4.2 (ELK; damping by a scale), with the merit and the trust region of Nocedal & Wright 2006,
+algorithm 4.1.
 """
 
 import jax
@@ -45,9 +47,10 @@ def _right(iterate: Iterate) -> jax.Array:
 def _choice(old: Iterate, new: Iterate) -> Iterate:
     scale = old.memory
     better = (merit(new) < merit(old)) | (_right(new) > _right(old) + 1) | (scale < _LEAST)
-    kept = (select(better, n, o, axis=1) for n, o in zip(new[:3], old[:3], strict=True))
+    h, residual, settled = select(better, new[:3], old[:3], axis=1)
     grown = jnp.minimum(1.0, jnp.maximum(scale, _LEAST) * _GROW)
-    return Iterate(*kept, new.iterations, jnp.where(better, grown, scale * _SHRINK))
+    scale = jnp.where(better, grown, scale * _SHRINK)
+    return Iterate(h, residual, settled, new.iterations, scale)
 
 
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:

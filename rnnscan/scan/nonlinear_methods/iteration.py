@@ -1,7 +1,7 @@
 """Iterate on a whole trajectory until its residual is rounding; what the Newton methods share.
 
-By causality iteration i leaves the first i states exact, whatever the linearisation was, if only the
-numbers are finite. A state that overflows therefore starts again from f of the state before it.
+By causality iteration i leaves the first i states exact, whatever the linearisation was, if only
+the numbers are finite. A state that overflows therefore starts again from f of the state before it.
 A problem whose steps are all settled is frozen, and its count stands.
 """
 

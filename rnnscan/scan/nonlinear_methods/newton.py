@@ -10,9 +10,9 @@ Near the solution digits double with each iteration; from far away there are abo
 where errors shrink along the trajectory (a negative Lyapunov exponent), up to T where they grow.
 Work of an iteration: L tangents of f a step and the scan; memory T D L numbers.
 
-Source: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence length" (DEER),
-equations 3 to 6; Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs",
-section 3.
+Source: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence length"
+(DEER), equations 3 to 6; Gonzalez et al. 2024, "Towards scalable and stable parallelization of
+nonlinear RNNs", section 3.
 """
 
 import jax

@@ -2,13 +2,14 @@
 
     d_t = diag(J_t) * d_{t-1} + f(h_{t-1}, x_t) - h_t,    h <- h + d
 
-One `linear_scan` an iteration, and T D numbers of memory; the diagonal of a dense Jacobian still takes
-D tangents of f, one after another. It pays where the diagonal says most of the Jacobian (gated cells);
-for a dense tanh RNN it is hardly better than h <- f(h), some 30 to 250 iterations where Newton's takes 4
-to 12, and no longer converges where Newton's still does. Derivatives are those of the solution, by the
-true Jacobians.
+One `linear_scan` an iteration, and T D numbers of memory; the diagonal of a dense Jacobian still
+takes D tangents of f, one after another. It pays where the diagonal says most of the Jacobian
+(gated cells); for a dense tanh RNN it is hardly better than h <- f(h), some 30 to 250 iterations
+where Newton's takes 4 to 12, and no longer converges where Newton's still does. Derivatives are
+those of the solution, by the true Jacobians.
 
-Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs", section 4.1.
+Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs",
+section 4.1.
 """
 
 from rnnscan.scan.linear import linear_scan
