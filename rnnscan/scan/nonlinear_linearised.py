@@ -60,6 +60,8 @@ def carried(
 
     What is differentiated keeps the trajectory; Jacobians are made again.
     """
+    if not isinstance(problem.length, int):  # a symbol (`jax.export`)
+        return carried_by_steps(problem, operands, h, drive, first)
     step = problem.step
     before = problem.before(h, operands.h0, operands.reset)
     bytes_a_step = problem.batch * step.layout.size * step.parts * step.layout.wide.itemsize

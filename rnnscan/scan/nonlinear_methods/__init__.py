@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from rnnscan.scan import nonlinear_linearised as linearised
 from rnnscan.scan.nonlinear_method import NonlinearCase, NonlinearTable
 from rnnscan.scan.nonlinear_methods import (
     chunked_newton,
@@ -17,8 +18,33 @@ NonlinearMethodName = Literal[
 ]
 
 
+# Iterations after which `auto` goes on step by step: what converges at all has mostly done so.
+PATIENCE = 32
+
+# Estimates for accelerators, not measurements. Bytes of one step's Jacobians above which some eight
+# iterations over them should take longer than the step itself, some 20 us of launches.
+_LARGEST_STEP = 2**18
+# Above this many columns a tree's n^3 outweighs the steps that it saves.
+_WIDEST = 32
+
+
 def _prefer(case: NonlinearCase) -> tuple[str, str]:
-    return "sequential", "todo"
+    if case.symbolic or case.length < 64:
+        return "sequential", "too few steps to be worth an iteration, or their number is not known"
+    if case.platform == "cpu":
+        return _prefer_on_cpu(case)
+    if case.jacobians // case.length > _LARGEST_STEP or case.parts > _WIDEST:
+        return "sequential", "a step is work enough, and Jacobians have D times as much of it"
+    if case.jacobians > linearised.LARGEST:
+        return "chunked_newton", "Jacobians of all steps would not fit, those of chunks do"
+    return "newton", "steps are many and small: some iterations over all of them"
+
+
+def _prefer_on_cpu(case: NonlinearCase) -> tuple[str, str]:
+    """Measured on two cores (docs/log.md)."""
+    if case.parts == 1 and case.length >= 1024:
+        return "newton", "Jacobians are numbers: an iteration is a few sweeps over memory"
+    return "sequential", "on a CPU a step beats the D times larger work of its Jacobian"
 
 
 _METHODS = (

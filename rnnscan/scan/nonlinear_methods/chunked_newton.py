@@ -30,7 +30,7 @@ from rnnscan.scan.nonlinear_method import (
     Solution,
     forgotten,
 )
-from rnnscan.scan.nonlinear_methods.iteration import Iterate, finite, guess, iterated
+from rnnscan.scan.nonlinear_methods.iteration import Iterate, finite, guess, iterated, why_not
 
 # The first states (B, K, D) that the chunks were run from, and of each chunk but the last the state
 # at its end and the columns of its derivative, (B, K - 1, L, D).
@@ -108,4 +108,5 @@ method = NonlinearMethod(
     name="chunked_newton",
     summary="chunks side by side, Newton's for their first states: sqrt(T) D^2 memory",
     solve=_solve,
+    why_not=why_not,
 )

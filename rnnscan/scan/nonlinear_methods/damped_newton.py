@@ -22,7 +22,7 @@ from rnnscan.scan.nonlinear_method import (
     NonlinearProblem,
     Solution,
 )
-from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, select
+from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, select, why_not
 from rnnscan.scan.nonlinear_methods.newton import correction
 
 _SHRINK, _GROW, _LEAST = 0.7, 1.3, 0.1
@@ -63,4 +63,5 @@ method = NonlinearMethod(
     name="damped_newton",
     summary="Newton's with shrunk Jacobians, steps accepted or rejected: from far away",
     solve=_solve,
+    why_not=why_not,
 )

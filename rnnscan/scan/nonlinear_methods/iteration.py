@@ -12,7 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnscan.scan.nonlinear_method import NonlinearOperands, NonlinearProblem, Solution
+from rnnscan.scan.nonlinear_method import (
+    NonlinearCase,
+    NonlinearOperands,
+    NonlinearProblem,
+    Solution,
+)
 from rnnscan.scan.nonlinear_residual import Residual, residual, settled
 
 # What auto and named methods allow themselves unless told otherwise.
@@ -36,6 +41,11 @@ class Iterate(NamedTuple):
 Update = Callable[[NonlinearProblem, NonlinearOperands, Iterate], tuple[jax.Array, Any]]
 # From an iterate and the next one to that which is kept.
 Choice = Callable[[Iterate, Iterate], Iterate]
+
+
+def why_not(case: NonlinearCase) -> str | None:
+    """Of every method that iterates."""
+    return "the length is a symbol (`jax.export`)" if case.symbolic else None
 
 
 def guess(problem: NonlinearProblem, operands: NonlinearOperands) -> jax.Array:

@@ -24,7 +24,7 @@ from rnnscan.scan.nonlinear_method import (
     NonlinearProblem,
     Solution,
 )
-from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated
+from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, why_not
 
 
 def correction(
@@ -54,4 +54,5 @@ method = NonlinearMethod(
     name="newton",
     summary="all steps at once by their Jacobians: few iterations, T D^2 memory",
     solve=_solve,
+    why_not=why_not,
 )

@@ -19,7 +19,7 @@ from rnnscan.scan.nonlinear_method import (
     NonlinearProblem,
     Solution,
 )
-from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated
+from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, why_not
 
 
 def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Iterate):
@@ -38,4 +38,5 @@ method = NonlinearMethod(
     name="quasi_newton",
     summary="Newton's with the diagonal of the Jacobians: T D memory, more iterations",
     solve=_solve,
+    why_not=why_not,
 )
