@@ -12,7 +12,7 @@ from jax.tree_util import keystr
 from jax.typing import ArrayLike
 
 from rnnscan.scan import arguments, target
-from rnnscan.scan.nonlinear_method import Convergence, NonlinearOperands
+from rnnscan.scan.nonlinear_method import TOL, Convergence, NonlinearOperands
 from rnnscan.scan.nonlinear_methods import NonlinearMethodName, nonlinear_table
 from rnnscan.scan.nonlinear_rules import Spec, case_of, nonlinear
 from rnnscan.scan.nonlinear_step import traced
@@ -21,7 +21,6 @@ from rnnscan.scan.table import MethodRows
 from rnnscan.scan.target import Platform
 
 State = TypeVar("State")
-_TOL = 8.0  # units of rounding
 
 
 def nonlinear_scan(
@@ -193,7 +192,13 @@ def _checked(f, given: tuple, options: tuple) -> tuple[Spec, NonlinearOperands]:
     x = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
     with jax.default_matmul_precision(precision):
         h0, step, params = _traced(f, h0, x)
-    h0, xs, reset, guess, params = _vary_alike((h0, xs, reset, guess, params))
+        given = h0, xs, reset, guess
+        varied = _vary_alike((given, params))[0]
+        if jax.tree.map(jax.typeof, varied) != jax.tree.map(jax.typeof, given):
+            # What f closes over varies over more axes of a mesh than what it is given.
+            h0, xs, reset, guess = varied
+            x = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
+            h0, step, params = _traced(f, h0, x)
     layout = step.layout
     operands = NonlinearOperands(
         params=params,
@@ -221,7 +226,7 @@ def _traced(f, h0, x):
     def abstract(leaf):
         return jax.typeof(leaf)
 
-    new = jax.eval_shape(f, jax.tree.map(abstract, h0), x)
+    new = jax.make_jaxpr(f, return_shape=True)(jax.tree.map(abstract, h0), x)[1]
     if jax.tree.structure(new) == jax.tree.structure(h0):
         h0 = jax.tree.map(lambda h, n: h.astype(n.dtype) if _is_weak(h) else h, h0, new)
     avals = jax.tree.map(lambda h: abstract(h).update(weak_type=False), h0)
@@ -246,7 +251,7 @@ def _nothing_to_do(dtype) -> Convergence:
 
 def _tolerance(tol) -> float:
     if tol is None:
-        return _TOL
+        return TOL
     number = isinstance(tol, (int, float, np.floating, np.integer)) and not isinstance(tol, bool)
     if not number:
         raise TypeError(f"tol: got {tol!r}, expected a number, in units of rounding")

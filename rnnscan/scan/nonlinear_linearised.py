@@ -14,8 +14,11 @@ from rnnscan.scan.linear import linear_scan
 from rnnscan.scan.matrix import matrix_scan
 from rnnscan.scan.nonlinear_method import NonlinearOperands, NonlinearProblem, forgotten
 
-# Bytes of Jacobians that are held at once, unless a method needs them all.
+# Bytes of Jacobians that are held at once, unless a method needs them all; on a CPU what its caches
+# hold, and there those of more columns than these are not formed at all (docs/log.md).
 LARGEST = 2**30
+LARGEST_ON_CPU = 2**20
+WIDEST_ON_CPU = 16
 
 
 def jacobians(
@@ -55,17 +58,41 @@ def carried(
     drive: jax.Array,
     first: jax.Array,
 ) -> jax.Array:
-    """d (T, B, K, D) along a trajectory, in stretches of time whose Jacobians fit in `LARGEST`
-    bytes.
+    """d (T, B, K, D) along a trajectory, from drives and from d before the first step (B, K, D).
 
-    What is differentiated keeps the trajectory; Jacobians are made again.
+    In parallel, by Jacobians; on a CPU, where those are wide, step by step, by tangents of f.
     """
     if not isinstance(problem.length, int):  # a symbol (`jax.export`)
         return carried_by_steps(problem, operands, h, drive, first)
+
+    def in_stretches(most):
+        return lambda *given: _carried_in_stretches(problem, most, *given)
+
+    def by_steps(*given):
+        return carried_by_steps(problem, *given)
+
+    narrow = problem.step.parts <= WIDEST_ON_CPU
+    on_cpu = in_stretches(LARGEST_ON_CPU) if narrow else by_steps
+    given = operands, h, drive, first
+    return lax.platform_dependent(*given, cpu=on_cpu, default=in_stretches(LARGEST))
+
+
+def _carried_in_stretches(
+    problem: NonlinearProblem,
+    most: int,
+    operands: NonlinearOperands,
+    h: jax.Array,
+    drive: jax.Array,
+    first: jax.Array,
+) -> jax.Array:
+    """In stretches of time whose Jacobians take at most so many bytes.
+
+    What is differentiated keeps the trajectory; Jacobians are made again.
+    """
     step = problem.step
     before = problem.before(h, operands.h0, operands.reset)
     bytes_a_step = problem.batch * step.layout.size * step.parts * step.layout.wide.itemsize
-    length = min(problem.length, max(1, LARGEST // bytes_a_step))
+    length = min(problem.length, max(1, most // max(1, bytes_a_step)))
     whole = problem.length // length * length
 
     @partial(jax.checkpoint, prevent_cse=False)

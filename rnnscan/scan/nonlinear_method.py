@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from rnnscan.scan.nonlinear_step import Inputs, Params, Step
 from rnnscan.scan.table import Case, MethodTable, serves_all
 
+TOL = 8.0  # units of rounding, unless told otherwise
+
 
 class Convergence(NamedTuple):
     """How far a trajectory can be trusted.

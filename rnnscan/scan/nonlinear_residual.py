@@ -1,9 +1,10 @@
 """The residual h_t - f(h_{t-1}, x_t) of every step, in units of rounding.
 
 A unit is what no evaluation in this precision can do better than: half an ulp of the largest number
-in a leaf of h_t, and half of what f(h_{t-1}) moves if every number of h_{t-1} moves by an ulp, up
-or down. The second part is the noise of f itself, cancellation within it included: where weights
-are large it is hundreds of ulps, and a bound that does not know of it would never be met.
+in a leaf of h_t and h_{t-1}, or half of what f(h_{t-1}) moves if the numbers of h_{t-1} move by an ulp
+or so, up or down, where that is more. The latter is the noise that f makes of roundings: where weights
+are large it is hundreds of ulps, and a bound that does not know of it would never be met. The former
+has h_{t-1} in it for steps that cancel, such as a gate between two large numbers.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from rnnscan.scan.nonlinear_method import NonlinearOperands, NonlinearProblem
 
@@ -24,18 +26,27 @@ class Residual(NamedTuple):
     of_step: jax.Array
 
 
+def _ulps(size: int) -> np.ndarray:
+    """Two ways to move the numbers of a state, in ulps, such that no two numbers cancel in both."""
+    draw = np.random.default_rng(0)
+    signs = draw.choice([-1.0, 1.0], (2, size))
+    return signs * np.stack([np.ones(size), draw.permutation(np.resize([0.5, 1.0, 2.0], size))])
+
+
 def residual(problem: NonlinearProblem, operands: NonlinearOperands, h: jax.Array) -> Residual:
-    """Two evaluations of f at every step, side by side."""
+    """Three evaluations of f at every step, side by side."""
     layout = problem.step.layout
     before = problem.before(h, operands.h0, operands.reset)
     evaluate = problem.everywhere(problem.step)
-    f = evaluate(operands.params, before, operands.xs)
+    # Computed once: where its users compute it each anew, they may round it differently.
+    f = lax.optimization_barrier(evaluate(operands.params, before, operands.xs))
     roundoff = np.repeat(layout.roundoff, layout.sizes).astype(h.dtype)
-    signs = np.random.default_rng(0).choice([-1, 1], layout.size).astype(h.dtype)
-    nearby = evaluate(operands.params, before * (1 + 2 * roundoff * signs), operands.xs)
-
-    size = layout.largest(jnp.abs(h)) * roundoff
-    unit = size + layout.largest(jnp.abs(nearby - f)) / 2
+    size = layout.largest(jnp.maximum(jnp.abs(h), jnp.abs(before)))
+    unit = size * roundoff[None, None]
+    for ulps in _ulps(layout.size):
+        moved = before * (1 + 2 * roundoff * ulps)[None, None]
+        change = jnp.abs(evaluate(operands.params, moved, operands.xs) - f)
+        unit = jnp.maximum(unit, layout.largest(change) / 2)
     gap = jnp.abs(h - f)
     ratio = gap / (unit + jnp.finfo(h.dtype).tiny)
     ratio = jnp.where(jnp.isfinite(ratio) & jnp.isfinite(unit), ratio, jnp.inf)
@@ -43,8 +54,8 @@ def residual(problem: NonlinearProblem, operands: NonlinearOperands, h: jax.Arra
     return Residual(f, unit, jnp.max(ratio, axis=-1, initial=0.0))
 
 
-def settled(problem: NonlinearProblem, h: jax.Array, found: Residual) -> jax.Array:
+def settled(tol: float, h: jax.Array, found: Residual) -> jax.Array:
     """(T, B): whether a step's residual is within the tolerance, or h_t and f(h_{t-1}) are alike
     nan, which no iteration will change."""
     alike = (h == found.f) | (jnp.isnan(h) & jnp.isnan(found.f))
-    return (found.of_step <= problem.tol) | jnp.all(alike, axis=-1)
+    return (found.of_step <= tol) | jnp.all(alike, axis=-1)

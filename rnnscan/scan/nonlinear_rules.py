@@ -26,6 +26,7 @@ from rnnscan.scan.nonlinear_method import (
     NonlinearMethod,
     NonlinearOperands,
     NonlinearProblem,
+    Solution,
 )
 from rnnscan.scan.nonlinear_methods import PATIENCE, nonlinear_table, sequential
 from rnnscan.scan.primitive import Operation, instantiated, is_zero, mapped, with_axis
@@ -78,23 +79,21 @@ def case_of(problem: NonlinearProblem, target: Target) -> NonlinearCase:
 def _run(operands: NonlinearOperands, *, spec: Spec, target: Target) -> Results:
     with jax.default_matmul_precision(spec.precision):
         method = nonlinear_table.resolve(spec.method, case_of(spec, target))
-        by_steps = method is sequential.method
-        if spec.method == "auto" and not by_steps:
-            h, iterations = _in_any_case(method, spec, operands)
+        if spec.method == "auto" and method is not sequential.method:
+            solution = _in_any_case(method, spec, operands)
         else:
-            h, _, iterations = method.solve(spec, operands)
-        return h, certified(spec, operands, h, iterations, by_steps)
+            solution = method.solve(spec, operands)
+        return solution.h, certified(spec, operands, solution)
 
 
-def _in_any_case(
-    method: NonlinearMethod, problem: Spec, operands: NonlinearOperands
-) -> tuple[jax.Array, jax.Array]:
-    """The trajectory by this method, and by steps from the first that it did not settle."""
+def _in_any_case(method: NonlinearMethod, problem: Spec, operands: NonlinearOperands) -> Solution:
+    """By this method, and by steps from the first that it did not settle."""
     most = min(problem.max_iterations or PATIENCE, PATIENCE)
     solution = method.solve(dataclasses.replace(problem, max_iterations=most), operands)
     settled = solution.settled
     first = jnp.where(jnp.all(settled, axis=0), problem.length, jnp.argmin(settled, axis=0))
-    return sequential.finished(problem, operands, solution.h, first), solution.iterations
+    h = sequential.finished(problem, operands, solution.h, first)
+    return Solution(h, lax.full_like(settled, True), solution.iterations)
 
 
 # Differentiation.

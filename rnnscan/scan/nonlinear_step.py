@@ -30,7 +30,7 @@ class Step:
     """f, traced.
 
     Attributes:
-      program: from h's leaves and x's to h's; its constants are `params`.
+      program: from `params`, h's leaves and x's to h's.
       layout: of h.
       parts: L.
     """
@@ -46,8 +46,12 @@ class Step:
 
     def __call__(self, params: Params, h: jax.Array, x: Inputs) -> jax.Array:
         """f of one state (D,) and the leaves of one x."""
-        new = self.program(params, *jax.tree.leaves(self.layout.tree(h)), *x)
-        return self.layout.flat(self.layout.structure.unflatten(new))
+        return self.layout.flat(self.of_tree(params, self.layout.tree(h), x))
+
+    def of_tree(self, params: Params, h: Any, x: Inputs) -> Any:
+        """f of one state as f has it."""
+        new = self.program(*params, *jax.tree.leaves(h), *x)
+        return self.layout.structure.unflatten(new)
 
     @property
     def basis(self) -> jax.Array:
@@ -97,7 +101,7 @@ def traced(f: Callable[[Any, Any], Any], h: Any, x: Any) -> tuple[Step, Params]:
     _require_alike(h, new)
     _require_pure(closed, given)
     layout = StateLayout.of(h)
-    step = Step(Program(closed.jaxpr), layout, _parts(closed.jaxpr, layout))
+    step = Step(Program(closed), layout, _parts(closed.jaxpr, layout))
     return step, tuple(closed.consts)
 
 

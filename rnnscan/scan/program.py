@@ -14,15 +14,19 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 
 class Program:
-    """A jaxpr; what it closes over is given anew at each call."""
+    """A jaxpr whose first inputs are what it closed over when it was traced; it keeps none of it."""
 
-    def __init__(self, jaxpr: Jaxpr):
-        self.jaxpr = jaxpr
-        self._meaning = _meaning(jaxpr)
+    def __init__(self, closed: ClosedJaxpr):
+        jaxpr: Any = closed.jaxpr
+        inputs = [*jaxpr.constvars, *jaxpr.invars]
+        emptied = {"consts": []} if hasattr(jaxpr, "with_consts") else {}  # JAX 0.12: it has them
+        names = jaxpr.debug_info.with_unknown_names()
+        self.jaxpr = jaxpr.replace(constvars=[], invars=inputs, debug_info=names, **emptied)
+        self._meaning = _meaning(self.jaxpr)
         self._hash = hash(self._meaning)
 
-    def __call__(self, constants: tuple[jax.Array, ...], *operands: jax.Array) -> list[jax.Array]:
-        return jaxpr_as_fun(ClosedJaxpr(self.jaxpr, constants))(*operands)
+    def __call__(self, *operands: jax.Array) -> list[jax.Array]:
+        return jaxpr_as_fun(ClosedJaxpr(self.jaxpr, ()))(*operands)
 
     def __hash__(self) -> int:
         return self._hash
@@ -43,7 +47,7 @@ def _meaning(jaxpr: Jaxpr) -> tuple:
     def new(v):
         return known(v), v.aval
 
-    inputs = tuple(map(new, (*jaxpr.constvars, *jaxpr.invars)))
+    inputs = tuple(map(new, (*jaxpr.constvars, *jaxpr.invars)))  # constants of inner ones
     operations = tuple(
         (
             equation.primitive,

@@ -31,20 +31,13 @@ _WIDEST = 32
 def _prefer(case: NonlinearCase) -> tuple[str, str]:
     if case.symbolic or case.length < 64:
         return "sequential", "too few steps to be worth an iteration, or their number is not known"
-    if case.platform == "cpu":
-        return _prefer_on_cpu(case)
+    if case.platform == "cpu":  # measured on two cores (docs/log.md)
+        return "sequential", "on a CPU a loop beats every iteration over all steps"
     if case.jacobians // case.length > _LARGEST_STEP or case.parts > _WIDEST:
         return "sequential", "a step is work enough, and Jacobians have D times as much of it"
     if case.jacobians > linearised.LARGEST:
         return "chunked_newton", "Jacobians of all steps would not fit, those of chunks do"
     return "newton", "steps are many and small: some iterations over all of them"
-
-
-def _prefer_on_cpu(case: NonlinearCase) -> tuple[str, str]:
-    """Measured on two cores (docs/log.md)."""
-    if case.parts == 1 and case.length >= 1024:
-        return "newton", "Jacobians are numbers: an iteration is a few sweeps over memory"
-    return "sequential", "on a CPU a step beats the D times larger work of its Jacobian"
 
 
 _METHODS = (

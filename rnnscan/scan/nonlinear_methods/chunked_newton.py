@@ -47,7 +47,8 @@ def solve(problem: NonlinearProblem, operands: NonlinearOperands, steps: int) ->
         drive = _chunks_first(ends - z[:, 1:])
         d = linearised.solve(M, drive[:, :, None], None, None)
         d = jnp.moveaxis(d[:, :, 0], 0, 1)
-        z = jnp.concatenate([z[:, :1], finite(z[:, 1:] + d, ends)], 1)
+        moved = ends + (d - jnp.moveaxis(drive, 0, 1))
+        z = jnp.concatenate([z[:, :1], finite(moved, ends)], 1)
         return run(problem.step.layout.rounded(z))
 
     before = problem.before(guess(problem, operands), operands.h0, None)
@@ -92,7 +93,8 @@ def _run(
         return (state, columns), state
 
     first = _chunks_first(z)
-    columns = jnp.broadcast_to(step.basis, (*first.shape[:2], *step.basis.shape))
+    columns = lax.full_like(first, 0, shape=(*first.shape[:2], *step.basis.shape))
+    columns = columns + step.basis[None, None]
     (_, columns), h = lax.scan(body, (first, columns), over_time)
     h = jnp.moveaxis(h, 0, 1)  # (K, steps, B, D)
     ends = h[:-1, -1]

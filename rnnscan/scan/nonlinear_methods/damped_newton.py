@@ -23,7 +23,7 @@ from rnnscan.scan.nonlinear_method import (
     Solution,
 )
 from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, select, why_not
-from rnnscan.scan.nonlinear_methods.newton import correction
+from rnnscan.scan.nonlinear_methods.newton import corrected
 
 _SHRINK, _GROW, _LEAST = 0.7, 1.3, 0.1
 
@@ -36,7 +36,7 @@ def merit(iterate: Iterate) -> jax.Array:
 
 def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Iterate):
     scale = jnp.where(iterate.memory < _LEAST, 0.0, iterate.memory)
-    return iterate.h + correction(problem, operands, iterate, scale), iterate.memory
+    return corrected(problem, operands, iterate, scale), iterate.memory
 
 
 def _right(iterate: Iterate) -> jax.Array:

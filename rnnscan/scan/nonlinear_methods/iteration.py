@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnscan.scan.nonlinear_method import (
+    TOL,
     NonlinearCase,
     NonlinearOperands,
     NonlinearProblem,
@@ -20,8 +21,12 @@ from rnnscan.scan.nonlinear_method import (
 )
 from rnnscan.scan.nonlinear_residual import Residual, residual, settled
 
-# What auto and named methods allow themselves unless told otherwise.
+# Iterations, unless told otherwise.
 _MOST = 128
+# Part of the tolerance that ends them: in the certificate, another program, f may round otherwise.
+_SURE = 0.75
+# Iterations without a new best, after which what is settled is at rest.
+_STALE = 2
 
 
 class Iterate(NamedTuple):
@@ -80,28 +85,45 @@ def iterated(
     h: jax.Array,
     memory: Any = (),
     choice: Choice | None = None,
+    fine: float = 4.0,
 ) -> Solution:
-    """The solution that updates lead to from h, after as many as are allowed."""
+    """The solution that updates lead to from h, after as many as are allowed.
+
+    What is settled goes on while its residual still falls, until that is `fine` units.
+    """
     layout = problem.step.layout
     limit = min(problem.length, problem.max_iterations or _MOST)
+    enough = _SURE * problem.tol
+    fine = min(fine, enough) if problem.tol <= TOL else enough
 
     def look(h, iterations, memory):
         found = residual(problem, operands, h)
-        return Iterate(h, found, settled(problem, h, found), iterations, memory)
+        return Iterate(h, found, settled(enough, h, found), iterations, memory)
+
+    def worst(iterate):
+        return jnp.max(iterate.residual.of_step, axis=0)
+
+    def done(iterate, stale):
+        at_rest = (worst(iterate) <= fine) | (stale >= _STALE)
+        return jnp.all(iterate.settled, axis=0) & at_rest
 
     def going(carry):
-        i, iterate = carry
-        return (i < limit) & ~jnp.all(iterate.settled)
+        i, iterate, _, stale = carry
+        return (i < limit) & ~jnp.all(done(iterate, stale))
 
     def body(carry):
-        i, old = carry
-        done = jnp.all(old.settled, axis=0)
+        i, old, best, stale = carry
+        ended = done(old, stale)
         h, memory = update(problem, operands, old)
-        h = layout.rounded(finite(h, old.residual.f))
-        h = select(done, old.h, h, axis=1)
-        new = look(h, old.iterations + ~done, select(done, old.memory, memory))
-        return i + 1, new if choice is None else choice(old, new)
+        h = layout.rounded(finite(h, finite(old.residual.f, old.h)))
+        h = select(ended, old.h, h, axis=1)
+        memory = select(ended, old.memory, memory)
+        new = look(h, old.iterations + (~ended).astype(jnp.int32), memory)
+        new = new if choice is None else choice(old, new)
+        stale = jnp.where(ended, stale, jnp.where(worst(new) < best, 0, stale + 1))
+        return i + 1, new, jnp.minimum(best, worst(new)), stale
 
-    count = jnp.zeros(problem.batch, jnp.int32)
-    _, last = lax.while_loop(going, body, (0, look(layout.rounded(h), count, memory)))
+    none = lax.full_like(h, 0, shape=(problem.batch,), dtype=jnp.int32)
+    first = look(layout.rounded(h), none, memory)
+    _, last, _, _ = lax.while_loop(going, body, (0, first, worst(first), none))
     return Solution(last.h, last.settled, last.iterations)

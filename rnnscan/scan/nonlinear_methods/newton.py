@@ -27,23 +27,28 @@ from rnnscan.scan.nonlinear_method import (
 from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, why_not
 
 
-def correction(
+def corrected(
     problem: NonlinearProblem,
     operands: NonlinearOperands,
     iterate: Iterate,
     scale: jax.Array | None = None,
 ) -> jax.Array:
-    """d, with every Jacobian times the `scale` (B,) of its problem."""
+    """The next trajectory, by Jacobians times the `scale` (B,) of their problem.
+
+    As f + J d: where d is zero, so is what it adds to f, and the states before it stand exactly.
+    """
     h, f = iterate.h, iterate.residual.f
     before = problem.before(h, operands.h0, operands.reset)
     J = linearised.jacobians(problem, operands, before)
     if scale is not None:
-        J = J * scale[:, None, None, None]
-    return linearised.solve(J, (f - h)[:, :, None], None, operands.reset)[:, :, 0]
+        J = J * scale[None, :, None, None, None]
+    drive = f - h
+    d = linearised.solve(J, drive[:, :, None], None, operands.reset)[:, :, 0]
+    return f + (d - drive)
 
 
 def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Iterate):
-    return iterate.h + correction(problem, operands, iterate), iterate.memory
+    return corrected(problem, operands, iterate), iterate.memory
 
 
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:

@@ -42,16 +42,30 @@ def finished(
 
 
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
-    step, layout = problem.side_by_side(problem.step), problem.step.layout
+    """In the loop states are the arrays that f has, and one problem has no axis: XLA would copy xs
+    and every state to make vectors (1, D) of them."""
+    layout, step = problem.step.layout, problem.side_by_side(problem.step.of_tree)
+    params, state, xs, reset, _ = operands
+    if problem.batch == 1:
+        step = problem.step.of_tree
+        params = tuple(p[0] if m else p for p, m in zip(params, problem.mapped, strict=True))
+        state = state[0]
+        xs, reset = jax.tree.map(lambda x: x[:, 0], (xs, reset))
+
+    def kept(leaf, reset):
+        flags = reset.reshape(reset.shape + (1,) * (leaf.ndim - reset.ndim))
+        return jnp.where(flags, jnp.zeros((), leaf.dtype), leaf)
 
     def body(state, over_time):
         x, reset = over_time
-        state = step(operands.params, forgotten(reset, state), x)
+        if reset is not None:
+            state = jax.tree.map(lambda leaf: kept(leaf, reset), state)
+        state = step(params, state, x)
         return state, state
 
-    h = lax.scan(body, layout.rounded(operands.h0), (operands.xs, operands.reset))[1]
-    settled = jnp.ones(problem.shape[:2], bool)
-    return Solution(h, settled, jnp.zeros(problem.batch, jnp.int32))
+    h = layout.flat(lax.scan(body, layout.tree(state), (xs, reset))[1]).reshape(problem.shape)
+    settled = lax.full_like(h, True, shape=problem.shape[:2], dtype=bool)
+    return Solution(h, settled, lax.full_like(h, 0, shape=(problem.batch,), dtype=jnp.int32))
 
 
 method = NonlinearMethod(
