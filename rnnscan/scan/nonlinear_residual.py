@@ -1,10 +1,10 @@
 """The residual h_t - f(h_{t-1}, x_t) of every step, in units of rounding.
 
 A unit is what no evaluation in this precision can do better than: half an ulp of the largest number
-in a leaf of h_t and h_{t-1}, or half of what f(h_{t-1}) moves if the numbers of h_{t-1} move by an ulp
-or so, up or down, where that is more. The latter is the noise that f makes of roundings: where weights
-are large it is hundreds of ulps, and a bound that does not know of it would never be met. The former
-has h_{t-1} in it for steps that cancel, such as a gate between two large numbers.
+in a leaf of h_t and h_{t-1}, and half of what f(h_{t-1}) moves if the numbers of h_{t-1} move by an
+ulp or so, up or down. The latter is the noise that f makes of roundings: where weights are large it
+is hundreds of ulps, and a bound that does not know of it would never be met. The former has h_{t-1}
+in it for steps that cancel, such as a gate between two large numbers.
 """
 
 from typing import NamedTuple
@@ -42,11 +42,12 @@ def residual(problem: NonlinearProblem, operands: NonlinearOperands, h: jax.Arra
     f = lax.optimization_barrier(evaluate(operands.params, before, operands.xs))
     roundoff = np.repeat(layout.roundoff, layout.sizes).astype(h.dtype)
     size = layout.largest(jnp.maximum(jnp.abs(h), jnp.abs(before)))
-    unit = size * roundoff[None, None]
+    noise = lax.full_like(h, 0)
     for ulps in _ulps(layout.size):
         moved = before * (1 + 2 * roundoff * ulps)[None, None]
         change = jnp.abs(evaluate(operands.params, moved, operands.xs) - f)
-        unit = jnp.maximum(unit, layout.largest(change) / 2)
+        noise = jnp.maximum(noise, layout.largest(change))
+    unit = size * roundoff[None, None] + noise / 2
     gap = jnp.abs(h - f)
     ratio = gap / (unit + jnp.finfo(h.dtype).tiny)
     ratio = jnp.where(jnp.isfinite(ratio) & jnp.isfinite(unit), ratio, jnp.inf)

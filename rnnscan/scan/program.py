@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 
 class Program:
-    """A jaxpr whose first inputs are what it closed over when it was traced; it keeps none of it."""
+    """A jaxpr whose first inputs are what it closed over when traced; it keeps none of it."""
 
     def __init__(self, closed: ClosedJaxpr):
         jaxpr: Any = closed.jaxpr
