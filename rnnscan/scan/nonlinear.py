@@ -276,8 +276,9 @@ def _most(max_iterations) -> int | None:
 
 def _state(path, leaf) -> jax.Array:
     """A leaf of h0, as an array; a number of Python leaves the dtype to f."""
-    name = f"h0{keystr(path)}"
-    (array,) = arguments.promote(**{name: leaf})
+    if type(leaf) in (float, complex):
+        return jnp.asarray(leaf)
+    (array,) = arguments.promote(**{f"h0{keystr(path)}": leaf})
     return array
 
 

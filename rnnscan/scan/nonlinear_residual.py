@@ -43,7 +43,7 @@ def residual(problem: NonlinearProblem, operands: NonlinearOperands, h: jax.Arra
     roundoff = np.repeat(layout.roundoff, layout.sizes).astype(h.dtype)
     size = layout.largest(jnp.maximum(jnp.abs(h), jnp.abs(before)))
     noise = lax.full_like(h, 0)
-    for ulps in _ulps(layout.size):
+    for ulps in _ulps(layout.size).astype(h.dtype):
         moved = before * (1 + 2 * roundoff * ulps)[None, None]
         change = jnp.abs(evaluate(operands.params, moved, operands.xs) - f)
         noise = jnp.maximum(noise, layout.largest(change))
