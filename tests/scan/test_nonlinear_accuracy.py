@@ -1,4 +1,4 @@
-"""`nonlinear_scan` on random problems: judged step by step in float64, by what it says of itself."""
+"""`nonlinear_scan` on random problems: what it says of itself, judged step by step in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def step_by_step(f, W, h0, xs, reset, reverse):
 
 
 def residuals(f, W, h0, xs, reset, hs, reverse, unit):
-    """The largest of |h_t - f(h_{t-1})| in float64, over roundings of h_t and of f's operands: (B,)."""
+    """(B,): the largest |h_t - f(h_{t-1})| in float64, over roundings of h_t and what f reads."""
 
     def one(W, h0, xs, reset, hs):
         def before(h0, h):
