@@ -37,6 +37,7 @@ from rnnscan import (
     explain_matrix_scan,
     linear_scan,
     matrix_scan,
+    nonlinear_scan,
 )
 from rnnscan.scan import CELLS, carry_dtype
 from rnnscan.scan.linear_methods.blocked import chunk_length
@@ -72,7 +73,8 @@ Named = Iterator[tuple[str, Callable[[], Program]]]
 
 def programs() -> dict[str, Callable[[], Program]]:
     """All of them by name, each made when it is asked for; what takes longest comes first."""
-    return dict([*_of_layers(), *_of_matrix_scan(), *_of_cell_scan(), *_of_linear_scan()])
+    scans = _of_nonlinear_scan, _of_matrix_scan, _of_cell_scan, _of_linear_scan
+    return dict([*_of_layers(), *(named for scan in scans for named in scan())])
 
 
 def _of_layers() -> Named:
@@ -99,6 +101,10 @@ def _of_cell_scan() -> Named:
         for row in explain_cell_scan(kind, *_cell_operands(kind), platform="cuda"):
             if row.available and kind != "relu":  # but for one operation it is tanh
                 yield f"cell-{row.method}_backward-{kind}", partial(_cell, kind, row.method)
+
+
+def _of_nonlinear_scan() -> Named:
+    yield "nonlinear-auto_both", _nonlinear
 
 
 def _shape(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -189,6 +195,19 @@ def _cell(kind: Any, method: Any) -> Program:
     h, pull, _ = jax.eval_shape(partial(jax.vjp, scan, has_aux=True), *operands)
     given = _bytes(operands) + (len(cell.states) + cell.kept + 1) * _bytes(h) + FEW  # and g
     return Program(lambda pull, g: pull(g), (pull, h), given=given)
+
+
+def _nonlinear() -> Program:
+    """A tanh RNN by Newton's iteration, its certificate and its gradients."""
+
+    def both(W, xs, g):
+        def states(W, xs):
+            return nonlinear_scan(lambda h, x: jnp.tanh(W @ h + x), jnp.zeros(8), xs)
+
+        hs, pull, found = jax.vjp(states, W, xs, has_aux=True)
+        return hs, found, pull(g)
+
+    return Program(both, (_shape(8, 8), _shape(257, 8), _shape(257, 8)))
 
 
 def _training_step(*, name: str, kind: str, width: int = WIDTH, **options: Any) -> Program:
