@@ -22,8 +22,8 @@ class Convergence(NamedTuple):
     """How far a trajectory can be trusted.
 
     Attributes:
-      converged: whether every state is finite, and every step's residual h_t - f(h_{t-1}, x_t)
-        within `tol` units of rounding.
+      converged: whether every state is finite, and every step was taken by f itself or has its
+        residual h_t - f(h_{t-1}, x_t) within `tol` units of rounding.
       iterations: evaluations of the whole trajectory, corrections that were rejected included;
       steps
         that were taken one after another do not count.

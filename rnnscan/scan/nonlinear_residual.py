@@ -27,7 +27,7 @@ class Residual(NamedTuple):
 
 
 def _ulps(size: int) -> np.ndarray:
-    """Two ways to move the numbers of a state, in ulps, such that no two numbers cancel in both."""
+    """Two ways to move the numbers of a state, in ulps: what cancels in one seldom does in both."""
     draw = np.random.default_rng(0)
     signs = draw.choice([-1.0, 1.0], (2, size))
     return signs * np.stack([np.ones(size), draw.permutation(np.resize([0.5, 1.0, 2.0], size))])

@@ -88,8 +88,8 @@ def _run(operands: NonlinearOperands, *, spec: Spec, target: Target) -> Results:
 
 def _in_any_case(method: NonlinearMethod, problem: Spec, operands: NonlinearOperands) -> Solution:
     """By this method, and by steps from the first that it did not settle."""
-    most = min(problem.max_iterations or PATIENCE, PATIENCE)
-    solution = method.solve(dataclasses.replace(problem, max_iterations=most), operands)
+    patient = dataclasses.replace(problem, max_iterations=problem.max_iterations or PATIENCE)
+    solution = method.solve(patient, operands)
     settled = solution.settled
     first = jnp.where(jnp.all(settled, axis=0), problem.length, jnp.argmin(settled, axis=0))
     h = sequential.finished(problem, operands, solution.h, first)
