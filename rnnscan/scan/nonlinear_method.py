@@ -24,15 +24,14 @@ class Convergence(NamedTuple):
     Attributes:
       converged: whether every state is finite, and every step was taken by f itself or has its
         residual h_t - f(h_{t-1}, x_t) within `tol` units of rounding.
-      iterations: evaluations of the whole trajectory, corrections that were rejected included;
-      steps
-        that were taken one after another do not count.
+      iterations: corrections of the whole trajectory, rejected ones included; steps that were
+        taken one after another do not count.
       residual: the largest over all steps, in units of rounding: half an ulp of the largest number
-      in
-        the leaf, and what f moves if its state does in the last place. inf where it is none.
+        in a leaf, and what f moves if its state does in the last place. inf where it is none.
       error_bound: of |h - h*|, h* the exact trajectory, to first order: the residual carried on by
         the true Jacobians, and four times what a rounding at every step grows to, measured by
-        random signs. An estimate, no proof; inf in chaos, where rounding errors grow without end.
+        random signs. An estimate, no proof; huge or inf in chaos, where a rounding error grows
+        without end.
 
     >>> import jax.numpy as jnp
     >>> from rnnscan import nonlinear_scan
