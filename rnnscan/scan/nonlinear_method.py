@@ -27,7 +27,8 @@ class Convergence(NamedTuple):
       iterations: corrections of the whole trajectory, rejected ones included; steps that were
         taken one after another do not count.
       residual: the largest over all steps, in units of rounding: half an ulp of the largest number
-        in a leaf, and what f moves if its state does in the last place. inf where it is none.
+        of a leaf lately, and half of what f moves if its state does in the last place. inf where it
+        is none.
       error_bound: of |h - h*|, h* the exact trajectory, to first order: the residual carried on by
         the true Jacobians, and four times what a rounding at every step grows to, measured by
         random signs. An estimate, no proof; huge or inf in chaos, where a rounding error grows

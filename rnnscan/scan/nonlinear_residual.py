@@ -1,10 +1,11 @@
 """The residual h_t - f(h_{t-1}, x_t) of every step, in units of rounding.
 
 A unit is what no evaluation in this precision can do better than: half an ulp of the largest number
-in a leaf of h_t and h_{t-1}, and half of what f(h_{t-1}) moves if the numbers of h_{t-1} move by an
-ulp or so, up or down. The latter is the noise that f makes of roundings: where weights are large it
-is hundreds of ulps, and a bound that does not know of it would never be met. The former has h_{t-1}
-in it for steps that cancel, such as a gate between two large numbers.
+that a leaf had in the last four steps, and half of what f(h_{t-1}) moves if the numbers of h_{t-1}
+move by an ulp or so, up or down. The latter is the noise that f makes of roundings: where weights
+are large it is hundreds of ulps, and a bound that does not know of it would never be met. The
+former looks back for steps that cancel, such as a gate between two large numbers, and since a scan
+carries a rounding of a large state on to a small one.
 """
 
 from typing import NamedTuple
@@ -33,6 +34,16 @@ def _ulps(size: int) -> np.ndarray:
     return signs * np.stack([np.ones(size), draw.permutation(np.resize([0.5, 1.0, 2.0], size))])
 
 
+def _lately(problem, operands, h, before) -> jax.Array:
+    """|h| of a step and of three before it, as far as nothing was forgotten since; h0 for one."""
+    none = jnp.zeros_like(operands.h0)
+    size, earlier = jnp.maximum(jnp.abs(h), jnp.abs(before)), jnp.abs(h)
+    for _ in range(3):
+        earlier = problem.before(earlier, none, operands.reset)
+        size = jnp.maximum(size, earlier)
+    return size
+
+
 def residual(problem: NonlinearProblem, operands: NonlinearOperands, h: jax.Array) -> Residual:
     """Three evaluations of f at every step, side by side."""
     layout = problem.step.layout
@@ -41,7 +52,7 @@ def residual(problem: NonlinearProblem, operands: NonlinearOperands, h: jax.Arra
     # Computed once: where its users compute it each anew, they may round it differently.
     f = lax.optimization_barrier(evaluate(operands.params, before, operands.xs))
     roundoff = np.repeat(layout.roundoff, layout.sizes).astype(h.dtype)
-    size = layout.largest(jnp.maximum(jnp.abs(h), jnp.abs(before)))
+    size = layout.largest(_lately(problem, operands, h, before))
     noise = lax.full_like(h, 0)
     for ulps in _ulps(layout.size).astype(h.dtype):
         moved = before * (1 + 2 * roundoff * ulps)[None, None]

@@ -18,7 +18,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from rnnscan.scan.elementwise import is_elementwise
-from rnnscan.scan.program import Program
+from rnnscan.scan.program import Program, evaluated, opened
 from rnnscan.scan.state_layout import StateLayout
 
 Params = tuple[jax.Array, ...]
@@ -100,19 +100,40 @@ def traced(f: Callable[[Any, Any], Any], h: Any, x: Any) -> tuple[Step, Params]:
     closed, new = jax.make_jaxpr(watched, return_shape=True)(h, x)
     _require_alike(h, new)
     _require_pure(closed, given)
-    layout = StateLayout.of(h)
-    step = Step(Program(closed), layout, _parts(closed.jaxpr, layout))
-    return step, tuple(closed.consts)
+    params, states, inputs = tuple(closed.consts), jax.tree.leaves(h), jax.tree.leaves(x)
+    jaxpr, layout = opened(closed), StateLayout.of(h)
+    derivative = _derivative(jaxpr, tuple(map(jax.typeof, params)), states, inputs)
+    return Step(Program(jaxpr, derivative), layout, _parts(derivative.jaxpr, layout)), params
 
 
-def _parts(jaxpr: Jaxpr, layout: StateLayout) -> int:
+def _derivative(jaxpr: Jaxpr, params: Any, states: Any, inputs: Any) -> ClosedJaxpr:
+    """Of f, from params, h's leaves, x's, and tangents of h's."""
+
+    def pushed(params, states, inputs, tangents):
+        def f(*states):
+            return evaluated(jaxpr, *params, *states, *inputs)
+
+        return jax.jvp(f, tuple(states), tuple(tangents))[1]
+
+    try:
+        return jax.make_jaxpr(pushed)(params, states, inputs, states)
+    except TypeError as fault:
+        if "custom_vjp" not in str(fault):
+            raise
+        raise TypeError(
+            "f: needs a derivative in forward mode, and has a part that is known backwards alone "
+            "(jax.custom_vjp); give that part a jax.custom_jvp"
+        ) from fault
+
+
+def _parts(derivative: Jaxpr, layout: StateLayout) -> int:
     """L: how many numbers of a state the Jacobian mixes."""
     first = layout.shapes[0] if layout.shapes else ()
-    places = math.prod(first)
+    places, count = math.prod(first), len(layout.shapes)
     if places > 1 and set(layout.shapes) == {first}:
-        inputs = len(jaxpr.invars) - len(layout.shapes)
-        states = (True,) * len(layout.shapes) + (False,) * inputs
-        if is_elementwise(jaxpr, states, first):
+        # Operands come as params, h, x, and tangents of h; the last are all that is followed.
+        others = len(derivative.invars) - count
+        if is_elementwise(derivative, (False,) * others + (True,) * count, first):
             return layout.size // places
     return layout.size
 
@@ -122,7 +143,7 @@ def _require_pure(program: ClosedJaxpr, given: list[weakref.ref]) -> None:
     pure = "expected a pure function: it is evaluated at many states, not in the order of time"
     if program.effects:
         names = ", ".join(sorted({type(effect).__name__ for effect in program.effects}))
-        raise TypeError(f"f: has side effects ({names}), {pure}")
+        raise TypeError(f"f: has side effects or collectives ({names}), {pure}")
     if any(tracer() is not None for tracer in given):
         gc.collect()
         if any(tracer() is not None for tracer in given):

@@ -10,29 +10,47 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 
 class Program:
-    """A jaxpr whose first inputs are what it closed over when traced; it keeps none of it."""
+    """A jaxpr without constants.
 
-    def __init__(self, closed: ClosedJaxpr):
-        jaxpr: Any = closed.jaxpr
-        inputs = [*jaxpr.constvars, *jaxpr.invars]
-        emptied = {"consts": []} if hasattr(jaxpr, "with_consts") else {}  # JAX 0.12: it has them
-        names = jaxpr.debug_info.with_unknown_names()
-        self.jaxpr = jaxpr.replace(constvars=[], invars=inputs, debug_info=names, **emptied)
-        self._meaning = _meaning(self.jaxpr)
+    `derivative`: its tangent, traced, which says what a jaxpr does not say of itself: the rules of
+    parts that have a derivative of their own.
+    """
+
+    def __init__(self, jaxpr: Jaxpr, derivative: ClosedJaxpr):
+        self.jaxpr = jaxpr
+        # Told by identity, so that they must live; a tracer lives as long as it must.
+        self._constants = tuple(c for c in derivative.consts if not isinstance(c, Tracer))
+        constants = tuple(map(id, derivative.consts))
+        self._meaning = _meaning(jaxpr), _meaning(derivative.jaxpr), constants
         self._hash = hash(self._meaning)
 
     def __call__(self, *operands: jax.Array) -> list[jax.Array]:
-        return jaxpr_as_fun(ClosedJaxpr(self.jaxpr, ()))(*operands)
+        return evaluated(self.jaxpr, *operands)
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Program) and self._meaning == other._meaning
+
+
+def opened(closed: ClosedJaxpr) -> Jaxpr:
+    """The jaxpr, with its constants as its first inputs."""
+    jaxpr: Any = closed.jaxpr
+    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    emptied = {"consts": []} if hasattr(jaxpr, "with_consts") else {}  # JAX 0.12: it has them
+    names = jaxpr.debug_info.with_unknown_names()
+    return jaxpr.replace(constvars=[], invars=inputs, debug_info=names, **emptied)
+
+
+def evaluated(jaxpr: Jaxpr, *operands: jax.Array) -> list[jax.Array]:
+    """What a jaxpr without constants gives."""
+    return jaxpr_as_fun(ClosedJaxpr(jaxpr, ()))(*operands)
 
 
 def _meaning(jaxpr: Jaxpr) -> tuple:
@@ -51,6 +69,7 @@ def _meaning(jaxpr: Jaxpr) -> tuple:
     operations = tuple(
         (
             equation.primitive,
+            equation.ctx,
             tuple(map(known, equation.invars)),
             tuple(map(new, equation.outvars)),
             tuple((name, _value(name, value)) for name, value in sorted(equation.params.items())),
@@ -65,8 +84,8 @@ def _value(name: str, value: Any) -> Any:
     if isinstance(value, (ClosedJaxpr, Jaxpr)):
         inner: Any = getattr(value, "jaxpr", value)
         constants = tuple(map(id, getattr(value, "consts", ())))  # the program keeps them
-        return _meaning(inner), constants, str(inner.debug_info.func_src_info)
-    if name == "jvp_jaxpr_fun":  # made at each trace; the function is told by where it stands
+        return _meaning(inner), constants
+    if name == "jvp_jaxpr_fun":  # made at each trace; see `derivative`
         return None
     if isinstance(value, (tuple, list)):
         return type(value), tuple(_value(name, part) for part in value)

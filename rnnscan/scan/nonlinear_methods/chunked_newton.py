@@ -14,7 +14,6 @@ Source: Bellen & Zennaro 1989, "Parallel algorithms for initial-value problems f
 differential equations"; multiple shooting is Bock & Plitt 1984.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -30,39 +29,96 @@ from rnnscan.scan.nonlinear_method import (
     Solution,
     forgotten,
 )
-from rnnscan.scan.nonlinear_methods.iteration import Iterate, finite, guess, iterated, why_not
+from rnnscan.scan.nonlinear_methods.iteration import (
+    Iterate,
+    finite,
+    guess,
+    iterated,
+    look,
+    select,
+    solution,
+    why_not,
+    worst,
+)
 
 # The first states (B, K, D) that the chunks were run from, and of each chunk but the last the state
 # at its end and the columns of its derivative, (B, K - 1, L, D).
 Memory = tuple[jax.Array, jax.Array, jax.Array]
+# Units of rounding at the chunks' first steps which may be the roundings of all their steps.
+_NEAR = 4096.0
 
 
 def solve(problem: NonlinearProblem, operands: NonlinearOperands, steps: int) -> Solution:
     """By chunks of so many steps."""
-    run = functools.partial(_run, problem, _in_chunks(operands, steps), steps)
+    over_time = _in_chunks((operands.xs, operands.reset), steps)
 
     def update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Iterate):
-        z, ends, columns = iterate.memory
-        M = _chunks_first(problem.step.blocks(columns))
-        drive = _chunks_first(ends - z[:, 1:])
-        d = linearised.solve(M, drive[:, :, None], None, None)
-        d = jnp.moveaxis(d[:, :, 0], 0, 1)
-        moved = ends + (d - jnp.moveaxis(drive, 0, 1))
+        z, ends, _ = iterate.memory
+        moved = ends + _moves(problem, iterate.memory)
         z = jnp.concatenate([z[:, :1], finite(moved, ends)], 1)
-        return run(problem.step.layout.rounded(z))
+        return _run(problem, operands, over_time, problem.step.layout.rounded(z))
 
     before = problem.before(guess(problem, operands), operands.h0, None)
-    h, memory = run(jnp.moveaxis(before[::steps], 0, 1))
-    return iterated(problem, operands, update, h, memory)
+    h, memory = _run(problem, operands, over_time, jnp.moveaxis(before[::steps], 0, 1))
+    last = iterated(problem, operands, update, h, memory, near=_NEAR)
+    h = problem.step.layout.rounded(_spread(problem, operands, over_time, last, steps))
+    spread = look(problem, operands, h, last.iterations, last.memory)
+    return solution(Iterate(*_better(last, spread), last.iterations, last.memory))
+
+
+def _better(last: Iterate, spread: Iterate) -> tuple:
+    """The one with the smaller residual, for each problem."""
+    return select(worst(spread) < worst(last), spread[:3], last[:3], axis=1)
+
+
+def _moves(problem: NonlinearProblem, memory: Memory) -> jax.Array:
+    """(B, K - 1, D): where each chunk's last state goes, M d."""
+    z, ends, columns = memory
+    drive = _chunks_first(ends - z[:, 1:])
+    M = _chunks_first(problem.step.blocks(columns))
+    d = linearised.solve(M, drive[:, :, None], None, None)[:, :, 0]
+    return _chunks_first(d - drive)
+
+
+def _spread(
+    problem: NonlinearProblem,
+    operands: NonlinearOperands,
+    over_time: Any,
+    last: Iterate,
+    steps: int,
+) -> jax.Array:
+    """The trajectory after a Newton iteration for all of its states.
+
+    What rounding makes of the many steps of a chunk lies at the first step of the next, where it is
+    more than a rounding if errors live longer than chunks. Here each step gets its part.
+    """
+    h = last.h
+    before = problem.before(h, operands.h0, operands.reset)
+    along = _in_chunks((before, h), steps)
+    moves = _chunks_first(_moves(problem, last.memory))
+    d = jnp.concatenate([lax.full_like(operands.h0, 0)[None], moves])
+
+    def pushed(params, at, x):
+        h, d = at
+        return problem.step.pushed(params, h, d, x)
+
+    def body(d, over_time):
+        (before, h), (x, reset) = over_time
+        at = before, forgotten(reset, d)[:, :, None]
+        f, moved = problem.everywhere(pushed)(operands.params, at, x)
+        new = f + moved[:, :, 0]
+        return new - h, new
+
+    _, h = lax.scan(body, d, (along, over_time))
+    return _in_line(problem, h)
 
 
 def _chunks_first(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 1, 0)
 
 
-def _in_chunks(operands: NonlinearOperands, steps: int) -> Any:
-    """xs and flags as (steps, K, B, ...); what the last chunk lacks repeats, and is not used."""
-    over_time = operands.params, (operands.xs, operands.reset)
+def _in_chunks(over_time: Any, steps: int) -> Any:
+    """(T, ...) as (steps, K, ...); what the last chunk lacks repeats, and is not used."""
 
     def cut(x):
         length, count = x.shape[0], -(-x.shape[0] // steps)
@@ -70,15 +126,20 @@ def _in_chunks(operands: NonlinearOperands, steps: int) -> Any:
         x = x if length == count * steps else x[place]
         return jnp.moveaxis(x.reshape((count, steps, *x.shape[1:])), 1, 0)
 
-    return over_time[0], jax.tree.map(cut, over_time[1])
+    return jax.tree.map(cut, over_time)
+
+
+def _in_line(problem: NonlinearProblem, h: jax.Array) -> jax.Array:
+    """The inverse for states (steps, K, B, D)."""
+    h = jnp.moveaxis(h, 0, 1)
+    return h.reshape((-1, *h.shape[2:]))[: problem.length]
 
 
 def _run(
-    problem: NonlinearProblem, given: Any, steps: int, z: jax.Array
+    problem: NonlinearProblem, operands: NonlinearOperands, over_time: Any, z: jax.Array
 ) -> tuple[jax.Array, Memory]:
     """All chunks from their first states z (B, K, D): the trajectory, and what is remembered."""
     step = problem.step
-    params, over_time = given
 
     def pushed(params, at, x):
         h, d = at
@@ -89,17 +150,15 @@ def _run(
         x, reset = over_time
         state = forgotten(reset, state)
         columns = forgotten(None if reset is None else reset[..., None], columns)
-        state, columns = problem.everywhere(pushed)(params, (state, columns), x)
+        state, columns = problem.everywhere(pushed)(operands.params, (state, columns), x)
         return (state, columns), state
 
     first = _chunks_first(z)
     columns = lax.full_like(first, 0, shape=(*first.shape[:2], *step.basis.shape))
     columns = columns + step.basis[None, None]
     (_, columns), h = lax.scan(body, (first, columns), over_time)
-    h = jnp.moveaxis(h, 0, 1)  # (K, steps, B, D)
-    ends = h[:-1, -1]
-    h = h.reshape((-1, *h.shape[2:]))[: problem.length]
-    return h, (z, _chunks_first(ends), _chunks_first(columns[:-1]))
+    ends = _chunks_first(h[-1, :-1])
+    return _in_line(problem, h), (z, ends, _chunks_first(columns[:-1]))
 
 
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:

@@ -2,11 +2,11 @@
 
     d_t = s J_t d_{t-1} + f(h_{t-1}, x_t) - h_t,    h <- h + d,    0 <= s <= 1
 
-s = 1 is `newton`, s = 0 is h <- f(h), which cannot overshoot. The merit of a trajectory is how many
-digits of it are wrong, the mean of log(1 + residual in units of rounding) over all steps. A step
-that lowers it, or that leaves two more of the first states right, is accepted, and s grows; one
-that does not is undone, and s shrinks, until at last h <- f(h) is taken as it is: one state more is
-right then.
+s = 1 is `newton`, s = 0 is h <- f(h), which cannot overshoot. A trajectory is better if fewer of its
+digits are wrong (the mean of log(1 + residual), in ulps of its largest number), or if the sum of
+squares of its residual is smaller, or if more of its first states are right, and not much else is
+worse. Such a step is accepted, and s grows; any other is undone, and s shrinks, until at last h <-
+f(h) is taken as it is: one state more is right then.
 
 Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs",
 section 4.2 (ELK; damping by a scale), with the merit and the trust region of Nocedal & Wright 2006,
@@ -22,21 +22,35 @@ from rnnscan.scan.nonlinear_method import (
     NonlinearProblem,
     Solution,
 )
-from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, select, why_not
+from rnnscan.scan.nonlinear_methods.iteration import (
+    Iterate,
+    guess,
+    iterated,
+    select,
+    solution,
+    why_not,
+)
 from rnnscan.scan.nonlinear_methods.newton import corrected
 
 _SHRINK, _GROW, _LEAST = 0.7, 1.3, 0.1
+_WORSE = 1.0  # a digit in the mean is no price for a few states
 
 
-def merit(iterate: Iterate) -> jax.Array:
-    """(B,): the smaller, the better."""
-    of_step = iterate.residual.of_step
-    return jnp.mean(jnp.log1p(jnp.minimum(of_step, jnp.finfo(of_step.dtype).max)), axis=0)
+def _merit(iterate: Iterate, scale: jax.Array) -> jax.Array:
+    """(B,): how many digits of numbers of this scale are wrong, in the mean over steps."""
+    gap = jnp.max(jnp.abs(iterate.h - iterate.residual.f), axis=-1) / scale
+    most = jnp.finfo(gap.dtype).max
+    return jnp.mean(jnp.log1p(jnp.where(gap < most, gap, most)), axis=0)
 
 
 def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Iterate):
     scale = jnp.where(iterate.memory < _LEAST, 0.0, iterate.memory)
     return corrected(problem, operands, iterate, scale), iterate.memory
+
+
+def _squares(iterate: Iterate) -> jax.Array:
+    """(B,): the sum of squares of the residual."""
+    return jnp.sum(jnp.square(iterate.h - iterate.residual.f), axis=(0, 2))
 
 
 def _right(iterate: Iterate) -> jax.Array:
@@ -46,7 +60,11 @@ def _right(iterate: Iterate) -> jax.Array:
 
 def _choice(old: Iterate, new: Iterate) -> Iterate:
     scale = old.memory
-    better = (merit(new) < merit(old)) | (_right(new) > _right(old) + 1) | (scale < _LEAST)
+    f = jnp.abs(old.residual.f)
+    unit = jnp.finfo(f.dtype).eps * jnp.max(jnp.where(jnp.isfinite(f), f, 0.0), axis=(0, 2))
+    before, after = (_merit(iterate, unit + jnp.finfo(f.dtype).tiny) for iterate in (old, new))
+    further = (_right(new) > _right(old) + 1) & (after < before + _WORSE)
+    better = (after < before) | (_squares(new) < _squares(old)) | further | (scale < _LEAST)
     h, residual, settled = select(better, new[:3], old[:3], axis=1)
     grown = jnp.minimum(1.0, jnp.maximum(scale, _LEAST) * _GROW)
     scale = jnp.where(better, grown, scale * _SHRINK)
@@ -56,7 +74,7 @@ def _choice(old: Iterate, new: Iterate) -> Iterate:
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
     h = guess(problem, operands)
     whole = jnp.ones(problem.batch, h.dtype)
-    return iterated(problem, operands, _update, h, whole, _choice)
+    return solution(iterated(problem, operands, _update, h, whole, _choice))
 
 
 method = NonlinearMethod(

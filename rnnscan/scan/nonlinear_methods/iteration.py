@@ -53,6 +53,28 @@ def why_not(case: NonlinearCase) -> str | None:
     return "the length is a symbol (`jax.export`)" if case.symbolic else None
 
 
+def solution(iterate: Iterate) -> Solution:
+    """As it stands."""
+    return Solution(iterate.h, iterate.settled, iterate.iterations)
+
+
+def look(
+    problem: NonlinearProblem,
+    operands: NonlinearOperands,
+    h: jax.Array,
+    iterations: jax.Array,
+    memory: Any,
+) -> Iterate:
+    """A trajectory, with its residual."""
+    found = residual(problem, operands, h)
+    return Iterate(h, found, settled(_SURE * problem.tol, h, found), iterations, memory)
+
+
+def worst(iterate: Iterate) -> jax.Array:
+    """(B,): the largest residual of all steps."""
+    return jnp.max(iterate.residual.of_step, axis=0)
+
+
 def guess(problem: NonlinearProblem, operands: NonlinearOperands) -> jax.Array:
     """Where to begin: what is given, and where that is nothing or not finite f(0, x), else h0."""
     h0 = jnp.broadcast_to(operands.h0, problem.shape)
@@ -86,44 +108,45 @@ def iterated(
     memory: Any = (),
     choice: Choice | None = None,
     fine: float = 4.0,
-) -> Solution:
-    """The solution that updates lead to from h, after as many as are allowed.
+    near: float = 0.0,
+) -> Iterate:
+    """Where updates lead to from h, after as many as are allowed.
 
-    What is settled goes on while its residual still falls, until that is `fine` units.
+    What is settled, or has a residual of at most `near` units, goes on while that still falls, until
+    it is `fine` units.
     """
     layout = problem.step.layout
-    limit = min(problem.length, problem.max_iterations or _MOST)
+    limit = problem.max_iterations or _MOST
+    if choice is None:  # each leaves one state more that is right
+        limit = min(limit, problem.length)
     enough = _SURE * problem.tol
     fine = min(fine, enough) if problem.tol <= TOL else enough
 
-    def look(h, iterations, memory):
-        found = residual(problem, operands, h)
-        return Iterate(h, found, settled(enough, h, found), iterations, memory)
-
-    def worst(iterate):
-        return jnp.max(iterate.residual.of_step, axis=0)
-
     def done(iterate, stale):
         at_rest = (worst(iterate) <= fine) | (stale >= _STALE)
-        return jnp.all(iterate.settled, axis=0) & at_rest
+        return (jnp.all(iterate.settled, axis=0) | (worst(iterate) <= near)) & at_rest
 
     def going(carry):
-        i, iterate, _, stale = carry
+        i, iterate, stale = carry
         return (i < limit) & ~jnp.all(done(iterate, stale))
 
     def body(carry):
-        i, old, best, stale = carry
+        i, old, stale = carry
         ended = done(old, stale)
         h, memory = update(problem, operands, old)
         h = layout.rounded(finite(h, finite(old.residual.f, old.h)))
         h = select(ended, old.h, h, axis=1)
         memory = select(ended, old.memory, memory)
-        new = look(h, old.iterations + (~ended).astype(jnp.int32), memory)
+        new = look(problem, operands, h, old.iterations + (~ended).astype(jnp.int32), memory)
         new = new if choice is None else choice(old, new)
-        stale = jnp.where(ended, stale, jnp.where(worst(new) < best, 0, stale + 1))
-        return i + 1, new, jnp.minimum(best, worst(new)), stale
+        better = worst(new) < worst(old)
+        stale = jnp.where(ended | better, jnp.where(better, 0, stale), stale + 1)
+        back = jnp.all(old.settled, axis=0) & ~better  # what is settled only gets better
+        h, found, stands = select(back, old[:3], new[:3], axis=1)
+        memory = select(back, old.memory, new.memory)
+        return i + 1, Iterate(h, found, stands, new.iterations, memory), stale
 
     none = lax.full_like(h, 0, shape=(problem.batch,), dtype=jnp.int32)
-    first = look(layout.rounded(h), none, memory)
-    _, last, _, _ = lax.while_loop(going, body, (0, first, worst(first), none))
-    return Solution(last.h, last.settled, last.iterations)
+    first = look(problem, operands, layout.rounded(h), none, memory)
+    _, last, _ = lax.while_loop(going, body, (0, first, none))
+    return last

@@ -24,7 +24,13 @@ from rnnscan.scan.nonlinear_method import (
     NonlinearProblem,
     Solution,
 )
-from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, why_not
+from rnnscan.scan.nonlinear_methods.iteration import (
+    Iterate,
+    guess,
+    iterated,
+    solution,
+    why_not,
+)
 
 
 def corrected(
@@ -52,7 +58,8 @@ def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Ite
 
 
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
-    return iterated(problem, operands, _update, guess(problem, operands))
+    h = guess(problem, operands)
+    return solution(iterated(problem, operands, _update, h))
 
 
 method = NonlinearMethod(

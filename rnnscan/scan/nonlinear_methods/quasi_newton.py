@@ -19,7 +19,13 @@ from rnnscan.scan.nonlinear_method import (
     NonlinearProblem,
     Solution,
 )
-from rnnscan.scan.nonlinear_methods.iteration import Iterate, guess, iterated, why_not
+from rnnscan.scan.nonlinear_methods.iteration import (
+    Iterate,
+    guess,
+    iterated,
+    solution,
+    why_not,
+)
 
 
 def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Iterate):
@@ -33,7 +39,8 @@ def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Ite
 
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
     # Errors shrink by the same part each time: where it stops matters.
-    return iterated(problem, operands, _update, guess(problem, operands), fine=2.0)
+    h = guess(problem, operands)
+    return solution(iterated(problem, operands, _update, h, fine=2.0))
 
 
 method = NonlinearMethod(
