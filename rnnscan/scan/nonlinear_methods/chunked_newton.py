@@ -8,7 +8,8 @@ tangents, so that K D^2 numbers are held instead of T D^2; the work of an iterat
 tangents of f, its span is C steps and a scan of K. C is about sqrt(T).
 
 Within a chunk steps are exact, so the residual lies at the chunks' first steps alone; and where a
-chunk is longer than errors live, two iterations are enough.
+chunk is longer than errors live, one or two iterations are enough. Where it is not, the roundings
+of a chunk gather there; a last pass spreads them over its steps.
 
 Source: Bellen & Zennaro 1989, "Parallel algorithms for initial-value problems for difference and
 differential equations"; multiple shooting is Bock & Plitt 1984.
@@ -36,7 +37,6 @@ from rnnscan.scan.nonlinear_methods.iteration import (
     iterated,
     look,
     select,
-    solution,
     why_not,
     worst,
 )
@@ -63,12 +63,9 @@ def solve(problem: NonlinearProblem, operands: NonlinearOperands, steps: int) ->
     last = iterated(problem, operands, update, h, memory, near=_NEAR)
     h = problem.step.layout.rounded(_spread(problem, operands, over_time, last, steps))
     spread = look(problem, operands, h, last.iterations, last.memory)
-    return solution(Iterate(*_better(last, spread), last.iterations, last.memory))
-
-
-def _better(last: Iterate, spread: Iterate) -> tuple:
-    """The one with the smaller residual, for each problem."""
-    return select(worst(spread) < worst(last), spread[:3], last[:3], axis=1)
+    better = (worst(last) <= _NEAR) & (worst(spread) < worst(last))
+    h, _, settled = select(better, spread[:3], last[:3], axis=1)
+    return Solution(h, settled, last.iterations)
 
 
 def _moves(problem: NonlinearProblem, memory: Memory) -> jax.Array:

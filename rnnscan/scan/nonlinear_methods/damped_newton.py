@@ -2,11 +2,11 @@
 
     d_t = s J_t d_{t-1} + f(h_{t-1}, x_t) - h_t,    h <- h + d,    0 <= s <= 1
 
-s = 1 is `newton`, s = 0 is h <- f(h), which cannot overshoot. A trajectory is better if fewer of its
-digits are wrong (the mean of log(1 + residual), in ulps of its largest number), or if the sum of
-squares of its residual is smaller, or if more of its first states are right, and not much else is
-worse. Such a step is accepted, and s grows; any other is undone, and s shrinks, until at last h <-
-f(h) is taken as it is: one state more is right then.
+s = 1 is `newton`, s = 0 is h <- f(h), which cannot overshoot. A trajectory is better if fewer of
+its digits are wrong (the mean of log(1 + residual), in ulps of its largest number), or if the sum
+of squares of its residual is smaller, or if more of its first states are right, and not much else
+is worse. Such a step is accepted, and s grows; any other is undone, and s shrinks, until at last
+h <- f(h) is taken as it is: one state more is right then.
 
 Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs",
 section 4.2 (ELK; damping by a scale), with the merit and the trust region of Nocedal & Wright 2006,
@@ -38,7 +38,7 @@ _WORSE = 1.0  # a digit in the mean is no price for a few states
 
 def _merit(iterate: Iterate, scale: jax.Array) -> jax.Array:
     """(B,): how many digits of numbers of this scale are wrong, in the mean over steps."""
-    gap = jnp.max(jnp.abs(iterate.h - iterate.residual.f), axis=-1) / scale
+    gap = jnp.max(jnp.abs(iterate.h - iterate.residual.f), axis=-1) / scale[None]
     most = jnp.finfo(gap.dtype).max
     return jnp.mean(jnp.log1p(jnp.where(gap < most, gap, most)), axis=0)
 

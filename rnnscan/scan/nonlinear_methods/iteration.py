@@ -112,8 +112,8 @@ def iterated(
 ) -> Iterate:
     """Where updates lead to from h, after as many as are allowed.
 
-    What is settled, or has a residual of at most `near` units, goes on while that still falls, until
-    it is `fine` units.
+    What is settled, or has a residual of at most `near` units, goes on while that still falls,
+    until it is `fine` units.
     """
     layout = problem.step.layout
     limit = problem.max_iterations or _MOST
