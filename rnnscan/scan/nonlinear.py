@@ -47,7 +47,7 @@ def nonlinear_scan(
       xs: a pytree of arrays of any dtype with time on `axis`, of one length T; f gets each without
         it. For an f without inputs give `jnp.zeros(T)`. T = 0 and T = 1 are fine.
       guess: states to begin from, of the shapes that are returned, such as the last trajectory in
-        training; no derivative is taken of it. By default f(0, x_t).
+        training; no derivative is taken of it. By default f(f(0, x_{t-1}), x_t).
       axis: the time axis of xs and of what is returned.
       reverse: run from the last step to the first, `h_t = f(h_{t+1}, x_t)`; h0 is then the state
         after the end.

@@ -76,12 +76,17 @@ def worst(iterate: Iterate) -> jax.Array:
 
 
 def guess(problem: NonlinearProblem, operands: NonlinearOperands) -> jax.Array:
-    """Where to begin: what is given, and where that is nothing or not finite f(0, x), else h0."""
+    """Where to begin: what is given, and where that is nothing or not finite, what f makes of
+    zeros, or of h0, and the last two inputs: h <- f(h), twice."""
     h0 = jnp.broadcast_to(operands.h0, problem.shape)
     zeros = jnp.zeros_like(h0)
-    before = problem.before(zeros, operands.h0, operands.reset)
-    h = problem.everywhere(problem.step)(operands.params, before, operands.xs)
-    h = finite(h, finite(h0, zeros))
+
+    def swept(h):
+        before = problem.before(h, operands.h0, operands.reset)
+        return problem.everywhere(problem.step)(operands.params, before, operands.xs)
+
+    h = finite(swept(zeros), finite(h0, zeros))
+    h = finite(swept(h), h)
     return h if operands.guess is None else finite(operands.guess, h)
 
 
