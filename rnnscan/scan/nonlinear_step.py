@@ -18,7 +18,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from rnnscan.scan.elementwise import is_elementwise
-from rnnscan.scan.program import Program, evaluated, opened
+from rnnscan.scan.program import Program, evaluated, opened, operations
 from rnnscan.scan.state_layout import StateLayout
 
 Params = tuple[jax.Array, ...]
@@ -115,15 +115,13 @@ def _derivative(jaxpr: Jaxpr, params: Any, states: Any, inputs: Any) -> ClosedJa
 
         return jax.jvp(f, tuple(states), tuple(tangents))[1]
 
-    try:
-        return jax.make_jaxpr(pushed)(params, states, inputs, states)
-    except TypeError as fault:
-        if "custom_vjp" not in str(fault):
-            raise
+    derivative = jax.make_jaxpr(pushed)(params, states, inputs, states)
+    if "custom_lin" in operations(derivative.jaxpr):  # JAX's mark of a tangent that there is not
         raise TypeError(
             "f: needs a derivative in forward mode, and has a part that is known backwards alone "
             "(jax.custom_vjp); give that part a jax.custom_jvp"
-        ) from fault
+        )
+    return derivative
 
 
 def _parts(derivative: Jaxpr, layout: StateLayout) -> int:

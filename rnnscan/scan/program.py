@@ -53,6 +53,21 @@ def evaluated(jaxpr: Jaxpr, *operands: jax.Array) -> list[jax.Array]:
     return jaxpr_as_fun(ClosedJaxpr(jaxpr, ()))(*operands)
 
 
+def operations(jaxpr: Jaxpr) -> set[str]:
+    """The names of all of them, inner ones too."""
+    names = set()
+    for equation in jaxpr.eqns:
+        names.add(equation.primitive.name)
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(value):
+                names |= operations(getattr(value, "jaxpr", value))
+    return names
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, (ClosedJaxpr, Jaxpr))
+
+
 def _meaning(jaxpr: Jaxpr) -> tuple:
     """Its operations, with variables numbered as they come."""
     numbers = {}
@@ -81,7 +96,7 @@ def _meaning(jaxpr: Jaxpr) -> tuple:
 
 def _value(name: str, value: Any) -> Any:
     """A parameter of an operation."""
-    if isinstance(value, (ClosedJaxpr, Jaxpr)):
+    if _is_program(value):
         inner: Any = getattr(value, "jaxpr", value)
         constants = tuple(map(id, getattr(value, "consts", ())))  # the program keeps them
         return _meaning(inner), constants

@@ -1167,3 +1167,71 @@ def test_refuses_the_same_where_no_number_is_known():
 def test_an_error_of_f_is_its_own():
     with pytest.raises(ZeroDivisionError):
         nonlinear_scan(lambda h, x: 1 // 0, h0, xs)
+
+
+# Programs that look alike.
+
+
+def with_rule(scale):
+    """tanh, with a derivative of its own that mixes the numbers of a state."""
+
+    @jax.custom_jvp
+    def f(h):
+        return jnp.tanh(h)
+
+    @f.defjvp
+    def rule(primals, tangents):
+        return f(*primals), scale * jnp.flip(tangents[0])
+
+    return f
+
+
+def test_a_rule_of_its_own_is_part_of_a_program():
+    h = jax.ShapeDtypeStruct((4,), jnp.float32)
+
+    def step(scale):
+        f = with_rule(scale)
+        return traced(lambda h, x: f(h) + x, h, h)[0]
+
+    assert step(0.5) == step(0.5)
+    assert step(0.5) != step(0.25)
+
+
+def test_derivatives_go_by_the_rule_not_by_what_it_belongs_to():
+    f, xs = with_rule(0.5), jnp.zeros((3, 4))
+
+    def plain(h0):
+        return jax.lax.scan(lambda h, x: (f(h) + x,) * 2, h0, xs)[1]
+
+    def ours(h0):
+        return nonlinear_scan(lambda h, x: f(h) + x, h0, xs)[0]
+
+    given = jnp.zeros(4), jnp.arange(4.0)
+    for got, want in zip(*(jax.jvp(s, given[:1], given[1:]) for s in (ours, plain)), strict=True):
+        np.testing.assert_allclose(got, want)
+
+
+def test_how_numbers_are_drawn_is_part_of_a_program():
+    """Same operations, another context."""
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def states(partitionable):
+        def f(h, key):
+            with jax.threefry_partitionable(partitionable):
+                return 0.5 * h + jax.random.normal(key, (4,))
+
+        want = jax.lax.scan(lambda h, key: (f(h, key),) * 2, jnp.zeros(4), keys)[1]
+        np.testing.assert_allclose(nonlinear_scan(f, jnp.zeros(4), keys)[0], want, rtol=1e-6)
+        return want
+
+    assert not np.allclose(states(True), states(False))
+
+
+def test_a_part_without_a_forward_derivative_is_named():
+    @jax.custom_vjp
+    def f(h):
+        return h
+
+    f.defvjp(lambda h: (h, None), lambda _, g: (g,))
+    with pytest.raises(TypeError, match=r"f: needs a derivative in forward mode.*custom_jvp"):
+        nonlinear_scan(lambda h, x: f(h) + x, jnp.zeros(2), jnp.ones((3, 2)))
