@@ -110,14 +110,19 @@ def direction(reverse) -> bool:
     return bool(reverse)
 
 
+def integer(name: str, x) -> int:
+    """x as an integer that is known when tracing."""
+    try:
+        if isinstance(x, bool):
+            raise TypeError
+        return operator.index(x)
+    except TypeError as fault:
+        raise TypeError(f"{name}: got {x!r}, expected an integer{_static(x)}") from fault
+
+
 def time_axis(axis, b_shape, *, trailing: int) -> int:
     """`axis` as a non-negative position among the axes of b that may be time."""
-    try:
-        if isinstance(axis, bool):
-            raise TypeError
-        axis = operator.index(axis)
-    except TypeError as fault:
-        raise TypeError(f"axis: got {axis!r}, expected an integer{_static(axis)}") from fault
+    axis = integer("axis", axis)
     rank = len(b_shape)
     position = axis + rank if axis < 0 else axis
     if not 0 <= position < rank - trailing:

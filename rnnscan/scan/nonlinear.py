@@ -1,6 +1,5 @@
 """`nonlinear_scan`: h_t = f(h_{t-1}, x_t), for any f."""
 
-import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -106,9 +105,9 @@ def nonlinear_scan(
     explicit axes needs `jax.shard_map` or `jax.sharding.auto_axes` around the call.
 
     Source: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence length"
-    (equations 3 to 6); Gonzalez et al. 2024, "Towards scalable and stable parallelization of
-    nonlinear RNNs"; Bellen & Zennaro 1989, "Parallel algorithms for initial-value problems for
-    difference and differential equations" (chunks).
+    (arXiv 2309.12252); Gonzalez et al. 2024, "Towards scalable and stable parallelization of
+    nonlinear RNNs" (arXiv 2407.19115); Bellen & Zennaro 1989, "Parallel algorithms for
+    initial-value problems for difference and differential equations" (chunks).
 
     Example: a tanh RNN, and its gradient.
 
@@ -235,19 +234,15 @@ def _checked(f, given: tuple, options: tuple) -> tuple[Spec, NonlinearOperands]:
 def _traced(f, h0, x):
     """f as a program; a number of Python in h0 takes the dtype that f gives it."""
 
-    def abstract(leaf):
-        return jax.typeof(leaf)
-
-    new = jax.make_jaxpr(f, return_shape=True)(jax.tree.map(abstract, h0), x)[1]
-    if jax.tree.structure(new) == jax.tree.structure(h0):
-        h0 = jax.tree.map(lambda h, n: h.astype(n.dtype) if _is_weak(h) else h, h0, new)
-    avals = jax.tree.map(lambda h: abstract(h).update(weak_type=False), h0)
+    avals = jax.tree.map(jax.typeof, h0)
+    if any(aval.weak_type for aval in jax.tree.leaves(avals)):
+        new = jax.make_jaxpr(f, return_shape=True)(avals, x)[1]
+        if jax.tree.structure(new) == jax.tree.structure(h0):
+            dtypes = jax.tree.map(lambda a, n: n.dtype if a.weak_type else a.dtype, avals, new)
+            h0 = jax.tree.map(lambda h, dtype: h.astype(dtype), h0, dtypes)
+        avals = jax.tree.map(lambda h: jax.typeof(h).update(weak_type=False), h0)
     step, params = traced(f, avals, x)
     return h0, step, params
-
-
-def _is_weak(h) -> bool:
-    return jax.typeof(h).weak_type
 
 
 def _vary_alike(tree):
@@ -275,12 +270,7 @@ def _tolerance(tol) -> float:
 def _most(max_iterations) -> int | None:
     if max_iterations is None:
         return None
-    try:
-        if isinstance(max_iterations, bool):
-            raise TypeError
-        count = operator.index(max_iterations)
-    except TypeError as fault:
-        raise TypeError(f"max_iterations: got {max_iterations!r}, expected an integer") from fault
+    count = arguments.integer("max_iterations", max_iterations)
     if count < 1:
         raise ValueError(f"max_iterations: got {count}, expected 1 or more")
     return count
@@ -308,12 +298,7 @@ def _time_first(xs, axis) -> tuple[Any, int, int]:
         raise ValueError(
             "xs: has no arrays, so there is no T; for an f without inputs give jnp.zeros(T)"
         )
-    try:
-        if isinstance(axis, bool):
-            raise TypeError
-        axis = operator.index(axis)
-    except TypeError as fault:
-        raise TypeError(f"axis: got {axis!r}, expected an integer") from fault
+    axis = arguments.integer("axis", axis)
     lengths = {}
     for path, leaf in leaves:
         name = f"xs{keystr(path)}"

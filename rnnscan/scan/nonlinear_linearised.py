@@ -1,4 +1,4 @@
-"""The recurrence linearised about a trajectory: d_t = J_t d_{t-1} + drive_t, by a parallel scan.
+"""The recurrence linearised about a trajectory: d_t = J_t d_{t-1} + drive_t.
 
 J_t = df/dh at h_{t-1}, as N blocks L x L a step: `linear_scan` where L = 1, else `matrix_scan`. It
 is what a Newton iteration solves, what tangents obey, and how far a rounding is carried.
@@ -128,14 +128,10 @@ def carried_by_steps(
     """The same one step after another, by tangents of f: no Jacobian is formed."""
     before = problem.before(h, operands.h0, operands.reset)
 
-    def pushed(params, at, x):
-        h, d = at
-        return problem.step.pushed(params, h, d, x)[1]
-
     @partial(jax.checkpoint, prevent_cse=False)
     def body(d, over_time):
         before, x, reset, drive = over_time
-        d = problem.side_by_side(pushed)(operands.params, (before, d), x)
+        _, d = problem.side_by_side(problem.step.pushed)(operands.params, (before, d), x)
         d = drive + (d if reset is None else forgotten(reset[:, None], d))
         return d, d
 

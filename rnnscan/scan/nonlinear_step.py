@@ -64,8 +64,9 @@ class Step:
         columns = columns.reshape((*columns.shape[:-2], parts, parts, places))
         return jnp.moveaxis(columns, (-1, -2, -3), (-3, -2, -1))
 
-    def pushed(self, params: Params, h: jax.Array, d: jax.Array, x: Inputs):
-        """f, and what tangents (K, D) of h become."""
+    def pushed(self, params: Params, at: tuple[jax.Array, jax.Array], x: Inputs):
+        """f at a state h, and what tangents d (K, D) of it become, from (h, d)."""
+        h, d = at
 
         def tangent(d):
             return jax.jvp(lambda h: self(params, h, x), (h,), (d,))
@@ -74,7 +75,7 @@ class Step:
 
     def jacobian(self, params: Params, h: jax.Array, x: Inputs) -> jax.Array:
         """df/dh at one state, (N, L, L), from L tangents at once."""
-        return self.blocks(self.pushed(params, h, self.basis, x)[1])
+        return self.blocks(self.pushed(params, (h, self.basis), x)[1])
 
     def diagonal(self, params: Params, h: jax.Array, x: Inputs) -> jax.Array:
         """The diagonal of df/dh, (D,), from L tangents one after another."""

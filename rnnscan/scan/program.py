@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 
 class Program:
-    """A jaxpr without constants.
+    """A jaxpr without constants (jitted functions within it keep theirs).
 
     `derivative`: its tangent, traced, which says what a jaxpr does not say of itself: the rules of
     parts that have a derivative of their own.

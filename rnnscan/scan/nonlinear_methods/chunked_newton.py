@@ -95,14 +95,10 @@ def _spread(
     moves = _chunks_first(_moves(problem, last.memory))
     d = jnp.concatenate([lax.full_like(operands.h0, 0)[None], moves])
 
-    def pushed(params, at, x):
-        h, d = at
-        return problem.step.pushed(params, h, d, x)
-
     def body(d, over_time):
         (before, h), (x, reset) = over_time
         at = before, forgotten(reset, d)[:, :, None]
-        f, moved = problem.everywhere(pushed)(operands.params, at, x)
+        f, moved = problem.everywhere(problem.step.pushed)(operands.params, at, x)
         new = f + moved[:, :, 0]
         return new - h, new
 
@@ -138,16 +134,13 @@ def _run(
     """All chunks from their first states z (B, K, D): the trajectory, and what is remembered."""
     step = problem.step
 
-    def pushed(params, at, x):
-        h, d = at
-        return step.pushed(params, h, d, x)
-
     def body(carry, over_time):
         state, columns = carry
         x, reset = over_time
         state = forgotten(reset, state)
         columns = forgotten(None if reset is None else reset[..., None], columns)
-        state, columns = problem.everywhere(pushed)(operands.params, (state, columns), x)
+        at = state, columns
+        state, columns = problem.everywhere(step.pushed)(operands.params, at, x)
         return (state, columns), state
 
     first = _chunks_first(z)

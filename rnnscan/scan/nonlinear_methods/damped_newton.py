@@ -9,8 +9,8 @@ is worse. Such a step is accepted, and s grows; any other is undone, and s shrin
 h <- f(h) is taken as it is: one state more is right then.
 
 Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs",
-section 4.2 (ELK; damping by a scale), with the merit and the trust region of Nocedal & Wright 2006,
-algorithm 4.1.
+arXiv 2407.19115 (ELK), here with a scale for its trust region, which grows and shrinks as in
+Nocedal & Wright 2006, algorithm 4.1.
 """
 
 import jax

@@ -11,8 +11,8 @@ where errors shrink along the trajectory (a negative Lyapunov exponent), up to T
 Work of an iteration: L tangents of f a step and the scan; memory T D L numbers.
 
 Source: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence length"
-(DEER), equations 3 to 6; Gonzalez et al. 2024, "Towards scalable and stable parallelization of
-nonlinear RNNs", section 3.
+(DEER, arXiv 2309.12252); Gonzalez et al. 2024, "Towards scalable and stable parallelization of
+nonlinear RNNs" (arXiv 2407.19115), for the bound of T iterations.
 """
 
 import jax

@@ -10,7 +10,7 @@ by the same part each time, so that what is left when it ends is all of one sign
 by the true Jacobians, in stretches of time, takes it away.
 
 Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs",
-section 4.1.
+arXiv 2407.19115 (quasi-DEER).
 """
 
 import jax.numpy as jnp
