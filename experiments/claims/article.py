@@ -19,7 +19,7 @@ CLAIMS = {
     4: Claim("a plain RNN forgets within a dozen steps", ("gradient_decay",)),
     5: Claim("step t waits for step t-1: the machine idles", ("wallclock",)),
     6: Claim("a linear RNN has a closed form, all steps at once", ("closed_form",)),
-    7: Claim("with tanh, serial evaluation is unavoidable", ()),
+    7: Claim("with tanh, serial evaluation is unavoidable", ("nonlinear_parallel",)),
     8: Claim("Mamba returns to linear recurrence, in parallel", ("wallclock",)),
     9: Claim("attention reaches further inside its window", ("recall",)),
     10: Claim("training and inference cost differently", ("training_and_inference",)),

@@ -19,6 +19,7 @@ from experiments.harness import composite, registry
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.config import ConfigError, merge, read, validate
 from experiments.harness.experiment import Point, Record, Summary, Table, Verdict
+from experiments.nonlinear_parallel import experiment as nonlinear_parallel
 from experiments.parameter_sharing import experiment as parameter_sharing
 from experiments.recall import experiment as recall
 from experiments.torch_example import experiment as torch_example
@@ -36,6 +37,7 @@ PARTS: dict[str, Any] = {
     "gradient_decay": gradient_decay,
     "wallclock": wallclock,
     "closed_form": closed_form,
+    "nonlinear_parallel": nonlinear_parallel,
     "training_and_inference": training_and_inference,
     "digits": digits,
     "recall": recall,
@@ -57,6 +59,7 @@ class Config(BaseConfig):
     gradient_decay: gradient_decay.Config
     wallclock: wallclock.Config
     closed_form: closed_form.Config
+    nonlinear_parallel: nonlinear_parallel.Config
     training_and_inference: training_and_inference.Config
     digits: digits.Config
     recall: recall.Config

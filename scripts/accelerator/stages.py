@@ -111,12 +111,13 @@ STAGES = (
     check(
         "sanitizer",
         "the kernels at ragged sizes, under compute-sanitizer",
-        30,
+        20,
         "tests.gpu.sanitized",
         under=("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9"),
     ),
-    measurement("wallclock", "training over a long sequence, beside cuDNN", 70, 1),
-    gpu_tests(40),
-    measurement("wallclock", "more layers", 50, 0, name="layers", config="gpu_short"),
+    measurement("wallclock", "training over a long sequence, beside cuDNN", 60, 1),
+    measurement("nonlinear_parallel", "a tanh RNN by Newton, beside the loop", 45, 0),
+    gpu_tests(35),
+    measurement("wallclock", "more layers", 30, 0, name="layers", config="gpu_short"),
     measurement("gradient_decay", "how far back gradients reach", 15, 1),
 )

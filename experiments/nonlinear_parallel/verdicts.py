@@ -1,0 +1,304 @@
+"""What the records say of claim 7, of the fewest iterations, of training and of the theory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.harness.experiment import Outcome, Record, Verdict
+from experiments.harness.figures import short_count
+from experiments.nonlinear_parallel import records as kept
+from experiments.nonlinear_parallel.prediction import WITHIN, Compared, compared
+from experiments.nonlinear_parallel.records import ROUNDING, forgets, grows, stretched
+from experiments.nonlinear_parallel.training import WAYS
+
+FEW = 1 / 4  # of the steps
+TRAINED = 50  # steps over which losses are compared
+_ENOUGH = 5  # recurrences for a verdict on the theory
+
+
+def claim(records: Sequence[Record]) -> Verdict:
+    """Claim 7."""
+    tried = kept.newton(records)
+    if flaw := _flaw(records, tried):
+        return _settled("open", flaw)
+    quiet, wild = [r for r in tried if forgets(r)], [r for r in tried if grows(r)]
+    if not quiet:
+        return _settled(
+            "open", f"No recurrence with an exponent below -{kept.CLEAR:g} was measured."
+        )
+    if wrong := _wrong(records, tried):
+        return _settled("confirmed", wrong)
+    best, cost = _best(records, quiet)
+    if not wild:
+        text = f"{best} Only recurrences that forget were measured. {cost}"
+        return _settled("refuted", text, _value(quiet))
+    lost = [r for r in wild if not r["converged"]]
+    slow = [r for r in wild if r["converged"] and r["iterations"] >= FEW * r["point"]["length"]]
+    if len(lost) + len(slow) < len(wild):
+        easy = next(r for r in wild if r not in lost and r not in slow)
+        text = f"{best} Where errors grow too: {_count(easy)}. {cost}"
+        return _settled("refuted", text, _value(quiet))
+    text = f"{best} {_where_not(tried, lost, slow)} {cost}"
+    return _settled("refined", text, _value(quiet))
+
+
+def fewest(records: Sequence[Record]) -> Verdict | None:
+    """Whether K*(T) grows."""
+    found = kept.of_part(records, "fewest")
+    if not found:
+        return None
+    name = "K*(T), the fewest iterations within 1e-4, does not grow with T"
+    series = fewest_series(found)
+    lengths = sorted({r["point"]["length"] for r in found})
+    if len(lengths) < 2 or len({r["point"]["seed"] for r in found}) < 2:
+        return Verdict(name, "open", "Needs two lengths and two seeds.")
+    if not all(np.isfinite(r["exponent"]) and np.isfinite(r["errors"][0]) for r in found):
+        return Verdict(name, "open", "The records hold numbers that are none.")
+    if any(set(rows) != set(lengths) for rows in series.values()):
+        return Verdict(name, "open", "Some lengths were not measured yet.")
+    first, last = lengths[0], lengths[-1]
+    ends = {title: (rows[first], rows[last]) for title, rows in series.items()}
+    flat = [title for title, (low, high) in ends.items() if high <= low + 1]
+    said = "; ".join(
+        f"{title} {_number(low)} to {_number(high)}" for title, (low, high) in ends.items()
+    )
+    text = (
+        f"From T = {short_count(first)} to {short_count(last)}: {said} (medians). "
+        f"{len(flat)} of {len(ends)} grow by one iteration at most."
+    )
+    outcome: Outcome = "confirmed" if len(flat) == len(ends) else "refined" if flat else "refuted"
+    return Verdict(name, outcome, text, value=f"{len(flat)} of {len(ends)} flat")
+
+
+def fewest_series(found: Sequence[Record]) -> dict[str, dict[int, float]]:
+    """Median over seeds by length, for each recurrence; inf where the most was not enough."""
+    series: dict[str, dict[int, list[float]]] = {}
+    for record in found:
+        point = record["point"]
+        title = record["title"]
+        if point["cell"] == "rnn":
+            title = f"{title}, g = {point['gain']:g}"
+        counts = series.setdefault(title, {}).setdefault(point["length"], [])
+        counts.append(float("inf") if record["fewest"] is None else record["fewest"])
+    return {
+        title: {length: float(np.median(counts)) for length, counts in sorted(rows.items())}
+        for title, rows in series.items()
+    }
+
+
+def training(records: Sequence[Record]) -> Verdict | None:
+    """Whether training by Newton is training step by step, to rounding."""
+    found = kept.of_part(records, "training")
+    if not found:
+        return None
+    name = "training with Newton's iteration is training step by step, to rounding"
+    truth, loop, newton = (losses(found, way) for way in WAYS)
+    if not (truth and truth.keys() == loop.keys() == newton.keys()):
+        return Verdict(name, "open", "Needs the three ways of every seed.")
+    if len(truth) < 2:
+        return Verdict(name, "open", "Needs two seeds.")
+    every = [curve for way in (truth, loop, newton) for curve in way.values()]
+    if not all(np.isfinite(curve).all() for curve in every):
+        return Verdict(name, "open", "The losses hold numbers that are none.")
+    steps = min(TRAINED, min(map(len, every)))
+    own, other = (
+        max(np.max(np.abs(way[seed] - truth[seed])[:steps]) for seed in truth)
+        for way in (loop, newton)
+    )
+    largest = max(np.max(np.abs(curve)) for curve in truth.values())
+    mine = [r for r in found if r["point"]["way"] == WAYS[2]]
+    settled = np.mean([np.mean(r["converged"]) for r in mine])
+    most = max(np.max(r["iterations"]) for r in mine)
+    text = (
+        f"Over {steps} steps and {len(truth)} seeds losses by Newton stay within {other:.1e} of "
+        f"float64, those step by step within {own:.1e}; {100 * settled:.0f} % of the evaluations "
+        f"converged, in at most {most:.0f} iterations for {mine[0]['length']} steps of time."
+    )
+    within = other <= 2 * own + 8 * ROUNDING * largest
+    outcome: Outcome = "confirmed" if within and settled == 1 else "refuted"
+    if within and settled < 1:
+        outcome = "refined"
+    return Verdict(name, outcome, text, value=f"{other:.1e} against {own:.1e}")
+
+
+def losses(found: Sequence[Record], way: str) -> dict[int, np.ndarray]:
+    """By seed."""
+    return {
+        r["point"]["seed"]: np.asarray(r["losses"], np.float64)
+        for r in found
+        if r["point"]["way"] == way
+    }
+
+
+def prediction(records: Sequence[Record]) -> Verdict | None:
+    """Whether the mean field says how many iterations there are."""
+    found = compared(records)
+    if not kept.newton(records):
+        return None
+    name = "the mean field predicts Newton's iterations, with nothing fitted"
+    if not found:
+        return Verdict(name, "open", "No prediction of these recurrences exists yet.")
+    if len(found) < _ENOUGH:
+        return Verdict(name, "open", f"Needs {_ENOUGH} recurrences; there are {len(found)}.")
+    share = right_share(found)
+    counted = [it for it in found if np.isfinite(it.measured)]
+    text = (
+        f"{100 * share:.0f} % of {len(found)} recurrences are predicted within {WITHIN:g} times, "
+        f"or predicted not to converge and do not; {len(counted)} of them converged."
+    )
+    outcome: Outcome = "confirmed" if share >= 0.9 else "refined" if share >= 0.5 else "refuted"
+    return Verdict(name, outcome, text, value=f"{100 * share:.0f} %")
+
+
+def right_share(found: Sequence[Compared]) -> float:
+    return float(np.mean([it.right for it in found]))
+
+
+def _flaw(records: Sequence[Record], tried: Sequence[Record]) -> str:
+    """Why no verdict follows; empty where one does."""
+    if not tried:
+        return "Newton's iteration was not measured yet."
+    for r in tried:
+        numbers = [r.get(key) for key in ("exponent", "overshoot", "sequential_error", "largest")]
+        numbers += [r.get("iterations")]
+        numbers += [r.get("error")] if r.get("converged") else []
+        if any(number is None or np.isnan(number) for number in numbers):
+            return f"The records hold numbers that are none, at {_place(r)}."
+    seeds = {r["point"]["seed"] for r in kept.methods(records)}
+    if len(seeds) < 2:
+        return "Only one seed was measured."
+    for r in kept.methods(records):
+        samples = np.asarray(r.get("seconds", ()), np.float64)
+        if not np.all(samples > 0):
+            return f"A time is not above zero, at {_place(r)}."
+    for group, ratios in kept.slowdown(records).items():
+        if min(ratios) < 0.5 and max(ratios) > 2:
+            place = f"T = {short_count(group[-1])}, D = {group[1]}, gain {group[2]:g}"
+            return (
+                f"Times contradict each other, at {place}: {min(ratios):.2g} to {max(ratios):.2g} "
+                "times as long as step by step, by the seed."
+            )
+    return ""
+
+
+def _wrong(records: Sequence[Record], tried: Sequence[Record]) -> str:
+    """What speaks for the claim: no convergence where errors shrink, or none that is right."""
+    for r in tried:
+        if forgets(r) and not r["converged"]:
+            return (
+                f"Newton's iteration did not converge at {_place(r)}, exponent "
+                f"{r['exponent']:.2f}, in {r['iterations']} iterations."
+            )
+        if r["converged"] and not r["error"] <= r.get("error_bound", float("inf")):
+            return (
+                f"Newton's iteration says that it converged at {_place(r)} and is off by "
+                f"{r['error']:.1e}, above its bound of {r['error_bound']:.1e}."
+            )
+        if forgets(r) and r["iterations"] > FEW * r["point"]["length"] and _long(r):
+            return (
+                f"Newton's iteration took {r['iterations']} iterations at {_place(r)}, exponent "
+                f"{r['exponent']:.2f}."
+            )
+    # Seeds together: the largest error of one trajectory is a matter of luck.
+    for rows in kept.groups(r for r in kept.methods(records) if r in tried).values():
+        if not all(map(forgets, rows)):
+            continue
+        error = max(r["error"] for r in rows)
+        own = max(r["sequential_error"] for r in rows)
+        limit = 2 * own + 4 * ROUNDING * max(r["largest"] for r in rows)
+        if error > limit:
+            return (
+                f"Newton's iteration is off by {error:.1e} at {_place(rows[0])}, step by step by "
+                f"{own:.1e}."
+            )
+    return ""
+
+
+def _long(record: Record) -> bool:
+    """Whether T is large beside the logarithm of it."""
+    return record["point"]["length"] >= 256
+
+
+def _best(records: Sequence[Record], quiet: Sequence[Record]) -> tuple[str, str]:
+    """What was found at the longest length where errors shrink, and what it costs in time."""
+    mine = [r for r in quiet if r["point"]["part"] == "methods"] or list(quiet)
+    length = max(r["point"]["length"] for r in mine)
+    longest = [r for r in mine if r["point"]["length"] == length]
+    rows = max(kept.groups(longest).values(), key=lambda rows: kept.median(rows, "exponent"))
+    error, own = (max(r[key] for r in rows) for key in ("error", "sequential_error"))
+    text = (
+        f"{_times(kept.median(rows, 'iterations'))} in place of {length:,} steps at exponent "
+        f"{kept.median(rows, 'exponent'):.2f} (medians of {len(rows)} seeds), off by at most "
+        f"{error:.1e} from float64, step by step by {own:.1e}; all {len(quiet)} recurrences that "
+        "forget converged, to rounding."
+    )
+    ratios = kept.slowdown(records)
+    quiet_groups = {kept.recurrence(r) for r in quiet}
+    known = {group: np.median(values) for group, values in ratios.items() if group in quiet_groups}
+    if not known:
+        return text, "It was not timed."
+    group = min(known, key=lambda group: known[group])
+    ratio = known[group]
+    pace = f"{1 / ratio:.2g}x faster" if ratio < 1 else f"{ratio:.2g}x slower"
+    place = f"T = {short_count(group[-1])}, D = {group[1]}"
+    return text, f"In time, at best, it is {pace} than step by step on this device ({place})."
+
+
+def _where_not(tried: Sequence[Record], lost: Sequence[Record], slow: Sequence[Record]) -> str:
+    """Where errors grow."""
+    parts = []
+    if lost:
+        length = max(r["point"]["length"] for r in lost)
+        parts.append(
+            f"{len(lost)} did not converge in {max(r['iterations'] for r in lost)} iterations "
+            f"(T up to {short_count(length)}), and said so"
+        )
+    if slow:
+        parts.append(
+            f"{len(slow)} did in {min(r['iterations'] for r in slow)} to "
+            f"{max(r['iterations'] for r in slow)} iterations for "
+            f"{min(r['point']['length'] for r in slow)} steps or more"
+        )
+    text = f"Where errors grow (exponent above {kept.CLEAR:g}) {', '.join(parts)}."
+    between = [r for r in tried if stretched(r) and not r["converged"]]
+    if between:
+        worst = min(between, key=lambda r: r["exponent"])
+        text += (
+            f" A negative exponent alone is not enough: at {worst['exponent']:.2f} it gave up "
+            f"where a distance grows {np.exp(worst['overshoot']):.0e} times along one stretch."
+        )
+    return text
+
+
+def _count(record: Record) -> str:
+    return f"{_times(record['iterations'])} at {_place(record)}, exponent {record['exponent']:.2f}"
+
+
+def _times(count: float) -> str:
+    return f"{count:g} iteration{'s' if count != 1 else ''}"
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if np.isfinite(value) else "more than tried"
+
+
+def _place(record: Record) -> str:
+    point = record["point"]
+    return (
+        f"T = {short_count(point['length'])}, D = {point['width']}, gain {point['gain']:g}, "
+        f"seed {point['seed']}"
+    )
+
+
+def _value(quiet: Sequence[Record]) -> str:
+    length = max(r["point"]["length"] for r in quiet)
+    rows = [r for r in quiet if r["point"]["length"] == length]
+    counts = [r["iterations"] for r in rows]
+    low, high = min(counts), max(counts)
+    return f"{low} to {high} iterations for {length:,} steps"
+
+
+def _settled(outcome: Outcome, text: str, value: str = "") -> Verdict:
+    return Verdict("with tanh, serial evaluation is unavoidable", outcome, text, 7, value)
