@@ -89,7 +89,7 @@ def _given(config: Training, seed: int) -> tuple[Any, tuple[np.ndarray, np.ndarr
 
 
 @functools.cache
-def _program(method: str, config: Training, wide: bool) -> tuple[Any, float]:
+def _program(method: str, config: Any, wide: bool) -> tuple[Any, float]:
     """All steps in one loop: (model, x, y) -> losses, converged, iterations. Compiled once."""
     optimiser = optax.adam(config.learning_rate)
 
@@ -102,7 +102,8 @@ def _program(method: str, config: Training, wide: bool) -> tuple[Any, float]:
     def step(carry: Any, batch: Any) -> Any:
         model, memory = carry
         (value, found), slope = jax.value_and_grad(loss, has_aux=True)(model, *batch)
-        change, memory = optimiser.update(slope, memory, model)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+            change, memory = optimiser.update(slope, memory)
         return (optax.apply_updates(model, change), memory), (value, *found)
 
     def run(model: Model, x: jax.Array, y: jax.Array) -> Any:
