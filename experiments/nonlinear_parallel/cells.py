@@ -44,8 +44,8 @@ class Cell:
     inputs: Callable[[int], int]
 
     def zeros(self, width: int) -> State:
-        leaves = tuple(np.zeros(shape, np.float32) for shape in self.shapes(width))
-        return leaves if len(leaves) > 1 else leaves[0]
+        leaves = [np.zeros(shape, np.float32) for shape in self.shapes(width)]
+        return tuple(leaves) if len(leaves) > 1 else leaves[0]
 
 
 def tanh_rnn(params: Params, h: jax.Array, x: jax.Array) -> jax.Array:

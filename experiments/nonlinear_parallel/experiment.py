@@ -27,43 +27,50 @@ CellName = Literal["rnn", "gru", "lstm", "matrix"]
 MethodName = Literal["sequential", "newton", "quasi_newton", "chunked_newton", "damped_newton"]
 
 
-class _Sized(BaseConfig):
-    @model_validator(mode="after")
-    def _rows(self) -> _Sized:
-        if getattr(self, "cell", "") == "matrix" and self.width % ROWS:
-            raise ValueError(f"width of a matrix state should be a multiple of {ROWS}")
-        return self
+def _rows(cell: str, width: int) -> None:
+    if cell == "matrix" and width % ROWS:
+        raise ValueError(f"width of a matrix state should be a multiple of {ROWS}")
 
 
-class Case(_Sized):
+class Case(BaseConfig):
     """Recurrences of one shape, on which methods are compared."""
 
     cell: CellName = "rnn"
     length: int = Field(gt=1)
     width: int = Field(gt=0)
-    gains: tuple[float, ...] = Field((1.0,), min_length=1)
-    input_scale: float = Field(0.5, gt=0)
-    seeds: int = Field(3, gt=0)
-    methods: tuple[MethodName, ...] = Field(METHODS, min_length=1)
+    gains: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    input_scale: float = Field(default=0.5, gt=0)
+    seeds: int = Field(default=3, gt=0)
+    methods: tuple[MethodName, ...] = Field(default=METHODS, min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Case:
+        _rows(self.cell, self.width)
+        return self
 
 
 class Phase(BaseConfig):
     """A grid of gains and input scales, of tanh RNNs of one shape; empty gains leave it out."""
 
-    length: int = Field(1024, gt=1)
-    width: int = Field(32, gt=0)
+    length: int = Field(default=1024, gt=1)
+    width: int = Field(default=32, gt=0)
     gains: tuple[float, ...] = ()
     input_scales: tuple[float, ...] = (0.5,)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
-class Series(_Sized):
+class Series(BaseConfig):
     """A recurrence whose fewest iterations are counted at every length."""
 
     cell: CellName
     width: int = Field(gt=0)
-    gain: float = Field(1.0, ge=0)
-    input_scale: float = Field(1.0, gt=0)
+    gain: float = Field(default=1.0, ge=0)
+    input_scale: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Series:
+        _rows(self.cell, self.width)
+        return self
 
 
 class Fewest(BaseConfig):
@@ -71,9 +78,9 @@ class Fewest(BaseConfig):
 
     series: tuple[Series, ...] = ()
     lengths: tuple[int, ...] = (64, 512, 4096)
-    seeds: int = Field(3, gt=0)
-    near: float = Field(1e-4, gt=0, description="largest distance from the loop's states")
-    most: int = Field(64, gt=0)
+    seeds: int = Field(default=3, gt=0)
+    near: float = Field(default=1e-4, gt=0, description="largest distance from the loop's states")
+    most: int = Field(default=64, gt=0)
 
 
 class Config(BaseConfig):
@@ -83,10 +90,10 @@ class Config(BaseConfig):
     phase: Phase = Phase()
     fewest: Fewest = Fewest()
     training: Training | None = None
-    max_iterations: int = Field(64, gt=0, description="after which a method gives up")
-    rounds: int = Field(3, ge=3, description="samples of each contender, taken in turns")
-    sample_seconds: float = Field(1e-3, gt=0)
-    budget_seconds: float = Field(0.05, gt=0)
+    max_iterations: int = Field(default=64, gt=0, description="after which a method gives up")
+    rounds: int = Field(default=3, ge=3, description="samples of each contender, taken in turns")
+    sample_seconds: float = Field(default=1e-3, gt=0)
+    budget_seconds: float = Field(default=0.05, gt=0)
 
 
 def plan(config: Config) -> list[Point]:

@@ -32,7 +32,8 @@ def phase(records: Sequence[Record]) -> Figure | None:
     counts = np.array(
         [[r["iterations"] if r["converged"] else np.nan for r in row] for row in grid]
     )
-    norm = LogNorm(1, max(float(np.nanmax(counts, initial=2.0)), 2.0))
+    most = max(float(np.nanmax(counts, initial=2.0)), 2.0)
+    norm = LogNorm(1, most)
     mesh = axes.imshow(counts, origin="lower", aspect="auto", cmap="viridis_r", norm=norm)
     for (row, column), count in np.ndenumerate(counts):
         if np.isnan(count):
@@ -60,6 +61,7 @@ def phase(records: Sequence[Record]) -> Figure | None:
             )
     bar = figure.colorbar(mesh, ax=axes, format=lambda value, _: f"{value:g}", pad=0.02)
     bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.set_ticks([n for n in (1, 2, 5, 10, 20, 50, 100) if n <= most])
     bar.set_label("Newton's iterations")
     _exponents(axes, gains, scales, grid)
     _span(axes, grid)

@@ -18,13 +18,14 @@ from experiments.nonlinear_parallel.programs import NEWTON, PLAIN
 from experiments.nonlinear_parallel.training import WAYS
 from experiments.nonlinear_parallel.verdicts import fewest_series, losses
 
+# Marks lie on each other: the lower ones look out from under the upper ones.
 STYLES: dict[str, dict[str, Any]] = {
-    "newton": {"color": colours.BLUE, "marker": "o"},
-    "quasi_newton": {"color": colours.ORANGE, "marker": "v"},
-    "chunked_newton": {"color": colours.GREEN, "marker": "s"},
-    "damped_newton": {"color": colours.PINK, "marker": "D"},
+    "damped_newton": {"color": colours.PINK, "marker": "D", "markersize": 8},
+    "quasi_newton": {"color": colours.ORANGE, "marker": "v", "markersize": 7},
+    "chunked_newton": {"color": colours.GREEN, "marker": "s", "markersize": 6},
+    "newton": {"color": colours.BLUE, "marker": "o", "markersize": 5},
 }
-_LOOP = {"color": colours.GREY, "marker": "X"}
+_LOOP = {"color": colours.GREY, "marker": "X", "markersize": 11}
 _ROW = (
     {"color": colours.BLUE, "marker": "o", "linestyle": "-"},
     {"color": colours.ORANGE, "marker": "v", "linestyle": (0, (5, 2))},
@@ -64,11 +65,12 @@ def fewest(records: Sequence[Record]) -> Figure | None:
         return None
     figure, ((axes,),) = figures.new_figure(size=(7.2, 4.4))
     lengths = {r["point"]["length"] for r in found}
+    size = 12.0
     for style, (title, rows) in zip(_cycle(), fewest_series(found).items(), strict=False):
-        axes.plot(list(rows), list(rows.values()), label=title, markeredgecolor="white", **style)
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_ylim(1, None)
+        look = {**style, "markersize": size, "markeredgecolor": "white"}
+        axes.plot(list(rows), list(rows.values()), label=title, **look)
+        size = max(size - 2.0, 5.0)  # lines lie on each other: the lower ones look out
+    axes.set_ylim(0, None)
     axes.set_ylabel("K*, Newton's iterations")
     figures.length_axis(axes, lengths)
     figures.legend_below(figure)
@@ -126,31 +128,29 @@ def training(records: Sequence[Record]) -> Figure | None:
     figure, (panels,) = figures.new_figure(1, 3, size=(13.2, 4.2))
     for seed, curve in truth.items():
         steps = np.arange(1, len(curve) + 1)
-        first = seed == min(truth)
-        panels[0].plot(
-            steps,
-            _smooth(curve),
-            color=colours.GREY,
-            linewidth=3.5,
-            alpha=0.6,
-            label="step by step, float64" if first else None,
-        )
-        for curves, color, line, label in (
-            (loop, colours.ORANGE, (0, (4, 2)), "step by step, float32"),
-            (newton, colours.BLUE, "-", "newton, float32"),
-        ):
-            if seed in curves:
-                style = {"color": color, "linestyle": line, "linewidth": 1.2}
-                name = label if first else None
-                panels[0].plot(steps, _smooth(curves[seed]), label=name, **style)
-                apart = np.maximum(np.abs(curves[seed] - curve), 1e-9)
-                panels[1].plot(steps, apart, **style)
+        named = seed == min(truth)
+        wide = {"color": colours.GREY, "linewidth": 4, "alpha": 0.5}
+        label = "step by step, float64" if named else None
+        panels[0].plot(steps, _smooth(curve), label=label, **wide)
+        if seed in newton:
+            label = "newton, float32" if named else None
+            thin = {"color": colours.BLUE, "linewidth": 1.2}
+            panels[0].plot(steps, _smooth(newton[seed]), label=label, **thin)
+    for curves, color, line, label in (
+        (newton, colours.BLUE, "-", "newton, float32"),
+        (loop, colours.ORANGE, (0, (4, 2)), "step by step, float32"),
+    ):
+        apart = [np.abs(curve - truth[seed]) for seed, curve in curves.items() if seed in truth]
+        if apart:
+            worst = np.max(apart, axis=0)
+            style = {"color": color, "linestyle": line, "linewidth": 1.5, "label": label}
+            panels[1].plot(np.arange(1, len(worst) + 1), worst, **style)
     for r in found:
         if r["point"]["way"] == WAYS[2]:
             counts = np.asarray(r["iterations"])
             panels[2].plot(np.arange(1, len(counts) + 1), counts, color=colours.BLUE, linewidth=1)
     panels[0].set_ylabel("cross-entropy, mean of 10 steps")
-    panels[1].set_ylabel("loss, distance from float64")
+    panels[1].set_ylabel("loss against float64, largest of the seeds")
     panels[1].set_yscale("log")
     panels[2].set_ylabel("iterations, most of a batch")
     panels[2].set_ylim(0, None)
@@ -197,9 +197,15 @@ def _by_length(axes: Axes, rows: Sequence[Record]) -> None:
         axes.plot(
             list(middle),
             list(middle.values()),
-            label=f"newton, g = {gain:g}",
             markeredgecolor="white",
             **style,
+        )
+        axes.annotate(
+            f"  g = {gain:g}",
+            (max(middle), middle[max(middle)]),
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
         )
         axes.plot(
             lost,
@@ -210,17 +216,19 @@ def _by_length(axes: Axes, rows: Sequence[Record]) -> None:
             markerfacecolor="white",
             markeredgecolor=style["color"],
         )
-    axes.plot(lengths, lengths, label="one a step", **_THIN)
+    axes.plot(lengths, lengths, **_THIN)
+    axes.annotate("one a step  ", (lengths[-1], lengths[-1]), fontsize=9, ha="right", va="bottom")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylabel("iterations")
-    axes.set_title(f"Newton's iterations, D = {width}")
+    axes.set_title(f"Newton's iterations, D = {width}, medians")
     figures.length_axis(axes, lengths)
+    axes.set_xlim(lengths[0] / 1.3, lengths[-1] * 2.6)  # room for the names of the lines
 
 
 def _errors(axes: Axes, here: Sequence[Record]) -> None:
     loop = [{**r, "error": max(r["error"], 1e-9)} for r in kept.methods(here, PLAIN)]
-    _marks(axes, loop, "exponent", "error", label="step by step", markersize=8, **_LOOP)
+    _marks(axes, loop, "exponent", "error", label="step by step", **_LOOP)
     for name, style in STYLES.items():
         rows = [r for r in kept.methods(here, name) if np.isfinite(r["error"])]
         _marks(axes, [r for r in rows if r["converged"]], "exponent", "error", **style)
@@ -233,11 +241,10 @@ def _errors(axes: Axes, here: Sequence[Record]) -> None:
     axes.set_ylim(None, 1e3)
 
 
-def _marks(
-    axes: Axes, rows: Sequence[Record], x: str, y: str, hollow: bool = False, **style: Any
-) -> None:
-    look = {"markersize": 5.5, "markeredgecolor": "white", **style, "linestyle": "none"}
-    if hollow:
+def _marks(axes: Axes, rows: Sequence[Record], x: str, y: str, **style: Any) -> None:
+    """One for each record; `hollow` where what it found is of no use."""
+    look = {"markeredgecolor": "white", **style, "linestyle": "none"}
+    if look.pop("hollow", False):
         look |= {"markerfacecolor": "white", "markeredgecolor": style["color"]}
     axes.plot([r[x] for r in rows], [r[y] for r in rows], **look)
 

@@ -19,7 +19,7 @@ from rnnscan import RNN, nonlinear_scan
 from rnnscan.scan.nonlinear_method import Convergence
 from rnnscan.tasks import digits
 
-Model = tuple[RNN, jax.Array]  # and the readout
+Model = Any  # (RNN, readout)
 WAYS = ("sequential in float64", "sequential", "newton")
 
 
@@ -57,7 +57,7 @@ def train(way: str, config: Training, seed: int) -> Record:
         model, batches = _given(config, seed)
         model = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), model)
         x, y = jnp.asarray(batches[0], dtype), jnp.asarray(batches[1])
-        program, compile_seconds = _program(way.split()[0], config, wide)
+        program, compile_seconds = _program(way.split()[0], config.model_dump_json(), wide)
         begun = time.perf_counter()
         found = jax.block_until_ready(program(model, x, y))
         seconds = time.perf_counter() - begun
@@ -89,8 +89,9 @@ def _given(config: Training, seed: int) -> tuple[Any, tuple[np.ndarray, np.ndarr
 
 
 @functools.cache
-def _program(method: str, config: Any, wide: bool) -> tuple[Any, float]:
+def _program(method: str, options: str, wide: bool) -> tuple[Any, float]:
     """All steps in one loop: (model, x, y) -> losses, converged, iterations. Compiled once."""
+    config = Training.model_validate_json(options)
     optimiser = optax.adam(config.learning_rate)
 
     def loss(model: Model, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:

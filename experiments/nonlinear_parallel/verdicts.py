@@ -231,8 +231,8 @@ def _best(records: Sequence[Record], quiet: Sequence[Record]) -> tuple[str, str]
     text = (
         f"{_times(kept.median(rows, 'iterations'))} in place of {length:,} steps at exponent "
         f"{kept.median(rows, 'exponent'):.2f} (medians of {len(rows)} seeds), off by at most "
-        f"{error:.1e} from float64, step by step by {own:.1e}; all {len(quiet)} recurrences that "
-        "forget converged, to rounding."
+        f"{error:.1e} from float64, step by step by {own:.1e}; all {len(quiet)} trajectories that "
+        "forget were found, to rounding."
     )
     ratios = kept.slowdown(records)
     quiet_groups = {kept.recurrence(r) for r in quiet}
@@ -259,7 +259,7 @@ def _where_not(tried: Sequence[Record], lost: Sequence[Record], slow: Sequence[R
         parts.append(
             f"{len(slow)} did in {min(r['iterations'] for r in slow)} to "
             f"{max(r['iterations'] for r in slow)} iterations for "
-            f"{min(r['point']['length'] for r in slow)} steps or more"
+            f"{max(r['point']['length'] for r in slow):,} steps"
         )
     text = f"Where errors grow (exponent above {kept.CLEAR:g}) {', '.join(parts)}."
     between = [r for r in tried if stretched(r) and not r["converged"]]

@@ -195,7 +195,7 @@ NAN = float("nan")
         (
             [*GOOD, newton(0, exponent=0.3, gain=3.0, iterations=700)],
             "refined",
-            "1 did in 700 to 700 iterations for 1024 steps",
+            "1 did in 700 to 700 iterations for 1,024 steps",
         ),
         ([*GOOD, *CHAOS, lost(2, exponent=-0.4)], "confirmed", "did not converge at T = 1k"),
         ([*GOOD, *CHAOS, newton(2, iterations=600)], "confirmed", "took 600 iterations"),
