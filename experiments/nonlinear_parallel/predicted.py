@@ -28,7 +28,6 @@ def predicted_iterations(
     a recurrence in t and k of E h e_k, E e_k², E e_k e_{k+1}, by quadrature, so right for large
     errors. Assumed: n_{k+1} given a and n_k knows nothing of n_{k-1} (Mehler's formula then gives
     E e_k e_{k+1}), and e_0 is uncorrelated with e_1.
-
     Finite D: ln of a mean of D squares has the variance S = ln(1 + c / D), c = E e⁴ / (E e²)² - 1.
     It is S / 2 lower in a typical step (lambda, the exponent, by S / 4), and sqrt(2 S ln(T / w) /
     w) higher in the worst of T / w stretches of w steps. The last w = 1, 4, ..., 1024 steps are
@@ -36,10 +35,11 @@ def predicted_iterations(
     Gaussians squared, is 4 units.
 
     Left out: that W is one, so that fewer than D units are free and draws differ; heavier tails;
-    that the front meets good stretches too. For lambda < -0.1 it is right within one.
+    that the front meets good stretches too. Measured, D 8 to 128, T 64 to 16,384: within a factor
+    of 1.5 for lambda < -0.1 (295 of 295), less often up to 0 (40 of 47) and above (52 of 58).
 
-    Returns a whole number as a float, inf above 128; ValueError for what is not above 0. Cost: at
-    any T, hundreds of small steps: about 30 ms for lambda < -0.1, to 0.3 s near 0 and above.
+    Returns a whole number, inf above 128; ValueError for what is not above 0. Cost: at any T about
+    30 ms for lambda < -0.1, some 0.3 s near 0 and above, at worst (gain 1, little input) seconds.
 
     Source: worked out here, on the mean field of Molgedey, Schuchhardt & Schuster 1992. That lambda
     decides: Gonzalez et al. 2025, "Predictability enables parallelization" (arXiv 2508.16817).
