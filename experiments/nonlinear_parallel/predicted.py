@@ -42,7 +42,7 @@ def predicted_iterations(
     30 ms for lambda < -0.1, some 0.3 s near 0 and above, at worst (gain 1, little input) seconds.
 
     Source: worked out here, on the mean field of Molgedey, Schuchhardt & Schuster 1992. That lambda
-    decides: Gonzalez et al. 2025, "Predictability enables parallelization" (arXiv 2508.16817).
+    decides how many are needed: Gonzalez et al. 2025 (arXiv 2508.16817).
 
     >>> [predicted_iterations(gain, 0.5, 32, 1024) for gain in (0.5, 0.9, 1.3)]
     [3.0, 4.0, 8.0]
