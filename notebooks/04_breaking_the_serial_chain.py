@@ -22,7 +22,8 @@
 # 4. turn up the gain until it does not;
 # 5. other ways to correct;
 # 6. the way back, which was never serial;
-# 7. what it costs, and when to reach for it.
+# 7. a layer, evaluated both ways;
+# 8. what it costs, and when to reach for it.
 #
 # Letters are those of notebook 1: $T$ steps, a state $h_t$ of $n$ numbers, inputs $x_t$; *work* is
 # the number of operations, *span* the longest chain of operations that wait for one another. All is
@@ -42,7 +43,7 @@ from matplotlib.ticker import NullLocator
 
 from experiments.harness.colours import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 from experiments.harness.figures import STYLE, legend_below, new_figure
-from rnnscan import explain_nonlinear_scan, matrix_scan, nonlinear_scan
+from rnnscan import RNN, explain_nonlinear_scan, matrix_scan, nonlinear_scan
 from rnnscan.gradients import theory
 
 # %matplotlib inline
@@ -606,7 +607,24 @@ table(
 )
 
 # %% [markdown]
-# ## 7. What it costs, and when to reach for it
+# ## 7. One layer, two ways
+#
+# `RNN`, `LSTM` and `GRU` take the same methods. The weights are those of training, step by step or
+# not; the numbers are the same. `with_convergence` returns the certificate of every sequence
+# beside the call's own results, since a method that is named returns what it ends with, converged
+# or not.
+
+# %%
+layer = RNN.init(jax.random.key(3), input_size=2, hidden_size=8, dtype=jnp.float64)
+sequences = jax.random.normal(jax.random.key(4), (3, T, 2))
+y, state, found = layer.with_convergence(sequences, method="newton")
+off = distance(y, layer(sequences, method="scan")[0])
+assert found.converged.all()
+assert off < 1e-14
+print(f"iterations of each sequence: {found.iterations[0].tolist()}, distance: {off:.0e}")
+
+# %% [markdown]
+# ## 8. What it costs, and when to reach for it
 #
 # Count. The loop multiplies a matrix by a vector at each step: work $T n^2$, span $T$. One
 # correction computes $T$ Jacobians by $n$ tangents each, $T n^3$, and solves the recurrence by a
