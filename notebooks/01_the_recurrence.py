@@ -603,7 +603,7 @@ figure
 # around. On the right no fixed number of parameters is known to describe eight steps, or eight
 # hundred. So a tree has nothing compact to pass on, and the steps are taken one by one. (That
 # rules out this tree, not every idea: one can guess the whole trajectory and correct all steps at
-# once by Newton's method, each correction being a linear recurrence; Lim et al., 2024.)
+# once by Newton's method, each correction being a linear recurrence: notebook 4.)
 #
 # The account, then:
 #

@@ -96,15 +96,7 @@ class Layer(Shown, MadeByInit):
         >>> bool(jnp.allclose(y[4:], layer(x[4:])[0], atol=1e-6))
         True
         """
-        x = sequence(x, self.input_size)
-        batch, steps = x.shape[:-2], x.shape[-2]
-        state = checked_state(state, self._slots(batch))
-        if lengths is not None:
-            lengths = checked_lengths(lengths, batch, steps)
-        self._check_reset(reset)
-        reset = checked_reset(reset, batch, steps)
-        self._check(x, state)
-        return _call(self, x, state, lengths, reset)
+        return _call(self, *self._checked(x, state, lengths, reset))
 
     def step(
         self, x_t: ArrayLike, state: State | None = None, reset: ArrayLike | None = None
@@ -133,6 +125,24 @@ class Layer(Shown, MadeByInit):
     def _slots(self, batch: tuple[int, ...]) -> Slots:
         """What the state is made of: `Slot`s in its structure."""
         raise NotImplementedError
+
+    def _checked(
+        self,
+        x: ArrayLike,
+        state: State | None,
+        lengths: ArrayLike | None,
+        reset: ArrayLike | None,
+    ) -> tuple[jax.Array, State | None, jax.Array | None, jax.Array | None]:
+        """The arguments of a call, or an error that names the one that is wrong."""
+        x = sequence(x, self.input_size)
+        batch, steps = x.shape[:-2], x.shape[-2]
+        state = checked_state(state, self._slots(batch))
+        if lengths is not None:
+            lengths = checked_lengths(lengths, batch, steps)
+        self._check_reset(reset)
+        reset = checked_reset(reset, batch, steps)
+        self._check(x, state)
+        return x, state, lengths, reset
 
     def _check(self, x: jax.Array, state: State | None) -> None:
         """Raise for what this layer cannot be called on; concrete values may be looked at here."""

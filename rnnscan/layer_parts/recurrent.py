@@ -6,8 +6,7 @@ recurrence is in `rnnscan/scan/cell_kinds`. Shapes, names and initial weights ar
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import recurrent_matrix, uniform
-from rnnscan.layer_parts.layer import Given, ScanLayer
+from rnnscan.layer_parts.layer import Given, ScanLayer, enter
 from rnnscan.layer_parts.state import Slot, Slots, State
 from rnnscan.layer_parts.torch_weights import Cell, cells_from_torch
 from rnnscan.scan import (
@@ -23,7 +22,9 @@ from rnnscan.scan import (
     CellKind,
     CellMethodName,
     CellWeights,
+    Convergence,
     cell_scan,
+    cell_scan_with_convergence,
     cell_step,
     cell_table,
 )
@@ -139,6 +140,37 @@ class Recurrent(ScanLayer):
         cells = cells_from_torch(arrays, cls.__name__, cls.gates)
         return cls(cells, method=method)  # pyright: ignore[reportCallIssue]
 
+    def with_convergence(
+        self,
+        x: ArrayLike,
+        state: State | None = None,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        *,
+        method: CellMethodName | None = None,
+    ) -> tuple[jax.Array, State, Convergence]:
+        """`layer(x, ...)`, and how far to trust it: (y, state, `Convergence`).
+
+        Arguments and errors are those of a call. The fields of the `Convergence` have the shape
+        (num_layers * directions, ...), in the order of the state: one for each recurrence that was
+        solved, given the outputs of the layer below it. y is the layer's where all that it was
+        made of converged. A method that goes step by step always does, in 0 iterations, unless its
+        states are not finite. Cost: that of a call and of `Convergence`, whose parts are not
+        computed where they are not used, under `jit`.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from rnnscan import RNN
+        >>> layer = RNN.init(jax.random.key(0), 3, 8, num_layers=2)
+        >>> x = jax.random.normal(jax.random.key(1), (2, 100, 3))
+        >>> y, state, found = layer.with_convergence(x, method="newton")
+        >>> bool(found.converged.all()), found.iterations.shape, bool((found.iterations < 9).all())
+        (True, (2, 2), True)
+        >>> bool(jnp.allclose(y, layer(x)[0], atol=1e-6))
+        True
+        """
+        layer = self if method is None else self._by(method)
+        return _call_with_convergence(layer, *layer._checked(x, state, lengths, reset))
+
     def step(
         self, x_t: ArrayLike, state: State | None = None, reset: ArrayLike | None = None
     ) -> tuple[jax.Array, State]:
@@ -150,20 +182,26 @@ class Recurrent(ScanLayer):
         return Slot((sum(map(len, self.cells)), *batch, self.hidden_size), leading=1)
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, State]:
+        return self._through(given, cell_scan)[:2]
+
+    def _through(self, given: Given, scan: Callable[..., Any]) -> tuple[jax.Array, State, list]:
+        """y, the state, and what `scan` says beside (h, last), of every layer and direction."""
         states, structure = jax.tree.flatten(given.state)
         valid = None if given.valid is None else given.valid[..., 0]
         resets = _both_ways(given.reset)
-        h, last = given.x, []
+        h, last, found = given.x, [], []
         for n, directions in enumerate(self.cells):
             outputs = []
             for d, cell in enumerate(directions):
                 first = tuple(s[n * len(directions) + d] for s in states)
-                scan = partial(cell_scan, reverse=d == 1, method=self.method)
-                y, end = scan(self.kind, _weights(cell, self.kind), h, first, valid, resets[d])
+                args = self.kind, _weights(cell, self.kind), h, first, valid, resets[d]
+                y, end, *said = scan(*args, reverse=d == 1, method=self.method)
                 outputs.append(y)
                 last.append(end)
+                found.append(said)
             h = jnp.concatenate(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
-        return h, structure.unflatten([jnp.stack(parts) for parts in zip(*last, strict=True)])
+        state = structure.unflatten([jnp.stack(parts) for parts in zip(*last, strict=True)])
+        return h, state, jax.tree.map(lambda *parts: jnp.stack(parts), *found)
 
     def _step(self, x_t: jax.Array, state: State) -> tuple[jax.Array, State]:
         states, structure = jax.tree.flatten(state)
@@ -173,6 +211,20 @@ class Recurrent(ScanLayer):
             h = now[0]
             new.append(now)
         return h, structure.unflatten([jnp.stack(parts) for parts in zip(*new, strict=True)])
+
+
+@jax.jit
+def _call_with_convergence(
+    layer: Recurrent,
+    x: jax.Array,
+    state: State | None,
+    lengths: jax.Array | None,
+    reset: jax.Array | None,
+) -> tuple[jax.Array, State, Convergence]:
+    given = enter(layer, x, state, lengths, reset)
+    wide = cast(Recurrent, given.layer)  # with its weights in the dtype of the arithmetic
+    y, state, (found,) = wide._through(given, cell_scan_with_convergence)
+    return *given.returned(y, state), found
 
 
 def _both_ways(reset: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:

@@ -27,6 +27,8 @@ class GRU(Recurrent):
     Cost: T steps one after another, 6 * T * B * hidden * (features + hidden) operations for a layer
     and direction, forward and backward 3 times that; the backward pass keeps h, the gates and
     U_n h, 5 * T * B * hidden numbers.
+    `method="newton"` and its siblings solve for all steps at once (`with_convergence` says whether
+    they did).
 
     Source: Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014),
     equations 5 to 8, in the form of `torch.nn.GRU`.

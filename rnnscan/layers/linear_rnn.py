@@ -3,7 +3,8 @@
     h_t = W_hh h_{t-1} + W_ih x_t + b
 
 A composition of affine maps is an affine map, so neighbouring steps can be combined first.
-A nonlinearity forbids just this: an `RNN` goes step by step, whatever its `method`.
+A nonlinearity forbids just this: an `RNN` goes step by step, or guesses all steps and mends them
+(`method="newton"`), by a recurrence like this one in each iteration.
 """
 
 from collections.abc import Callable

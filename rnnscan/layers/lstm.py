@@ -33,6 +33,8 @@ class LSTM(Recurrent):
     Cost: T steps one after another, 8 * T * B * hidden * (features + hidden) operations for a layer
     and direction, forward and backward 3 times that; the backward pass keeps h, c and the gates,
     6 * T * B * hidden numbers.
+    `method="newton"` and its siblings solve for all steps at once (`with_convergence` says whether
+    they did).
 
     Source: Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the forget gate of Gers,
     Schmidhuber & Cummins (2000), in the form of `torch.nn.LSTM`.

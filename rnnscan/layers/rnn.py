@@ -35,7 +35,8 @@ class RNN(Recurrent):
 
     Cost: T steps one after another, 2 * T * B * hidden * (features + hidden) operations for a
     layer and direction, forward and backward 3 times that, by `method` (see `cell_scan`); memory
-    for the backward pass T * B * hidden.
+    for the backward pass T * B * hidden. `method="newton"` and its siblings solve for all steps at
+    once (`with_convergence` says whether they did).
 
     Source: Elman, "Finding structure in time" (1990), in the form of `torch.nn.RNN`.
 

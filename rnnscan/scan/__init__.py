@@ -14,6 +14,7 @@ from rnnscan.scan.cell_method import CellWeights as CellWeights
 from rnnscan.scan.cell_methods import CellMethodName as CellMethodName
 from rnnscan.scan.cell_methods import cell_table as cell_table
 from rnnscan.scan.cells import cell_scan as cell_scan
+from rnnscan.scan.cells import cell_scan_with_convergence as cell_scan_with_convergence
 from rnnscan.scan.cells import cell_step as cell_step
 from rnnscan.scan.cells import explain_cell_scan as explain_cell_scan
 from rnnscan.scan.checkpoint import scans_saveable as scans_saveable

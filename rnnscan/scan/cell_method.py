@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import jax
 
 from rnnscan.scan.cell_kinds.cell import Cell, States
+from rnnscan.scan.nonlinear_method import Convergence
 from rnnscan.scan.table import Case, MethodTable, serves_all
 
 
@@ -47,11 +48,13 @@ class ForwardOperands(NamedTuple):
 
 class Trajectory(NamedTuple):
     """`states`: h of every step, with `keep` all arrays of the state; `last` in scan order;
-    `kept`: what the cell keeps, side by side, (B, T, kept H)."""
+    `kept`: what the cell keeps, side by side, (B, T, kept H); `found`: of a method that iterates,
+    what it says of each sequence, (B,)."""
 
     states: States
     last: States
     kept: jax.Array | None
+    found: Convergence | None = None
 
 
 class Residuals(NamedTuple):
@@ -97,12 +100,14 @@ class TransposeOperands(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class CellProblem:
     """What is static: the cell, the direction, the precision of products; `keep`: whether the
-    trajectory is returned as the backward pass reads it."""
+    trajectory is returned as the backward pass reads it; `certify`: whether with a `Convergence`,
+    whatever the method."""
 
     cell: Cell
     reverse: bool
     precision: str
     keep: bool = False
+    certify: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +142,7 @@ class Transpose(Protocol):
 class CellMethod:
     """One way to evaluate a cell's trajectory, its tangent map and that map's transpose.
 
-    T is at least 1.
+    T is at least 1. `any_weights`: whether it can be mapped (vmap) over weights.
     """
 
     name: str
@@ -146,6 +151,7 @@ class CellMethod:
     tangent: Tangent
     transpose: Transpose
     why_not: Callable[[CellCase], str | None] = serves_all
+    any_weights: bool = False
 
 
 CellTable = MethodTable[CellMethod, CellCase]

@@ -33,8 +33,16 @@ from rnnscan.scan.cell_method import (
     Trajectory,
     TransposeOperands,
 )
-from rnnscan.scan.cell_methods import cell_table, scan
-from rnnscan.scan.primitive import Operation, instantiated, is_zero, mapped, with_axis
+from rnnscan.scan.cell_methods import cell_table, nonlinear, scan
+from rnnscan.scan.nonlinear_method import Convergence
+from rnnscan.scan.primitive import (
+    Operation,
+    instantiated,
+    is_zero,
+    mapped,
+    no_tangent,
+    with_axis,
+)
 from rnnscan.scan.target import Target
 
 
@@ -58,7 +66,12 @@ def _forward_results(operands, *, spec):
     states = (_like(x, batch, steps, hidden),) * (len(cell.states) if spec.keep else 1)
     keeps = spec.keep and cell.kept
     kept = _like(x, batch, steps, cell.kept * hidden) if keeps else None
-    return Trajectory(states, (_like(x, batch, hidden),) * len(cell.states), kept)
+    found = None
+    if spec.certify:
+        number = _like(x, batch)
+        converged, iterations = (number.update(dtype=jnp.dtype(d)) for d in (bool, jnp.int32))
+        found = Convergence(converged, iterations, number, number)
+    return Trajectory(states, (_like(x, batch, hidden),) * len(cell.states), kept, found)
 
 
 def _tangent_results(operands, *, spec):
@@ -94,7 +107,17 @@ def case_of(spec: Spec, target: Target, like: jax.Array, hidden: int, inputs: in
 def _run_forward(operands, *, spec, target):
     x, hidden = operands.x, operands.weights.w_hh.shape[-1]
     case = case_of(spec, target, x, hidden, x.shape[-1])
-    return _resolved(spec, case).forward(spec, operands)
+    return _forward_by(_resolved(spec, case), spec, operands)
+
+
+def _forward_by(method: CellMethod, spec: Spec, operands: ForwardOperands) -> Trajectory:
+    """With a certificate where one is asked for, and only there."""
+    if not spec.certify:
+        return method.forward(spec, operands)._replace(found=None)
+    whole = method.forward(dataclasses.replace(spec, keep=True), operands)
+    if whole.found is None:
+        whole = whole._replace(found=nonlinear.certificate(spec, operands, whole.states))
+    return whole if spec.keep else whole._replace(states=whole.states[:1], kept=None)
 
 
 def _run_tangent(operands, *, spec, target):
@@ -130,7 +153,12 @@ def _jvp_of_scan(program, primals, tangents, *, spec):
 
 def _forward_jvp(primals, tangents, *, spec):
     if spec.keep:  # the second derivative
-        return _jvp_of_scan(scan.method.forward, primals, tangents, spec=spec)
+        results, moved = _jvp_of_scan(scan.method.forward, primals, tangents, spec=spec)
+        if spec.certify:
+            found = forward(primals, spec=spec).found
+            moved = moved._replace(found=jax.tree.map(no_tangent, found))
+            results = results._replace(found=found)
+        return results, moved
     whole = forward(primals, spec=dataclasses.replace(spec, keep=True))
     residuals = Residuals(primals.state, whole.states, whole.kept)
     moving = jax.tree.map(lambda t: None if is_zero(t) else t, tangents, is_leaf=is_zero)
@@ -142,8 +170,8 @@ def _forward_jvp(primals, tangents, *, spec):
         return tangent(TangentOperands(w_hh, residuals, drives, valid, reset), spec=spec)
 
     h, last = evolve(residuals, primals, moving._replace(valid=None, reset=None))
-    results = Trajectory(whole.states[:1], whole.last, None)
-    return results, Trajectory((h,), last, None)
+    results = Trajectory(whole.states[:1], whole.last, None, whole.found)
+    return results, Trajectory((h,), last, None, jax.tree.map(no_tangent, whole.found))
 
 
 def _drives(
@@ -189,19 +217,22 @@ def _transpose_transpose(cotangents, operands, *, spec):
     return {"cotangents": tangent(known, spec=spec)}
 
 
-# Batching: where all share their weights the mapped axis joins the batch, else the plain scan is
-# mapped.
+# Batching: where all share their weights the mapped axis joins the batch, else a method that is
+# made of functions of JAX is mapped, the plain scan unless another is named.
 
 
 def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
     if mapped(operands.weights, dims.weights):
-        if spec.method not in ("auto", "scan"):
+        method = scan.method if spec.method == "auto" else cell_table.named(spec.method)
+        if not method.any_weights:
+            able = ", ".join(repr(m.name) for m in cell_table.methods if m.any_weights)
             raise ValueError(
                 f"method={spec.method!r} cannot serve this call: its weights are mapped (vmap), "
-                "which only method='scan' can do"
+                f"which only these can do: {able}"
             )
-        program = functools.partial(getattr(scan.method, name), spec)
-        return jax.vmap(program, in_axes=(dims,))(operands), 0
+        by_itself = functools.partial(_forward_by, method)
+        program = by_itself if name == "forward" else getattr(method, name)
+        return jax.vmap(functools.partial(program, spec), in_axes=(dims,))(operands), 0
     x, place = mapped(operands, dims)[0]
     size = x.shape[place]
 

@@ -15,6 +15,8 @@ from rnnscan.scan.cell_kinds.cell import Cell, States
 from rnnscan.scan.cell_method import CellWeights, ForwardOperands
 from rnnscan.scan.cell_methods import CellMethodName, cell_table, scan
 from rnnscan.scan.cell_rules import Spec, case_of, forward
+from rnnscan.scan.nonlinear import nothing_to_do
+from rnnscan.scan.nonlinear_method import Convergence
 from rnnscan.scan.precision import carry_dtype, matmul_precision
 from rnnscan.scan.table import MethodRows
 from rnnscan.scan.target import Platform
@@ -55,7 +57,8 @@ def cell_scan(
         gradients of weights sum over all steps, those before it too). With `reverse`, a packed
         batch marks the last element of each segment. A step that is not valid resets nothing.
       reverse: from the last step to the first.
-      method: `"auto"`, or a name of `explain_cell_scan`: `"scan"`, `"native"`, `"cuda"`.
+      method: `"auto"`, or a name of `explain_cell_scan`: `"scan"`, `"native"`, `"cuda"`, and those
+        of `nonlinear_scan`, `"newton"` and its siblings, in parallel over time.
 
     Returns: h (..., T, H), and the tuple of last states (..., H), in the dtype that all operands
     promote to. Halves are carried in float32 and rounded.
@@ -64,8 +67,11 @@ def cell_scan(
     an unknown kind or method, and a method that cannot serve.
 
     Cost: 2 T B G H (I + H) operations, span T; the backward pass twice as many. It keeps x, h, and
-    of the gated cells c and the gates. Products use the highest precision unless
-    `jax.default_matmul_precision` says otherwise.
+    of the gated cells c and the gates. By `"newton"` and its siblings K iterations on all steps at
+    once, and D = H numbers a state, of an lstm 2 H: see the table of `nonlinear_scan`; their
+    backward pass is one linear scan, in parallel over time (on a CPU for D <= 16). A method that
+    is named returns what it ends with, converged or not: `cell_scan_with_convergence` says so.
+    Products use the highest precision unless `jax.default_matmul_precision` says otherwise.
 
     Source: Elman 1990; Hochreiter & Schmidhuber 1997; Cho et al. 2014; see
     `rnnscan/scan/cell_kinds`.
@@ -79,17 +85,53 @@ def cell_scan(
     >>> h[:, 0].tolist(), last.tolist()
     ([1.0, 3.0, 0.0, 4.0], [4.0])
     """
+    h, last, _ = _evaluated(kind, (weights, x, state, valid, reset), reverse, method, certify=False)
+    return h, last
+
+
+def cell_scan_with_convergence(
+    kind: CellKind,
+    weights: CellWeights | Sequence[ArrayLike],
+    x: ArrayLike,
+    state: Sequence[ArrayLike],
+    valid: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    *,
+    reverse: bool = False,
+    method: CellMethodName = "auto",
+) -> tuple[jax.Array, States, Convergence]:
+    """`cell_scan`, and how far to trust it: (h, last, `Convergence` with fields (...,)).
+
+    By a method that iterates it is that of `nonlinear_scan`, one a sequence. One that goes step by
+    step takes 0 iterations and converges unless its states are not finite; `residual` and
+    `error_bound` are those of its own states. Arguments and errors: those of `cell_scan`. Cost:
+    what `Convergence` costs, on top of it; the states of all steps are held.
+
+    >>> import jax.numpy as jnp
+    >>> w, b, x = jnp.full((1, 1), 0.5), jnp.zeros(1), jnp.ones((100, 1))
+    >>> h, last, found = cell_scan_with_convergence(
+    ...     "tanh", (w, b, w), x, (jnp.zeros(1),), method="newton"
+    ... )
+    >>> bool(found.converged), int(found.iterations) < 9, bool(found.error_bound < 1e-6)
+    (True, True, True)
+    """
+    return _evaluated(kind, (weights, x, state, valid, reset), reverse, method, certify=True)
+
+
+def _evaluated(kind, operands, reverse, method, certify) -> tuple[jax.Array, States, Any]:
+    """A call, whose last result is None where there is no certificate."""
     cell_table.check(method)
     reverse = arguments.direction(reverse)
-    given, dtype = _checked(kind, weights, x, state, valid, reset)
-    spec = _spec(kind, reverse, method)
+    given, dtype = _checked(kind, *operands)
+    spec = _spec(kind, reverse, method, certify)
     batch, hidden = given.x.shape[:-2], given.weights.w_hh.shape[-1]
     if given.x.shape[-2] == 0:
         h = lax.full_like(given.x, 0, shape=(*batch, 0, hidden), dtype=dtype)
-        return h, tuple(s.astype(dtype) for s in given.state)
-    (h,), last, _ = forward(_one_batch_axis(given), spec=spec)
+        found = nothing_to_do(given.x.dtype, batch) if certify else None
+        return h, tuple(s.astype(dtype) for s in given.state), found
+    (h,), last, _, found = forward(_one_batch_axis(given), spec=spec)
     h, *last = (y.reshape((*batch, *y.shape[1:])).astype(dtype) for y in (h, *last))
-    return h, tuple(last)
+    return h, tuple(last), jax.tree.map(lambda x: x.reshape(batch), found)
 
 
 def explain_cell_scan(
@@ -144,8 +186,8 @@ def cell_step(kind: CellKind, weights: CellWeights, x_t: jax.Array, state: State
     return cell.step(z, q, state)[0]
 
 
-def _spec(kind: CellKind, reverse: bool, method: str) -> Spec:
-    return Spec(CELLS[kind], reverse, matmul_precision(), method=method)
+def _spec(kind: CellKind, reverse: bool, method: str, certify: bool = False) -> Spec:
+    return Spec(CELLS[kind], reverse, matmul_precision(), certify=certify, method=method)
 
 
 def _one_batch_axis(operands: ForwardOperands) -> ForwardOperands:

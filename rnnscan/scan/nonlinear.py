@@ -11,7 +11,8 @@ from jax.tree_util import keystr
 from jax.typing import ArrayLike
 
 from rnnscan.scan import arguments, target
-from rnnscan.scan.nonlinear_method import TOL, Convergence, NonlinearOperands
+from rnnscan.scan.nonlinear_certificate import certified
+from rnnscan.scan.nonlinear_method import TOL, Convergence, NonlinearOperands, Solution
 from rnnscan.scan.nonlinear_methods import NonlinearMethodName, nonlinear_table
 from rnnscan.scan.nonlinear_rules import Spec, case_of, nonlinear
 from rnnscan.scan.nonlinear_step import traced
@@ -129,13 +130,31 @@ def nonlinear_scan(
     spec, operands = _checked(f, (h0, xs, guess, reset), options)
     layout = spec.step.layout
     if spec.length == 0 or layout.size == 0:
-        h, found = jnp.zeros(spec.shape, layout.wide), _nothing_to_do(layout.wide)
+        h, found = jnp.zeros(spec.shape, layout.wide), nothing_to_do(layout.wide)
     else:
         h, found = nonlinear(operands, spec=spec)
         found = jax.tree.map(lambda x: x[0], found)
     h = lax.rev(h, (0,)) if reverse else h
     hs = layout.tree(h[:, 0])
     return jax.tree_util.tree_map_with_path(lambda path, h: _put(h, axis, path), hs), found
+
+
+def certificate(f, h0, xs, hs, *, axis=0, reverse=False, reset=None) -> Convergence:
+    """Of states hs that another program of this recurrence computed, one after another.
+
+    Arguments: those of `nonlinear_scan`. `converged`: whether all are finite.
+    """
+    spec, operands = _checked(f, (h0, xs, hs, reset), (axis, reverse, "sequential", None, None))
+    h = operands.guess
+    assert h is not None
+    solution = Solution(
+        h=h,
+        settled=lax.full_like(h, True, shape=spec.shape[:2], dtype=bool),
+        iterations=lax.full_like(h, 0, shape=(spec.batch,), dtype=jnp.int32),
+    )
+    with jax.default_matmul_precision(spec.precision):
+        found = certified(spec, operands, solution)
+    return jax.tree.map(lambda x: x[0], found)
 
 
 def explain_nonlinear_scan(
@@ -250,10 +269,10 @@ def _vary_alike(tree):
     return structure.unflatten(arguments.vary_alike(*leaves))
 
 
-def _nothing_to_do(dtype) -> Convergence:
+def nothing_to_do(dtype, batch: tuple[int, ...] = ()) -> Convergence:
     """Of a trajectory without a step, or of states without a number."""
-    zero = jnp.zeros((), dtype)
-    return Convergence(jnp.ones((), bool), jnp.zeros((), jnp.int32), zero, zero)
+    zero = jnp.zeros(batch, dtype)
+    return Convergence(jnp.ones(batch, bool), jnp.zeros(batch, jnp.int32), zero, zero)
 
 
 def _tolerance(tol) -> float:

@@ -13,12 +13,7 @@ from jax import lax
 from rnnscan.scan.linear import linear_scan
 from rnnscan.scan.matrix import matrix_scan
 from rnnscan.scan.nonlinear_method import NonlinearOperands, NonlinearProblem, forgotten
-
-# Bytes of Jacobians that are held at once, unless a method needs them all; on a CPU what its caches
-# hold, and there those of more columns than these are not formed at all (docs/log.md).
-LARGEST = 2**30
-LARGEST_ON_CPU = 2**20
-WIDEST_ON_CPU = 16
+from rnnscan.scan.stretches import by_platform, in_stretches
 
 
 def jacobians(
@@ -65,16 +60,14 @@ def carried(
     if not isinstance(problem.length, int):  # a symbol (`jax.export`)
         return carried_by_steps(problem, operands, h, drive, first)
 
-    def in_stretches(most):
-        return lambda *given: _carried_in_stretches(problem, most, *given)
+    def by_stretches(most, *given):
+        return _carried_in_stretches(problem, most, *given)
 
     def by_steps(*given):
         return carried_by_steps(problem, *given)
 
-    narrow = problem.step.parts <= WIDEST_ON_CPU
-    on_cpu = in_stretches(LARGEST_ON_CPU) if narrow else by_steps
     given = operands, h, drive, first
-    return lax.platform_dependent(*given, cpu=on_cpu, default=in_stretches(LARGEST))
+    return by_platform(by_stretches, by_steps, problem.step.parts, *given)
 
 
 def _carried_in_stretches(
@@ -91,31 +84,17 @@ def _carried_in_stretches(
     """
     step = problem.step
     before = problem.before(h, operands.h0, operands.reset)
-    bytes_a_step = problem.batch * step.layout.size * step.parts * step.layout.wide.itemsize
-    length = min(problem.length, max(1, most // max(1, bytes_a_step)))
-    whole = problem.length // length * length
 
     @partial(jax.checkpoint, prevent_cse=False)
     def stretch(first, over_time):
         before, xs, reset, drive = over_time
-        of_stretch = operands._replace(xs=xs)
-        J = jacobians(problem, of_stretch, before)
+        J = jacobians(problem, operands._replace(xs=xs), before)
         d = solve(J, drive, first, reset)
         return d[-1], d
 
+    bytes_a_step = problem.batch * step.layout.size * step.parts * step.layout.wide.itemsize
     over_time = before, operands.xs, operands.reset, drive
-    if whole == length == problem.length:
-        return stretch(first, over_time)[1]
-
-    def cut(x):
-        return x[:whole].reshape((whole // length, length, *x.shape[1:]))
-
-    last, d = lax.scan(stretch, first, jax.tree.map(cut, over_time))
-    d = d.reshape((whole, *d.shape[2:]))
-    if whole == problem.length:
-        return d
-    rest = stretch(last, jax.tree.map(lambda x: x[whole:], over_time))[1]
-    return jnp.concatenate([d, rest])
+    return in_stretches(stretch, first, over_time, bytes_a_step, most)
 
 
 def carried_by_steps(

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.interpreters import ad
 
 from rnnscan.scan import nonlinear_linearised as linearised
 from rnnscan.scan.nonlinear_certificate import certified
@@ -29,7 +28,14 @@ from rnnscan.scan.nonlinear_method import (
     Solution,
 )
 from rnnscan.scan.nonlinear_methods import PATIENCE, nonlinear_table, sequential
-from rnnscan.scan.primitive import Operation, instantiated, is_zero, mapped, with_axis
+from rnnscan.scan.primitive import (
+    Operation,
+    instantiated,
+    is_zero,
+    mapped,
+    no_tangent,
+    with_axis,
+)
 from rnnscan.scan.target import Target
 
 Results = tuple[jax.Array, Convergence]
@@ -101,10 +107,10 @@ def _in_any_case(method: NonlinearMethod, problem: Spec, operands: NonlinearOper
 
 def _jvp(primals: NonlinearOperands, tangents: NonlinearOperands, *, spec: Spec):
     results = h, found = nonlinear(primals, spec=spec)
-    nothing = jax.tree.map(_no_tangent, found)
+    nothing = jax.tree.map(no_tangent, found)
     moving = jax.tree.map(is_zero, (tangents.params, tangents.h0, tangents.xs), is_leaf=is_zero)
     if all(jax.tree.leaves(moving)):
-        return results, (_no_tangent(h), nothing)
+        return results, (no_tangent(h), nothing)
     params, dparams = _moving(primals.params, tangents.params)
     xs, dxs = _moving(primals.xs, tangents.xs)
     dh0 = instantiated(tangents.h0)
@@ -126,10 +132,6 @@ def _jvp(primals: NonlinearOperands, tangents: NonlinearOperands, *, spec: Spec)
         evolve = jax.checkpoint(evolve)  # keeps the trajectory alone
         dh = evolve(h, primals, params, xs, dparams, dxs, dh0)
     return results, (dh, nothing)
-
-
-def _no_tangent(x: jax.Array) -> ad.Zero:
-    return ad.Zero(jax.typeof(x).to_tangent_aval())
 
 
 def _moving(primals, tangents) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -127,6 +127,11 @@ def is_zero(tangent: Any) -> bool:
     return isinstance(tangent, ad.Zero)
 
 
+def no_tangent(x: jax.Array) -> ad.Zero:
+    """Of a result that has no derivative."""
+    return ad.Zero(jax.typeof(x).to_tangent_aval())
+
+
 def instantiated(tangents: Any) -> Any:
     """The tangents, those that are zero by their type spelled out."""
 

@@ -110,11 +110,15 @@ class MethodTable(Generic[M, C]):
             known = ", ".join(map(repr, names))
             raise ValueError(f"method: got {name!r}, expected one of {known}{nearest(name, names)}")
 
+    def named(self, name: str) -> M:
+        """The method of this name."""
+        return self.methods[self.names.index(name)]
+
     def resolve(self, name: str, case: C) -> M:
         """The method itself, once the platform is known."""
         if name == "auto":
             name, _ = self.prefer(case)
-        method = self.methods[self.names.index(name)]
+        method = self.named(name)
         if reason := method.why_not(case):
             raise ValueError(f"method={name!r} cannot serve this call: {reason}")
         return method

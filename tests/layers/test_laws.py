@@ -387,6 +387,31 @@ def test_the_methods_of_cells_agree(cls):
     assert_close(jax.jit(layer)(x), jax.jit(lambda x: layer(x, method="auto"))(x))
 
 
+def test_all_steps_at_once_equal_one_after_another():
+    """Layer upon layer in both directions, padded and packed: values, gradients, certificates."""
+    layer = RNN.init(KEY, FEATURES, 4, num_layers=2, bidirectional=True)
+    x, reset = draw(3, 7, FEATURES), np.arange(21).reshape(3, 7) % 5 == 3
+
+    def run(method):
+        @jax.jit
+        def gradients(layer, x):
+            def loss(layer, x):
+                y, state, found = layer.with_convergence(x, None, [7, 4, 0], reset, method=method)
+                return jnp.sum(jnp.sin(y)) + jnp.sum(state**2), (y, state, found)
+
+            return jax.grad(loss, (0, 1), has_aux=True)(layer, x)
+
+        found, (y, state, convergence) = gradients(layer, x)
+        assert convergence.converged.shape == (4, 3)
+        assert convergence.converged.all()
+        return (found, y, state), convergence
+
+    (newton, found), (scan, _) = run("newton"), run("scan")
+    assert_close(newton, scan)
+    assert (found.iterations[:, 0] > 0).all()
+    assert_close(newton[1:], layer(x, None, [7, 4, 0], reset, method="newton"))
+
+
 # Those whose products are not all by `affine.product`.
 PRODUCTS = {
     "selective_ssm": LAYERS["selective_ssm"],

@@ -127,14 +127,15 @@ def of_dtype(tree, dtype):
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
 
 
-def values_and_gradients(kind, weights, x, state, flags, reverse):
+def values_and_gradients(kind, weights, x, state, flags, reverse, method="auto"):
     """h, the last state, and gradients of a linear function of both, in one program."""
 
     @jax.jit
     def run(weights, x, state, *cotangents):
-        out, pull = jax.vjp(
-            lambda *a: cell_scan(kind, *a, *flags, reverse=reverse), weights, x, state
-        )
+        def values(*operands):
+            return cell_scan(kind, *operands, *flags, reverse=reverse, method=method)
+
+        out, pull = jax.vjp(values, weights, x, state)
         return out, pull(cotangents)
 
     return run(weights, x, state, *cotangents_of(x, state))
@@ -498,5 +499,5 @@ def test_dtypes_and_methods_that_do_not_exist_are_refused():
             scan("lstm", (W, B, U), X, (H, H), "abc")
     with pytest.raises(TypeError, match="complex64 after promotion"):
         cell_scan("lstm", *jax.tree.map(lambda x: x.astype("complex64"), ((W, B, U), X, (H, H))))
-    with pytest.raises(ValueError, match="method: got 'newton', expected one of 'auto', 'scan'"):
-        cell_scan("lstm", (W, B, U), X, (H, H), method="newton")
+    with pytest.raises(ValueError, match=r"method: got 'neuton', .*; did you mean 'newton'"):
+        cell_scan("lstm", (W, B, U), X, (H, H), method="neuton")

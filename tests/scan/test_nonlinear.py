@@ -19,7 +19,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from rnnscan import GRU, explain_nonlinear_scan, nonlinear_scan
 from rnnscan.scan import nonlinear as front_door
-from rnnscan.scan import nonlinear_linearised, nonlinear_rules, nonlinear_table
+from rnnscan.scan import nonlinear_linearised, nonlinear_rules, nonlinear_table, stretches
 from rnnscan.scan.nonlinear_methods import chunked_newton, newton
 from rnnscan.scan.nonlinear_step import traced
 
@@ -618,7 +618,7 @@ def test_jacobians_in_stretches_of_time(monkeypatch):
 
         whole = run()
         for name in ("LARGEST", "LARGEST_ON_CPU"):
-            monkeypatch.setattr(nonlinear_linearised, name, 3 * 8 * 2 * 2 + 1)
+            monkeypatch.setattr(stretches, name, 3 * 8 * 2 * 2 + 1)
         close(run(), whole, 1e-11)
         spec, operands = prepared(monkeypatch, dense(args[0]), *args[1:])
         drive = jnp.ones((7, 1, 1, 2))

@@ -3,10 +3,20 @@
 from typing import Literal
 
 from rnnscan.scan.cell_method import CellCase, CellTable
-from rnnscan.scan.cell_methods import cpu_kernel, cuda, scan
+from rnnscan.scan.cell_methods import cpu_kernel, cuda, nonlinear, scan
 from rnnscan.scan.table import MethodTable
 
-CellMethodName = Literal["auto", "scan", "native", "cuda"]
+CellMethodName = Literal[
+    "auto",
+    "scan",
+    "native",
+    "cuda",
+    "sequential",
+    "newton",
+    "quasi_newton",
+    "chunked_newton",
+    "damped_newton",
+]
 
 
 def _prefer(case: CellCase) -> tuple[str, str]:
@@ -15,4 +25,5 @@ def _prefer(case: CellCase) -> tuple[str, str]:
     return "scan", "every step is one product and a few elementwise operations"
 
 
-cell_table: CellTable = MethodTable((scan.method, cpu_kernel.method, cuda.method), _prefer)
+_METHODS = scan.method, cpu_kernel.method, cuda.method, *nonlinear.methods
+cell_table: CellTable = MethodTable(_METHODS, _prefer)

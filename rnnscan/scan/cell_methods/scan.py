@@ -4,6 +4,8 @@ W_ih x + b is one large product for all steps, ahead of the loop; a step is the 
 and the cell's equations. Work 2 T B G H (I + H) operations, span T.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,6 +18,7 @@ from rnnscan.scan.cell_method import (
     Evolution,
     ForwardOperands,
     Residuals,
+    Tangent,
     TangentOperands,
     Trajectory,
     TransposeOperands,
@@ -38,7 +41,8 @@ def in_row(bias: jax.Array, like: jax.Array) -> jax.Array:
     return bias.reshape((1,) * (like.ndim - 1) + bias.shape)
 
 
-def _parts(x: jax.Array, count: int) -> Parts:
+def parts_of(x: jax.Array, count: int) -> Parts:
+    """Of each gate, or of what is kept."""
     return [x] if count == 1 else jnp.split(x, count, axis=-1)
 
 
@@ -47,8 +51,8 @@ def gates_of(
 ) -> tuple[Parts, jax.Array | None]:
     """z and q of a step, from W_ih x + b and W_hh h."""
     if not cell.apart:
-        return _parts(u + y, cell.gates), None
-    (*u_parts, u_last), (*y_parts, q) = _parts(u, cell.gates), _parts(y, cell.gates)
+        return parts_of(u + y, cell.gates), None
+    (*u_parts, u_last), (*y_parts, q) = parts_of(u, cell.gates), parts_of(y, cell.gates)
     if bias_hn is not None:
         q = q + in_row(bias_hn, q)
     return [*(a + b for a, b in zip(u_parts, y_parts, strict=True)), u_last], q
@@ -68,21 +72,23 @@ def before(problem: CellProblem, residuals: Residuals, reset: jax.Array | None) 
         return jnp.concatenate(parts, 1)
 
     states = tuple(map(earlier, residuals.first, residuals.states))
-    return _forgotten(reset, states)
+    return forgotten(reset, states)
 
 
-def _forgotten(reset: jax.Array | None, states: States) -> States:
+def forgotten(reset: jax.Array | None, states: States) -> States:
     """Zeros where flagged, whatever stood there."""
     if reset is None:
         return states
     return tuple(jnp.where(reset[..., None], jnp.zeros((), s.dtype), s) for s in states)
 
 
-def _time_first(tree):
+def time_first(tree):
+    """Batch and time change places."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 
-def _select(valid_t: jax.Array | None, new: States, old: States) -> States:
+def selected(valid_t: jax.Array | None, new: States, old: States) -> States:
+    """The new states (B, H) where they count."""
     if valid_t is None:
         return new
     return tuple(jnp.where(valid_t[:, None], n, o) for n, o in zip(new, old, strict=True))
@@ -91,22 +97,22 @@ def _select(valid_t: jax.Array | None, new: States, old: States) -> States:
 def _forward(problem: CellProblem, operands: ForwardOperands) -> Trajectory:
     cell, precision = problem.cell, problem.precision
     x, (w_ih, bias, w_hh, bias_hn), first, valid, reset = operands
-    u = dot(_time_first(looked_at(x, valid)), w_ih, precision)
+    u = dot(time_first(looked_at(x, valid)), w_ih, precision)
     u = u + in_row(bias, u)
 
     def body(state, inputs):
         u_t, valid_t, reset_t = inputs
-        state = _forgotten(reset_t, state)
+        state = forgotten(reset_t, state)
         z, q = gates_of(cell, u_t, dot(state[0], w_hh, precision), bias_hn)
         new, kept = cell.step(z, q, state)
-        state = _select(valid_t, new, state)
+        state = selected(valid_t, new, state)
         if not problem.keep:
             return state, (state[:1], None)
         return state, (state, jnp.concatenate(kept, -1) if kept else None)
 
-    inputs = u, _time_first(valid), _time_first(reset)
+    inputs = u, time_first(valid), time_first(reset)
     last, (states, kept) = lax.scan(body, first, inputs, reverse=problem.reverse)
-    return Trajectory(_time_first(states), last, _time_first(kept))
+    return Trajectory(time_first(states), last, time_first(kept))
 
 
 def _tangent(problem: CellProblem, operands: TangentOperands) -> Evolution:
@@ -116,25 +122,25 @@ def _tangent(problem: CellProblem, operands: TangentOperands) -> Evolution:
 
     def body(dstate, inputs):
         du, dq, old, new, kept, valid_t, reset_t = inputs
-        dstate = _forgotten(reset_t, dstate)
+        dstate = forgotten(reset_t, dstate)
         dz, moved = gates_of(cell, du, dot(dstate[0], w_hh, problem.precision))
         dq = None if moved is None else dq + moved
-        kept = () if kept is None else _parts(kept, cell.kept)
+        kept = () if kept is None else parts_of(kept, cell.kept)
         moved = cell.tangent(kept, old, new, dz, dq, dstate)
-        dstate = _select(valid_t, moved, dstate)
+        dstate = selected(valid_t, moved, dstate)
         return dstate, dstate[0]
 
     inputs = (drives.u, drives.q, earlier, residuals.states, residuals.kept, valid, reset)
-    last, h = lax.scan(body, drives.state, _time_first(inputs), reverse=problem.reverse)
-    return Evolution(_time_first(h), last)
+    last, h = lax.scan(body, drives.state, time_first(inputs), reverse=problem.reverse)
+    return Evolution(time_first(h), last)
 
 
-def _transpose(problem: CellProblem, operands: TransposeOperands) -> Drives:
-    """By JAX's own transposition of the tangent map."""
+def transposed(tangent: Tangent, problem: CellProblem, operands: TransposeOperands) -> Drives:
+    """By JAX's own transposition of a tangent map."""
     w_hh, residuals, cotangents, valid, reset = operands
 
     def linear(drives):
-        return _tangent(problem, TangentOperands(w_hh, residuals, drives, valid, reset))
+        return tangent(problem, TangentOperands(w_hh, residuals, drives, valid, reset))
 
     # Zeros of a type that varies over a mesh as the residuals do.
     zero = lax.full_like(residuals.states[0], 0)
@@ -150,5 +156,6 @@ method = CellMethod(
     summary="a plain lax.scan, one step after another: every cell, dtype and platform",
     forward=_forward,
     tangent=_tangent,
-    transpose=_transpose,
+    transpose=partial(transposed, _tangent),
+    any_weights=True,
 )

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from rnnscan.scan import nonlinear_linearised as linearised
+from rnnscan.scan import stretches
 from rnnscan.scan.nonlinear_method import NonlinearCase, NonlinearTable
 from rnnscan.scan.nonlinear_methods import (
     chunked_newton,
@@ -35,7 +35,7 @@ def _prefer(case: NonlinearCase) -> tuple[str, str]:
         return "sequential", "on a CPU a loop beats every iteration over all steps"
     if case.jacobians // case.length > _LARGEST_STEP or case.parts > _WIDEST:
         return "sequential", "a step is work enough, and Jacobians have D times as much of it"
-    if case.jacobians > linearised.LARGEST:
+    if case.jacobians > stretches.LARGEST:
         return "chunked_newton", "Jacobians of all steps would not fit, those of chunks do"
     return "newton", "steps are many and small: some iterations over all of them"
 
