@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from matplotlib.figure import Figure
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
@@ -38,7 +38,7 @@ class Case(BaseConfig):
     cell: CellName = "rnn"
     length: int = Field(gt=1)
     width: int = Field(gt=0)
-    gains: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    gains: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
     input_scale: float = Field(default=0.5, gt=0)
     seeds: int = Field(default=3, gt=0)
     methods: tuple[MethodName, ...] = Field(default=METHODS, min_length=1)
@@ -54,8 +54,8 @@ class Phase(BaseConfig):
 
     length: int = Field(default=1024, gt=1)
     width: int = Field(default=32, gt=0)
-    gains: tuple[float, ...] = ()
-    input_scales: tuple[float, ...] = (0.5,)
+    gains: tuple[PositiveFloat, ...] = ()
+    input_scales: tuple[PositiveFloat, ...] = (0.5,)
     seed: int = Field(default=0, ge=0)
 
 
@@ -64,7 +64,7 @@ class Series(BaseConfig):
 
     cell: CellName
     width: int = Field(gt=0)
-    gain: float = Field(default=1.0, ge=0)
+    gain: float = Field(default=1.0, gt=0)
     input_scale: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
@@ -77,7 +77,7 @@ class Fewest(BaseConfig):
     """For which recurrences and lengths; no series leave it out."""
 
     series: tuple[Series, ...] = ()
-    lengths: tuple[int, ...] = (64, 512, 4096)
+    lengths: tuple[PositiveInt, ...] = (64, 512, 4096)
     seeds: int = Field(default=3, gt=0)
     near: float = Field(default=1e-4, gt=0, description="largest distance from the loop's states")
     most: int = Field(default=64, gt=0)

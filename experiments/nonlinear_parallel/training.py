@@ -15,7 +15,7 @@ from pydantic import Field
 
 from experiments.harness.config import Config
 from experiments.harness.experiment import Record
-from rnnscan import RNN, nonlinear_scan
+from rnnscan import RNN
 from rnnscan.scan.nonlinear_method import Convergence
 from rnnscan.tasks import digits
 
@@ -34,19 +34,9 @@ class Training(Config):
 
 
 def states(layer: RNN, x: jax.Array, method: Any) -> tuple[jax.Array, Convergence]:
-    """The layer's states for a batch x (B, T, inputs), and how far each can be trusted (B,)."""
-    cell = layer.cells[0][0]
-    assert cell.b_ih is not None
-    assert cell.b_hh is not None
-    drive = x @ cell.w_ih.T + cell.b_ih[None, None] + cell.b_hh[None, None]
-
-    def one(drive: jax.Array) -> tuple[jax.Array, Convergence]:
-        def f(h: jax.Array, b: jax.Array) -> jax.Array:
-            return jnp.tanh(cell.w_hh @ h + b)
-
-        return nonlinear_scan(f, jnp.zeros_like(drive[0]), drive, method=method)
-
-    return jax.vmap(one)(drive)
+    """The layer's states for a batch x (B, T, inputs), and how far each can be trusted."""
+    y, _, found = layer.with_convergence(x, method=method)
+    return y, found
 
 
 def train(way: str, config: Training, seed: int) -> Record:
@@ -57,7 +47,8 @@ def train(way: str, config: Training, seed: int) -> Record:
         model, batches = _given(config, seed)
         model = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), model)
         x, y = jnp.asarray(batches[0], dtype), jnp.asarray(batches[1])
-        program, compile_seconds = _program(way.split()[0], config.model_dump_json(), wide)
+        method = "newton" if way == WAYS[2] else "scan"
+        program, compile_seconds = _program(method, config.model_dump_json(), wide)
         begun = time.perf_counter()
         found = jax.block_until_ready(program(model, x, y))
         seconds = time.perf_counter() - begun
