@@ -10,7 +10,9 @@ import numpy as np
 from experiments.harness.experiment import Record
 from experiments.nonlinear_parallel.programs import NEWTON, PLAIN
 
-CLEAR = 0.1  # an exponent further from 0 than this is clearly negative or positive
+# An exponent below the first is clearly negative (a distance halves within four steps), above the
+# second clearly positive.
+FORGETS, GROWS = -0.2, 0.1
 # A distance that grows a thousandfold along some stretch costs three digits there, whatever its
 # growth in the mean.
 STRETCH = float(np.log(1e3))
@@ -35,16 +37,16 @@ def newton(records: Iterable[Record]) -> list[Record]:
 
 def forgets(record: Record) -> bool:
     """Clearly negative, and no stretch along which a distance grows a thousandfold."""
-    return record["exponent"] <= -CLEAR and record["overshoot"] <= STRETCH
+    return record["exponent"] <= FORGETS and record["overshoot"] <= STRETCH
 
 
 def stretched(record: Record) -> bool:
     """Clearly negative in the mean, with such a stretch."""
-    return record["exponent"] <= -CLEAR and record["overshoot"] > STRETCH
+    return record["exponent"] <= FORGETS and record["overshoot"] > STRETCH
 
 
 def grows(record: Record) -> bool:
-    return record["exponent"] >= CLEAR
+    return record["exponent"] >= GROWS
 
 
 def recurrence(record: Record) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ def claim(records: Sequence[Record]) -> Verdict:
     quiet, wild = [r for r in tried if forgets(r)], [r for r in tried if grows(r)]
     if not quiet:
         return _settled(
-            "open", f"No recurrence with an exponent below -{kept.CLEAR:g} was measured."
+            "open", f"No recurrence with an exponent below {kept.FORGETS:g} was measured."
         )
     if wrong := _wrong(records, tried):
         return _settled("confirmed", wrong)
@@ -262,7 +262,15 @@ def _where_not(tried: Sequence[Record], lost: Sequence[Record], slow: Sequence[R
             f"{max(r['iterations'] for r in slow)} iterations for "
             f"{max(r['point']['length'] for r in slow):,} steps"
         )
-    text = f"Where errors grow (exponent above {kept.CLEAR:g}) {', '.join(parts)}."
+    text = f"Where errors grow (exponent above {kept.GROWS:g}) {', '.join(parts)}."
+    near = [r for r in tried if kept.FORGETS < r["exponent"] < kept.GROWS]
+    if near:
+        done = [r for r in near if r["converged"]]
+        text += f" Between them {len(done)} of {len(near)} converged"
+        if done:
+            worst = max(r["error"] / max(r["sequential_error"], ROUNDING) for r in done)
+            text += f", off by up to {worst:.2g} times the loop's error"
+        text += "."
     between = [r for r in tried if stretched(r) and not r["converged"]]
     if between:
         worst = min(between, key=lambda r: r["exponent"])

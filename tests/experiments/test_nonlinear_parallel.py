@@ -206,9 +206,14 @@ NAN = float("nan")
             "above its bound",
         ),
         (
-            [*GOOD, *CHAOS, lost(2, exponent=-0.2, overshoot=11.5)],
+            [*GOOD, *CHAOS, lost(2, exponent=-0.1), newton(3, exponent=-0.1, error=1e-6)],
             "refined",
-            "at -0.20 it gave up where a distance grows 1e+05 times",
+            "Between them 1 of 2 converged, off by up to 5 times the loop's error",
+        ),
+        (
+            [*GOOD, *CHAOS, lost(2, exponent=-0.3, overshoot=11.5)],
+            "refined",
+            "at -0.30 it gave up where a distance grows 1e+05 times",
         ),
     ],
 )
