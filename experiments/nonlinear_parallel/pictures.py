@@ -13,10 +13,10 @@ from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
 from experiments.harness.figures import short_count
 from experiments.nonlinear_parallel import records as kept
+from experiments.nonlinear_parallel.asides import fewest_series, losses
 from experiments.nonlinear_parallel.prediction import WITHIN, compared
 from experiments.nonlinear_parallel.programs import NEWTON, PLAIN
 from experiments.nonlinear_parallel.training import WAYS
-from experiments.nonlinear_parallel.verdicts import fewest_series, losses
 
 # Marks lie on each other: the lower ones look out from under the upper ones.
 STYLES: dict[str, dict[str, Any]] = {

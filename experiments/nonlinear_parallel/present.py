@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from experiments.harness.experiment import Record, Summary
-from experiments.nonlinear_parallel import pictures, tables, verdicts
+from experiments.nonlinear_parallel import asides, pictures, tables, verdicts
 from experiments.nonlinear_parallel.phase_picture import phase
 
 
@@ -25,8 +25,8 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
 
 def summary(records: Sequence[Record]) -> Summary:
     whole = _whole(records)
-    asides = (verdicts.fewest(whole), verdicts.training(whole), verdicts.prediction(whole))
-    said = [verdict for verdict in asides if verdict is not None]
+    others = (asides.fewest(whole), asides.training(whole), asides.prediction(whole))
+    said = [verdict for verdict in others if verdict is not None]
     return Summary((verdicts.claim(records), *said), tables.tables(whole))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from experiments.harness.experiment import Record, Table
 from experiments.harness.figures import short_seconds
 from experiments.nonlinear_parallel import records as kept
+from experiments.nonlinear_parallel.asides import fewest_series
 from experiments.nonlinear_parallel.programs import NEWTON, PLAIN
-from experiments.nonlinear_parallel.verdicts import fewest_series
 
 _WAITS = "not measured yet"
 _COUNTS = {0.5: (4, 4), 0.9: (6, 5), 1.3: (17, 11), 1.5: (35, 24)}  # from zero, from f(0, x)

@@ -10,6 +10,7 @@ import pytest
 from experiments.harness import registry
 from experiments.harness.config import ConfigError, resolve
 from experiments.nonlinear_parallel import (
+    asides,
     cells,
     experiment,
     phase_picture,
@@ -17,7 +18,6 @@ from experiments.nonlinear_parallel import (
     present,
     programs,
     reference,
-    verdicts,
 )
 from experiments.nonlinear_parallel import records as kept
 from experiments.nonlinear_parallel.training import WAYS
@@ -194,7 +194,7 @@ NAN = float("nan")
         (
             [*GOOD, newton(0, exponent=0.3, gain=3.0, iterations=700)],
             "refined",
-            "1 did in 700 to 700 iterations for 1,024 steps",
+            "1 did in 700 iterations for 1,024 steps",
         ),
         ([*GOOD, *CHAOS, lost(2, exponent=-0.4)], "confirmed", "did not converge at T = 1k"),
         ([*GOOD, *CHAOS, newton(2, iterations=600)], "confirmed", "took 600 iterations"),
@@ -250,7 +250,7 @@ def counts(short, long, cell="rnn"):
     ],
 )
 def test_whether_the_fewest_grow(records, outcome):
-    verdict = verdicts.fewest(records)
+    verdict = asides.fewest(records)
     assert (verdict.outcome, verdict.number) == (outcome, None)
 
 
@@ -283,7 +283,7 @@ def trained(shift=1e-6, own=1e-6, converged=1.0, seeds=(0, 1)):
     ],
 )
 def test_whether_training_is_the_same(records, outcome):
-    verdict = verdicts.training(records)
+    verdict = asides.training(records)
     assert (verdict.outcome, verdict.number) == (outcome, None)
 
 
@@ -297,9 +297,9 @@ def test_the_theory_is_compared(monkeypatch):
     assert found.verdicts[-1].outcome == "confirmed"
     assert "predicted" in present.plot(good)
     wrong = [newton(seed, gain=gain, iterations=50) for seed in (0, 1) for gain in (0.7, 1.2, 1.3)]
-    assert verdicts.prediction([*good, *CHAOS, *wrong]).outcome == "refined"
-    assert verdicts.prediction([*wrong, *CHAOS]).outcome == "open"  # too few
-    assert verdicts.prediction([]) is None
+    assert asides.prediction([*good, *CHAOS, *wrong]).outcome == "refined"
+    assert asides.prediction([*wrong, *CHAOS]).outcome == "open"  # too few
+    assert asides.prediction([]) is None
 
 
 def test_where_it_pays():
