@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
@@ -107,8 +108,10 @@ def prediction(records: Sequence[Record]) -> Figure | None:
             markeredgecolor="white",
             **{**style, "linestyle": "none"},
         )
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+        axis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50, 100]))
+        axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("iterations predicted by the mean field")
     axes.set_ylabel("iterations measured")
@@ -150,7 +153,7 @@ def training(records: Sequence[Record]) -> Figure | None:
             counts = np.asarray(r["iterations"])
             panels[2].plot(np.arange(1, len(counts) + 1), counts, color=colours.BLUE, linewidth=1)
     panels[0].set_ylabel("cross-entropy, mean of 10 steps")
-    panels[1].set_ylabel("loss against float64, largest of the seeds")
+    panels[1].set_ylabel("distance of the loss from float64")
     panels[1].set_yscale("log")
     panels[2].set_ylabel("iterations, most of a batch")
     panels[2].set_ylim(0, None)
@@ -161,7 +164,7 @@ def training(records: Sequence[Record]) -> Figure | None:
     first = found[0]
     figure.set_label(
         f"A tanh RNN of {first['hidden']} units reads digits as {first['length']} pixels; the same "
-        f"weights and batches for every way, {len(truth)} seeds. Roundings drift apart alike."
+        f"weights and batches for every way, {len(truth)} seeds; the distance is the largest of them."
     )
     return figure
 
