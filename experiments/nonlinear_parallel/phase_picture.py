@@ -119,7 +119,7 @@ def _exponents(
     if measured.min() < 0 < measured.max():
         axes.contour(measured, levels=[0.0], colors=[colours.BLACK], linewidths=2)
         axes.plot([], [], color=colours.BLACK, linewidth=2, label="λ = 0, measured")
-    fine = np.geomspace(scales[0], scales[-1], 40)
+    fine = np.geomspace(scales[0], scales[-1], 17)
     places = np.interp(np.log(fine), np.log(scales), range(len(scales)))
     edge = [_edge(scale, gains) for scale in fine]
     axes.plot(
@@ -137,7 +137,7 @@ def _edge(scale: float, gains: Sequence[float]) -> float:
     low, high = 0.5, 4 * max(gains)
     if driven_tanh(high, scale).exponent < 0:
         return float("inf")
-    for _ in range(12):
+    for _ in range(10):
         middle = (low + high) / 2
         low, high = (middle, high) if driven_tanh(middle, scale).exponent < 0 else (low, middle)
     return (low + high) / 2

@@ -164,7 +164,7 @@ def training(records: Sequence[Record]) -> Figure | None:
     first = found[0]
     figure.set_label(
         f"A tanh RNN of {first['hidden']} units reads digits as {first['length']} pixels; the same "
-        f"weights and batches for every way, {len(truth)} seeds; the distance is the largest of them."
+        f"weights and batches for every way, {len(truth)} seeds; the distance is their largest."
     )
     return figure
 
@@ -241,7 +241,8 @@ def _errors(axes: Axes, here: Sequence[Record]) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("Lyapunov exponent λ, a step")
     axes.set_ylabel("largest error of a state")
-    axes.set_ylim(None, 1e3)
+    if any(np.isfinite(r["error"]) for r in here):
+        axes.set_ylim(None, 1e3)  # what gave up may be anywhere
 
 
 def _marks(axes: Axes, rows: Sequence[Record], x: str, y: str, **style: Any) -> None:

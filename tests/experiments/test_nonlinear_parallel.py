@@ -38,13 +38,6 @@ def config(**changes):
     return resolve(experiment.Config, TINY | changes, [])
 
 
-@pytest.fixture(scope="module")
-def records():
-    """Of all parts, as the harness gives them back: from JSON."""
-    found = list(experiment.run(config()))
-    return json.loads(json.dumps(found, default=lambda it: np.asarray(it).tolist()))
-
-
 # The recurrences
 
 
@@ -96,7 +89,11 @@ def test_growth_by_hand():
 # A run
 
 
-def test_every_part_is_measured(records):
+def test_every_part_is_measured_and_presented(monkeypatch):
+    monkeypatch.setattr(prediction, "_predicted", lambda *_: 3.0)
+    records = list(experiment.run(config()))
+    # As the harness gives them back: from JSON.
+    records = json.loads(json.dumps(records, default=lambda it: np.asarray(it).tolist()))
     parts = [record["point"]["part"] for record in records]
     assert list(dict.fromkeys(parts)) == ["methods", "phase", "fewest", "training"]
     for record in kept.newton(records):
@@ -117,21 +114,12 @@ def test_every_part_is_measured(records):
     for other in others:
         np.testing.assert_allclose(other, truth, rtol=1e-5)
 
-
-def test_it_is_presented(records):
     assert list(present.plot(records)) == ["methods", "phase", "fewest", "predicted", "training"]
     summary = present.summary(records)
     assert summary.verdicts[0].outcome == "refuted"  # nothing grows in this run
     assert "Only recurrences that forget" in summary.verdicts[0].text
     others = next(table for table in summary.tables if "others report" in table.title)
     assert {row[2] for row in others.rows if "DEER" in row[0]} == {"not measured yet"}
-
-
-@pytest.mark.parametrize("part", ["methods", "phase", "fewest", "training", None])
-def test_any_subset_is_presented(records, part):
-    for some in (kept.of_part(records, part), kept.of_part(records, part)[:1]):
-        present.plot(some)
-        present.summary(some)
 
 
 def test_what_is_too_large_is_not_tried(monkeypatch):
@@ -285,6 +273,36 @@ def trained(shift=1e-6, own=1e-6, converged=1.0, seeds=(0, 1)):
 def test_whether_training_is_the_same(records, outcome):
     verdict = asides.training(records)
     assert (verdict.outcome, verdict.number) == (outcome, None)
+
+
+def grid():
+    """Of a phase diagram: two gains, two scales, one point not converged."""
+    found = []
+    for gain, scale in ((0.5, 0.5), (0.5, 1.0), (2.5, 0.5), (2.5, 1.0)):
+        record = (lost if (gain, scale) == (2.5, 0.5) else newton)(0, gain=gain)
+        point = record["point"] | {"part": "phase", "input_scale": scale}
+        found.append({**record, "point": point, "sequential_seconds": [1e-3]})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("some", "figures"),
+    [
+        ([*GOOD, *CHAOS], ["methods", "predicted"]),
+        (GOOD[:1], []),
+        (CHAOS[:1], ["methods"]),
+        (grid(), ["phase", "predicted"]),
+        (grid()[:3], ["predicted"]),
+        (counts(3, None), ["fewest"]),
+        (trained(), ["training"]),
+        (trained()[:2], []),
+        ([{"point": newton(0)["point"], "skipped": "too large", "predicted_bytes": 1}], []),
+    ],
+)
+def test_any_subset_is_presented(monkeypatch, some, figures):
+    monkeypatch.setattr(prediction, "_predicted", lambda *_: 5.0)
+    assert list(present.plot(some)) == figures
+    assert present.summary(some).verdicts[0].number == 7
 
 
 def test_the_theory_is_compared(monkeypatch):
