@@ -39,7 +39,7 @@ from rnnscan import (
     matrix_scan,
     nonlinear_scan,
 )
-from rnnscan.scan import CELLS, carry_dtype
+from rnnscan.scan import CELLS, carry_dtype, nonlinear_table
 from rnnscan.scan.linear_methods.blocked import chunk_length
 from tests.scan.cases import Call
 
@@ -99,8 +99,10 @@ def _of_matrix_scan() -> Named:
 def _of_cell_scan() -> Named:
     for kind in CELLS:
         for row in explain_cell_scan(kind, *_cell_operands(kind), platform="cuda"):
-            if row.available and kind != "relu":  # but for one operation it is tanh
+            # But for one operation relu is tanh; those of nonlinear_scan share their backward pass.
+            if row.available and kind != "relu" and row.method not in nonlinear_table.names:
                 yield f"cell-{row.method}_backward-{kind}", partial(_cell, kind, row.method)
+    yield "cell-newton_both-lstm", _cell_at_once
 
 
 def _of_nonlinear_scan() -> Named:
@@ -195,6 +197,22 @@ def _cell(kind: Any, method: Any) -> Program:
     h, pull, _ = jax.eval_shape(partial(jax.vjp, scan, has_aux=True), *operands)
     given = _bytes(operands) + (len(cell.states) + cell.kept + 1) * _bytes(h) + FEW  # and g
     return Program(lambda pull, g: pull(g), (pull, h), given=given)
+
+
+def _cell_at_once() -> Program:
+    """An LSTM by Newton's iteration, the certificates of its sequences, and its gradients."""
+    layer = jax.eval_shape(lambda: rnnscan.LSTM.init(jax.random.key(0), 8, 8))
+    x, lengths = _shape(2, 257, 8), _shape(2, dtype=jnp.int32)
+
+    def both(layer, x, lengths, g):
+        def values(layer, x):
+            y, _, found = layer.with_convergence(x, None, lengths, method="newton")
+            return y, found
+
+        y, pull, found = jax.vjp(values, layer, x, has_aux=True)
+        return y, found, pull(g)
+
+    return Program(both, (layer, x, lengths, x))
 
 
 def _nonlinear() -> Program:
