@@ -42,6 +42,7 @@ class Case(BaseConfig):
     input_scale: float = Field(default=0.5, gt=0)
     seeds: int = Field(default=3, gt=0)
     methods: tuple[MethodName, ...] = Field(default=METHODS, min_length=1)
+    tol: float = Field(8.0, gt=0, description="residual that is solved, in units of rounding")
 
     @model_validator(mode="after")
     def _fits(self) -> Case:
@@ -107,6 +108,7 @@ def plan(config: Config) -> list[Point]:
             "width": case.width,
             "gain": gain,
             "input_scale": case.input_scale,
+            "tol": case.tol,
             "seed": seed,
         }
         for number, case in enumerate(config.cases)

@@ -15,7 +15,7 @@ from experiments.harness.figures import short_bytes
 from experiments.harness.progress import say
 from experiments.harness.timing import Check, Contender, compare
 from experiments.nonlinear_parallel import cells, programs, reference
-from experiments.nonlinear_parallel.programs import NEWTON, PLAIN
+from experiments.nonlinear_parallel.programs import NEWTON, PLAIN, Way
 
 ROUNDING = 2.0**-24  # of a number below 1, in float32
 
@@ -32,13 +32,14 @@ def methods(point: Point, names: Sequence[str], most: int, **timing: Any) -> Ite
     shared = _shared(point, task, truth)
     given = programs.on_device(task)
     found: dict[str, Record] = {}
-    loop = programs.timed(*size, PLAIN, most)
+    ways = {name: Way(name, most, point["tol"]) for name in (PLAIN, *names)}
+    loop = programs.timed(*size, ways[PLAIN])
     own = _error(loop.call(*given)[0], truth)
     shared["sequential_error"] = own
     found[PLAIN] = {"converged": True, "iterations": 0, "error": own}
     for name in names:
         say(name)
-        states, *said = programs.timed(*size, name, most).call(*given)
+        states, *said = programs.timed(*size, ways[name]).call(*given)
         converged, iterations, residual = said
         found[name] = {
             "converged": bool(converged),
@@ -47,12 +48,12 @@ def methods(point: Point, names: Sequence[str], most: int, **timing: Any) -> Ite
             "error": _error(states, truth),
         }
         if name in programs.CERTIFIED:
-            _, convergence = programs.certified(*size, name, most).call(*given)
+            _, convergence = programs.certified(*size, ways[name]).call(*given)
             found[name]["error_bound"] = float(convergence.error_bound)
-    right = [name for name, record in found.items() if record["converged"]]
-    times = _times(point, right, given, truth, own, most, **timing)
+    right = {name: way for name, way in ways.items() if found[name]["converged"]}
+    times = _times(point, right, given, truth, own, **timing)
     for name, record in found.items():
-        program = programs.timed(*size, name, most)
+        program = programs.timed(*size, ways[name])
         yield {
             "point": point,
             "method": name,
@@ -72,10 +73,10 @@ def phase(point: Point, most: int, **timing: Any) -> Iterator[Record]:
     truth = reference.trajectory(point["cell"], task)
     shared = _shared(point, task, truth)
     given = programs.on_device(task)
-    own = _error(programs.timed(*size, PLAIN, most).call(*given)[0], truth)
-    states, converged, iterations, _ = programs.timed(*size, NEWTON, most).call(*given)
-    right = [PLAIN, NEWTON] if converged else []
-    times = _times(point, right, given, truth, own, most, **timing)
+    ways = {name: Way(name, most) for name in (PLAIN, NEWTON)}
+    own = _error(programs.timed(*size, ways[PLAIN]).call(*given)[0], truth)
+    states, converged, iterations, _ = programs.timed(*size, ways[NEWTON]).call(*given)
+    times = _times(point, ways if converged else {}, given, truth, own, **timing)
     yield {
         "point": point,
         "method": NEWTON,
@@ -116,15 +117,14 @@ def _error(states: Any, truth: np.ndarray) -> float:
 
 def _times(
     point: Point,
-    names: Sequence[str],
+    ways: dict[str, Way],
     given: Any,
     truth: np.ndarray,
     own: float,
-    most: int,
     **timing: Any,
 ) -> dict[str, Record]:
     """Samples in seconds of what converged; each result is checked in the program that is timed."""
-    if not names:
+    if not ways:
         return {}
     # A time counts where the states are as good as the loop's to a digit; how good, is recorded.
     limit = 10 * (own + ROUNDING * float(np.abs(truth).max()))
@@ -133,12 +133,12 @@ def _times(
         return Check(_error(output[0], truth), limit, "float64, step by step")
 
     def contender(name: str) -> Contender:
-        program = programs.timed(*_size(point), name, most)
+        program = programs.timed(*_size(point), ways[name])
         # Already compiled, once for every gain and seed; so it is called as it is.
         call = functools.partial(_called, program)
         return Contender(name, call, given, check, eager=True)
 
-    timings = compare([contender(name) for name in names], watch=say, **timing)
+    timings = compare([contender(name) for name in ways], watch=say, **timing)
     return {
         it.name: {"seconds": list(it.samples), "repeats": it.repeats, "counts": it.counts}
         for it in timings

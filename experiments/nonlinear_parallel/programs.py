@@ -37,27 +37,37 @@ class Program:
     temporary_bytes: float
 
 
-@functools.cache
-def certified(name: str, length: int, width: int, method: str, most: int) -> Program:
-    """-> (states, Convergence), with the bound on the error."""
+@dataclass(frozen=True)
+class Way:
+    """One way to evaluate a cell: by which method, in how many iterations at most, and up to which
+    residual in units of rounding."""
 
-    def function(params: Params, h0: State, xs: jax.Array) -> tuple[State, Convergence]:
-        return _solved(name, method, most, params, h0, xs)
+    method: str
+    most: int
+    tol: float = 8.0
 
-    return _compiled(function, _shapes(name, length, width))
+    def solved(self, name: str, params: Params, h0: State, xs: jax.Array) -> Any:
+        """(states, Convergence)."""
+        return _solved(name, self.method, self.most, params, h0, xs, tol=self.tol)
 
-
-@functools.cache
-def timed(name: str, length: int, width: int, method: str, most: int) -> Program:
-    """-> (states, converged, iterations, residual): what a careful user needs, and no bound."""
-
-    def function(params: Params, h0: State, xs: jax.Array) -> Any:
-        if method == PLAIN:
+    def answered(self, name: str, params: Params, h0: State, xs: jax.Array) -> Any:
+        """(states, converged, iterations, residual): what a careful user needs, and no bound."""
+        if self.method == PLAIN:
             return _loop(name, params, h0, xs), True, 0, 0.0
-        states, found = _solved(name, method, most, params, h0, xs)
+        states, found = self.solved(name, params, h0, xs)
         return states, found.converged, found.iterations, found.residual
 
-    return _compiled(function, _shapes(name, length, width))
+
+@functools.cache
+def certified(name: str, length: int, width: int, way: Way) -> Program:
+    """-> (states, Convergence), with the bound on the error."""
+    return _compiled(functools.partial(way.solved, name), shapes(name, length, width))
+
+
+@functools.cache
+def timed(name: str, length: int, width: int, way: Way) -> Program:
+    """-> (states, converged, iterations, residual)."""
+    return _compiled(functools.partial(way.answered, name), shapes(name, length, width))
 
 
 @functools.cache
@@ -67,7 +77,7 @@ def one_iteration(name: str, length: int, width: int) -> Program:
     def function(params: Params, h0: State, xs: jax.Array, h: State) -> State:
         return _solved(name, NEWTON, 1, params, h0, xs, guess=h)[0]
 
-    params, h0, xs = _shapes(name, length, width)
+    params, h0, xs = shapes(name, length, width)
     h = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), h0)
     return _compiled(function, (params, h0, xs, h))
 
@@ -87,7 +97,7 @@ def start(name: str, length: int, width: int) -> Program:
             zeros = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), h0)
             return swept(swept(zeros))
 
-    return _compiled(function, _shapes(name, length, width))
+    return _compiled(function, shapes(name, length, width))
 
 
 def on_device(task: Task) -> tuple[Any, Any, Any]:
@@ -113,7 +123,8 @@ def _loop(name: str, params: Params, h0: State, xs: jax.Array) -> State:
         return lax.scan(body, h0, xs)[1]
 
 
-def _shapes(name: str, length: int, width: int) -> Any:
+def shapes(name: str, length: int, width: int) -> Any:
+    """Of the arguments of a program, (params, h0, xs)."""
     task = draw(name, width, 1.0, 1.0, length, 0)
     given = (task.params, task.h0, task.xs)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), given)

@@ -223,7 +223,9 @@ def _transpose_transpose(cotangents, operands, *, spec):
 
 def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
     if mapped(operands.weights, dims.weights):
-        method = scan.method if spec.method == "auto" else cell_table.named(spec.method)
+        empty = any(0 in leaf.shape for leaf in jax.tree.leaves(operands))
+        by_scan = empty or spec.method == "auto"
+        method = scan.method if by_scan else cell_table.named(spec.method)
         if not method.any_weights:
             able = ", ".join(repr(m.name) for m in cell_table.methods if m.any_weights)
             raise ValueError(

@@ -57,7 +57,7 @@ def carried(
 
     In parallel, by Jacobians; on a CPU, where those are wide, step by step, by tangents of f.
     """
-    if not isinstance(problem.length, int):  # a symbol (`jax.export`)
+    if not isinstance(problem.length * problem.batch, int):  # a symbol (`jax.export`)
         return carried_by_steps(problem, operands, h, drive, first)
 
     def by_stretches(most, *given):

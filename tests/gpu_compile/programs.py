@@ -1,4 +1,4 @@
-"""The programs that are compiled for an H100: one list, of at most 40.
+"""The programs that are compiled for an H100: one list, of at most 46.
 
 They are of the kinds that `scripts/accelerator.sh` runs: calls as in tests/gpu, by every method
 that a table offers on a GPU, a new one too; and a training step of each layer in the configuration
@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 import rnnscan
+from experiments.nonlinear_parallel.programs import Way, shapes
 from rnnscan import (
     CellWeights,
     cell_scan,
@@ -45,6 +46,9 @@ from tests.scan.cases import Call
 
 ROOT = Path(__file__).parents[2]
 CONFIG = tomllib.loads((ROOT / "experiments/wallclock/configs/gpu_short.toml").read_text())
+PARALLEL = tomllib.loads(
+    (ROOT / "experiments/nonlinear_parallel/configs/gpu.toml").read_text(encoding="utf-8")
+)
 BATCH, LENGTH, WIDTH = CONFIG["batch"], min(CONFIG["lengths"]), CONFIG["width"]
 # Layers beside those, narrower: they compile in a third of the time.
 OTHERS = ("LinearRNN", "MinGRU", "Mamba", "CausalSelfAttention")
@@ -106,7 +110,15 @@ def _of_cell_scan() -> Named:
 
 
 def _of_nonlinear_scan() -> Named:
+    """Beside one with gradients, what `nonlinear_parallel` measures; a bound on errors compiles as
+    part of the first."""
     yield "nonlinear-auto_both", _nonlinear
+    for case in PARALLEL["cases"]:
+        name, length, width = case.get("cell", "rnn"), case["length"], case["width"]
+        for method in ("lax.scan", *case["methods"]):
+            way = Way(method, PARALLEL["max_iterations"], case.get("tol", 8.0))
+            shown = f"nonlinear-{method}_forward-{name}-{length}-{width}"
+            yield shown, partial(_evaluation, name, length, width, way)
 
 
 def _shape(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -213,6 +225,10 @@ def _cell_at_once() -> Program:
         return y, found, pull(g)
 
     return Program(both, (layer, x, lengths, x))
+
+
+def _evaluation(name: str, length: int, width: int, way: Way) -> Program:
+    return Program(partial(way.answered, name), tuple(shapes(name, length, width)))
 
 
 def _nonlinear() -> Program:

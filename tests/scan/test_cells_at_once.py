@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.sharding import AxisType, PartitionSpec
 
 from rnnscan import cell_scan, explain_cell_scan
@@ -170,7 +171,7 @@ def test_nan_behind_a_reset_and_in_the_padding():
             h, last, found = cell_scan_with_convergence(
                 "gru", weights, x, state, valid, reset, method="newton"
             )
-            h = jnp.where(counts[..., None], h, 0.0)
+            h = jnp.where(counts[..., None] & ~jnp.isnan(h), h, 0.0)
             return jnp.sum(jnp.sin(h)) + jnp.sum(last[0][1]), (h, found.converged)
 
         return jax.grad(loss, has_aux=True)(x)
@@ -182,6 +183,9 @@ def test_nan_behind_a_reset_and_in_the_padding():
     got, (h_spoilt, converged) = gradient(spoilt, onward)
     assert converged.tolist() == [False, True]
     assert_alike((h_spoilt, got[0, 4:], got[1]), (h, clean[0, 4:], clean[1]), 1e-6)
+    states = cell_scan("gru", weights, spoilt, state, valid, reset, method="newton")[0]
+    assert np.isnan(states[0, 2:4]).all()
+    assert np.isfinite(states[0, [0, 1, 4]]).all()
 
     backward = onward.copy()  # and what is before it
     backward[0] = ~backward[0]
@@ -237,3 +241,22 @@ def test_auto_takes_none_of_them_yet():
         assert {row.method for row in rows if row.chosen} <= {"scan", "native"}
         assert all(row.available for row in rows if row.method.endswith("newton"))
     assert set(cell_table.names) >= {"newton", "quasi_newton", "chunked_newton", "damped_newton"}
+
+
+def test_a_symbol_for_the_batch():
+    """Exported for any batch: values and gradients, those of the plain scan's maps."""
+    weights, x, state, _ = draw("gru", SIZE)
+    weights, x, state = of_dtype((weights, x, state), jnp.float32)
+
+    def gradient(weights, x, state):
+        def loss(x):
+            return jnp.sum(cell_scan("gru", weights, x, state, method="newton")[0] ** 2)
+
+        return jax.value_and_grad(loss)(x)
+
+    (batch,) = export.symbolic_shape("batch")
+    symbolic = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct((batch, *s.shape[1:]), s.dtype), (x, state)
+    )
+    exported = export.export(jax.jit(gradient))(weights, *symbolic)
+    assert_alike(exported.call(weights, x, state), jax.jit(gradient)(weights, x, state), 1e-6)

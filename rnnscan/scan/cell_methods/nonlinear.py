@@ -10,12 +10,17 @@ are made from W_hh and what the cell keeps, in stretches of time that fit; on a 
 wider than 16, the maps are those of `scan`.
 
 A named method returns what it ends with; whether that is the trajectory says its `Convergence`
-(`cell_scan_with_convergence`).
+(`cell_scan_with_convergence`). Gated cells that remember for long (an lstm with a forget bias of 3
+and more) may need `damped_newton`, or not converge. Where they do not, derivatives of higher order,
+which are those of the plain scan, see other states. The error bound charges every step of the
+padding with a rounding, and knows nothing of the rounding of results to halves.
 
 Source: see `nonlinear_scan`.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +39,7 @@ from rnnscan.scan.cell_method import (
     Trajectory,
 )
 from rnnscan.scan.cell_methods import scan
+from rnnscan.scan.linear import linear_scan
 from rnnscan.scan.matrix import matrix_scan
 from rnnscan.scan.nonlinear_method import Convergence, NonlinearMethod
 from rnnscan.scan.nonlinear_methods import nonlinear_table
@@ -41,12 +47,19 @@ from rnnscan.scan.nonlinear_methods import nonlinear_table
 # The trajectory.
 
 
-def _over_sequences(problem: CellProblem, operands: ForwardOperands, solve, *more):
+def _drive(problem: CellProblem, operands: ForwardOperands) -> jax.Array:
+    """u of all steps, (B, T, G H)."""
+    x, (w_ih, bias, _, _), _, valid, _ = operands
+    u = scan.dot(scan.looked_at(x, valid), w_ih, problem.precision)
+    return u + scan.in_row(bias, u)
+
+
+def _over_sequences(
+    problem: CellProblem, operands: ForwardOperands, solve: Callable[..., Any], u: jax.Array, *more
+) -> Any:
     """`solve(f, state, xs, reset, *more)` for each sequence, h_t = f(h_{t-1}, (u_t, valid_t))."""
     cell, precision = problem.cell, problem.precision
-    x, (w_ih, bias, w_hh, bias_hn), state, valid, reset = operands
-    u = scan.dot(scan.looked_at(x, valid), w_ih, precision)
-    u = u + scan.in_row(bias, u)
+    _, (_, _, w_hh, bias_hn), state, valid, reset = operands
 
     def f(state: States, over_time) -> States:
         u_t, valid_t = over_time
@@ -64,25 +77,48 @@ def _over_sequences(problem: CellProblem, operands: ForwardOperands, solve, *mor
 
 
 def _forward(name: str, problem: CellProblem, operands: ForwardOperands) -> Trajectory:
+    """nan stays up to the next reset, as it does step by step; an iteration would mend it."""
+    u = _drive(problem, operands)
+    spoilt = _spoilt(problem, operands, u)
+
+    def mended(x, places):
+        return jnp.where(places[..., None], jnp.zeros((), x.dtype), x)
+
     def solve(f, state, xs, reset):
         options = {"reverse": problem.reverse, "reset": reset, "method": name}
         return nonlinear.nonlinear_scan(f, state, xs, **options)
 
-    states, found = _over_sequences(problem, operands, solve)
+    first = tuple(mended(s, jnp.any(jnp.isnan(s), axis=-1)) for s in operands.state)
+    clean = operands._replace(state=first)
+    states, found = _over_sequences(problem, clean, solve, mended(u, spoilt))
+    states = tuple(jnp.where(spoilt[..., None], jnp.full((), jnp.nan, s.dtype), s) for s in states)
+    found = found._replace(converged=found.converged & ~jnp.any(spoilt, axis=1))
     last = tuple(s[:, 0 if problem.reverse else -1] for s in states)
     if not problem.keep:
         return Trajectory(states[:1], last, None, found)
-    return Trajectory(states, last, _kept(problem, operands, states), found)
+    return Trajectory(states, last, _kept(problem, operands, states, u), found)
 
 
-def _kept(problem: CellProblem, operands: ForwardOperands, states: States) -> jax.Array | None:
+def _spoilt(problem: CellProblem, operands: ForwardOperands, u: jax.Array) -> jax.Array:
+    """(B, T): where a state is nan since x, the first state or a weight is."""
+    _, (_, _, w_hh, bias_hn), state, _, reset = operands
+    weights = jnp.any(jnp.isnan(w_hh))
+    if bias_hn is not None:
+        weights |= jnp.any(jnp.isnan(bias_hn))
+    here = jnp.any(jnp.isnan(u), axis=-1) | weights
+    before = jnp.any(jnp.isnan(jnp.concatenate(state, -1)), axis=-1)
+    here, before = here.astype(u.dtype), before.astype(u.dtype)
+    return linear_scan(1.0, here, before, axis=1, reverse=problem.reverse, reset=reset) > 0
+
+
+def _kept(
+    problem: CellProblem, operands: ForwardOperands, states: States, u: jax.Array
+) -> jax.Array | None:
     """What the cell keeps of every step, from the states before them."""
     cell = problem.cell
     if not cell.kept:
         return None
-    x, (w_ih, bias, w_hh, bias_hn), first, valid, reset = operands
-    u = scan.dot(scan.looked_at(x, valid), w_ih, problem.precision)
-    u = u + scan.in_row(bias, u)
+    _, (_, _, w_hh, bias_hn), first, _, reset = operands
     before = scan.before(problem, Residuals(first, states, None), reset)
     y = scan.dot(before[0], w_hh, problem.precision)
     _, kept = cell.step(*scan.gates_of(cell, u, y, bias_hn), before)
@@ -95,14 +131,17 @@ def certificate(problem: CellProblem, operands: ForwardOperands, states: States)
     def solve(f, state, xs, reset, states):
         return nonlinear.certificate(f, state, xs, states, reverse=problem.reverse, reset=reset)
 
-    return _over_sequences(problem, operands, solve, states)
+    return _over_sequences(problem, operands, solve, _drive(problem, operands), states)
 
 
 # The tangent map.
 
 
 def _tangent(problem: CellProblem, operands: TangentOperands) -> Evolution:
-    columns = operands.drives.state[0].shape[-1] * len(problem.cell.states)
+    batch, steps, hidden = operands.residuals.states[0].shape
+    columns = hidden * len(problem.cell.states)
+    if not isinstance(batch * steps, int):  # a symbol (`jax.export`)
+        return scan.method.tangent(problem, operands)
     return stretches.by_platform(
         partial(_in_stretches, problem), partial(scan.method.tangent, problem), columns, operands
     )

@@ -26,8 +26,8 @@ from rnnscan.scan.nonlinear_methods.iteration import (
     Iterate,
     guess,
     iterated,
+    polished,
     select,
-    solution,
     why_not,
 )
 from rnnscan.scan.nonlinear_methods.newton import corrected
@@ -74,7 +74,8 @@ def _choice(old: Iterate, new: Iterate) -> Iterate:
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
     h = guess(problem, operands)
     whole = jnp.ones(problem.batch, h.dtype)
-    return solution(iterated(problem, operands, _update, h, whole, _choice))
+    last = iterated(problem, operands, _update, h, whole, _choice)
+    return polished(problem, operands, last)
 
 
 method = NonlinearMethod(

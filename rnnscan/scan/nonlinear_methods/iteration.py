@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnscan.scan import nonlinear_linearised as linearised
 from rnnscan.scan.nonlinear_method import (
     TOL,
     NonlinearCase,
@@ -51,11 +52,6 @@ Choice = Callable[[Iterate, Iterate], Iterate]
 def why_not(case: NonlinearCase) -> str | None:
     """Of every method that iterates."""
     return "the length is a symbol (`jax.export`)" if case.symbolic else None
-
-
-def solution(iterate: Iterate) -> Solution:
-    """As it stands."""
-    return Solution(iterate.h, iterate.settled, iterate.iterations)
 
 
 def look(
@@ -103,6 +99,23 @@ def select(problems: jax.Array, this: Any, that: Any, axis: int = 0) -> Any:
         return jnp.where(flags, x, y)
 
     return jax.tree.map(chosen, this, that)
+
+
+def polished(problem: NonlinearProblem, operands: NonlinearOperands, last: Iterate) -> Solution:
+    """After a last correction by the true Jacobians, in stretches of time, where it still settles.
+
+    What is left when an iteration ends may be of one sign over many steps: nothing to a residual,
+    and where errors live long many times what a loop's roundings come to.
+    """
+    h, f = last.h, last.residual.f
+    drive = f - h
+    first = lax.full_like(operands.h0, 0)[:, None]
+    d = linearised.carried(problem, operands, h, drive[:, :, None], first)[:, :, 0]
+    h = problem.step.layout.rounded(finite(f + (d - drive), h))
+    finer = look(problem, operands, h, last.iterations, last.memory)
+    use = jnp.all(last.settled & finer.settled, axis=0)
+    h, _, stands = select(use, finer[:3], last[:3], axis=1)
+    return Solution(h, stands, last.iterations)
 
 
 def iterated(

@@ -8,6 +8,7 @@ rounding errors shrink with them.
 
 Near the solution digits double with each iteration; from far away there are about log T iterations
 where errors shrink along the trajectory (a negative Lyapunov exponent), up to T where they grow.
+A last correction, which is not counted, leaves roundings alone.
 Work of an iteration: L tangents of f a step and the scan; memory T D L numbers.
 
 Source: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence length"
@@ -28,7 +29,7 @@ from rnnscan.scan.nonlinear_methods.iteration import (
     Iterate,
     guess,
     iterated,
-    solution,
+    polished,
     why_not,
 )
 
@@ -58,8 +59,8 @@ def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Ite
 
 
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
-    h = guess(problem, operands)
-    return solution(iterated(problem, operands, _update, h))
+    last = iterated(problem, operands, _update, guess(problem, operands))
+    return polished(problem, operands, last)
 
 
 method = NonlinearMethod(

@@ -13,10 +13,6 @@ Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of no
 arXiv 2407.19115 (quasi-DEER).
 """
 
-import jax.numpy as jnp
-from jax import lax
-
-from rnnscan.scan import nonlinear_linearised as linearised
 from rnnscan.scan.linear import linear_scan
 from rnnscan.scan.nonlinear_method import (
     NonlinearMethod,
@@ -26,11 +22,9 @@ from rnnscan.scan.nonlinear_method import (
 )
 from rnnscan.scan.nonlinear_methods.iteration import (
     Iterate,
-    finite,
     guess,
     iterated,
-    look,
-    select,
+    polished,
     why_not,
 )
 
@@ -46,15 +40,7 @@ def _update(problem: NonlinearProblem, operands: NonlinearOperands, iterate: Ite
 
 def _solve(problem: NonlinearProblem, operands: NonlinearOperands) -> Solution:
     last = iterated(problem, operands, _update, guess(problem, operands))
-    h, f = last.h, last.residual.f
-    drive = f - h
-    first = lax.full_like(operands.h0, 0)[:, None]
-    d = linearised.carried(problem, operands, h, drive[:, :, None], first)[:, :, 0]
-    h = problem.step.layout.rounded(finite(f + (d - drive), h))
-    finer = look(problem, operands, h, last.iterations, last.memory)
-    use = jnp.all(last.settled & finer.settled, axis=0)
-    h, _, settled = select(use, finer[:3], last[:3], axis=1)
-    return Solution(h, settled, last.iterations)
+    return polished(problem, operands, last)
 
 
 method = NonlinearMethod(
