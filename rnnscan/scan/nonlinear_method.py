@@ -24,8 +24,8 @@ class Convergence(NamedTuple):
     Attributes:
       converged: whether every state is finite, and every step was taken by f itself or has its
         residual h_t - f(h_{t-1}, x_t) within `tol` units of rounding.
-      iterations: corrections of the whole trajectory, rejected ones included; steps that were
-        taken one after another do not count.
+      iterations: corrections of the whole trajectory, rejected ones included, but for a last one
+        that leaves roundings alone; steps that were taken one after another do not count.
       residual: the largest over all steps, in units of rounding: half an ulp of the largest number
         of a leaf lately, and half of what f moves if its state does in the last place. inf where it
         is none.

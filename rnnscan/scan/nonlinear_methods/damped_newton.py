@@ -6,7 +6,8 @@ s = 1 is `newton`, s = 0 is h <- f(h), which cannot overshoot. A trajectory is b
 its digits are wrong (the mean of log(1 + residual), in ulps of its largest number), or if the sum
 of squares of its residual is smaller, or if more of its first states are right, and not much else
 is worse. Such a step is accepted, and s grows; any other is undone, and s shrinks, until at last
-h <- f(h) is taken as it is: one state more is right then.
+h <- f(h) is taken as it is: one state more is right then. It ends with a last correction, as
+`newton` does.
 
 Source: Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs",
 arXiv 2407.19115 (ELK), here with a scale for its trust region, which grows and shrinks as in
