@@ -29,7 +29,6 @@ from jax import lax
 from rnnscan.scan import nonlinear, stretches
 from rnnscan.scan.cell_kinds.cell import States
 from rnnscan.scan.cell_method import (
-    CellCase,
     CellMethod,
     CellProblem,
     Evolution,
@@ -42,7 +41,8 @@ from rnnscan.scan.cell_methods import scan
 from rnnscan.scan.linear import linear_scan
 from rnnscan.scan.matrix import matrix_scan
 from rnnscan.scan.nonlinear_method import Convergence, NonlinearMethod
-from rnnscan.scan.nonlinear_methods import nonlinear_table
+from rnnscan.scan.nonlinear_methods import iteration, nonlinear_table, sequential
+from rnnscan.scan.table import serves_all
 
 # The trajectory.
 
@@ -166,8 +166,7 @@ def _in_stretches(problem: CellProblem, most: int, operands: TangentOperands) ->
 
     def stretch(first, over_time):
         (du, dq), of_steps, valid, reset = over_time
-        dz, q = scan.gates_of(cell, du, lax.full_like(du, 0))
-        dq = q if q is None else dq + q
+        dz, _ = scan.gates_of(cell, du, lax.full_like(du, 0))
         drive = moved(of_steps, dz, dq, tuple(map(jnp.zeros_like, of_steps[1])))
         transposed = moved(jax.tree.map(lambda x: x[..., None, :], of_steps), *of_basis)
         if valid is not None:  # else the state passes as it is
@@ -190,18 +189,13 @@ def _in_stretches(problem: CellProblem, most: int, operands: TangentOperands) ->
 
 
 def _row(of: NonlinearMethod) -> CellMethod:
-    def why_not(case: CellCase) -> str | None:
-        if of.name != "sequential" and case.symbolic:
-            return "the length is a symbol (`jax.export`)"
-        return None
-
     return CellMethod(
         name=of.name,
         summary=of.summary,
         forward=partial(_forward, of.name),
         tangent=_tangent,
         transpose=partial(scan.transposed, _tangent),
-        why_not=why_not,
+        why_not=serves_all if of is sequential.method else iteration.why_not,
         any_weights=True,
     )
 

@@ -15,12 +15,12 @@ from jax import lax
 from rnnscan.scan import nonlinear_linearised as linearised
 from rnnscan.scan.nonlinear_method import (
     TOL,
-    NonlinearCase,
     NonlinearOperands,
     NonlinearProblem,
     Solution,
 )
 from rnnscan.scan.nonlinear_residual import Residual, residual, settled
+from rnnscan.scan.table import Case
 
 # Iterations, unless told otherwise.
 _MOST = 128
@@ -49,7 +49,7 @@ Update = Callable[[NonlinearProblem, NonlinearOperands, Iterate], tuple[jax.Arra
 Choice = Callable[[Iterate, Iterate], Iterate]
 
 
-def why_not(case: NonlinearCase) -> str | None:
+def why_not(case: Case) -> str | None:
     """Of every method that iterates."""
     return "the length is a symbol (`jax.export`)" if case.symbolic else None
 
