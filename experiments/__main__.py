@@ -15,6 +15,7 @@ try:
     from rich.text import Text
 
     from experiments.harness import config, registry, run_folder, runner, visit
+    from experiments.harness.experiment import ProtocolError
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
         raise
@@ -26,7 +27,12 @@ except KeyboardInterrupt:  # the imports take seconds
     sys.exit(130)
 
 BAD_INPUT = 2
-REFUSALS = (config.ConfigError, registry.UnknownExperimentError, run_folder.RunFolderError)
+REFUSALS = (
+    config.ConfigError,
+    ProtocolError,
+    registry.UnknownExperimentError,
+    run_folder.RunFolderError,
+)
 RUNS = Path("runs")
 
 
@@ -35,8 +41,12 @@ def list_experiments() -> int:
     console = _console()
     for name in registry.names():
         console.print(f"[bold]{name}[/bold]")
-        console.print(Padding(Text(registry.load(name).CLAIM), (0, 0, 0, 2)))
-        files = registry.configs(name)
+        try:
+            claim, files = registry.load(name).CLAIM, registry.configs(name)
+        except REFUSALS as error:  # one that is broken does not hide the others
+            console.print(Padding(Text(str(error)), (0, 0, 0, 2)))
+            continue
+        console.print(Padding(Text(claim), (0, 0, 0, 2)))
         words = [name if file.path.stem == "default" else _short(file.path) for file in files]
         width = max(map(len, words), default=0)
         for word, file in zip(words, files, strict=True):

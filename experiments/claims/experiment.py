@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pydantic
-from matplotlib.figure import Figure
 
 from experiments.any_length import experiment as any_length
 from experiments.claims.article import CLAIMS
@@ -92,7 +91,7 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
     return composite.run(PARTS, config, points)
 
 
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
+def plot(records: Sequence[Record]) -> dict[str, Any]:
     return composite.plot(PARTS, records)
 
 
@@ -110,7 +109,12 @@ def summary(records: Sequence[Record]) -> Summary:
         ]
         if not mine:
             waits = " or ".join(claim.settled_by) or "an experiment that does not exist yet"
-            text = f"No verdict among the records: it waits for {waits}."
+            failed = [f for name in claim.settled_by if name in parts for f in parts[name].failures]
+            text = (
+                f"No verdict: {'; '.join(failed)}"
+                if failed
+                else f"No verdict among the records: it waits for {waits}."
+            )
             mine = [("–", Verdict(claim.text, "open", text, number))]
         for name, verdict in mine:
             rows.append((f"{number}", verdict.outcome, verdict.value or "–", claim.text, name))
@@ -123,4 +127,5 @@ def summary(records: Sequence[Record]) -> Summary:
         note="Every verdict is computed from this run; small settings, so small conclusions.",
     )
     others = [replace(t, brief=False) for part in parts.values() for t in part.tables]
-    return Summary(tuple(verdicts), (table, *others))
+    failures = tuple(failure for part in parts.values() for failure in part.failures)
+    return Summary(tuple(verdicts), (table, *others), failures)

@@ -6,12 +6,11 @@ Nothing is measured here: a point of the whole is a point of one of its parts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.runner import describe_point
+from experiments.harness.experiment import Point, Record, Summary, sum_up
+from experiments.harness.runner import describe_point, measure
 
 Parts = Mapping[str, Any]  # modules that follow the protocol of experiment.py, by name
 
@@ -34,22 +33,32 @@ def run(parts: Parts, config: Any, points: Iterable[Point] | None = None) -> Ite
     """The records of the parts, each with its point wrapped."""
     for point in plan(parts, config) if points is None else points:
         name = point["part"]
-        for record in parts[name].run(getattr(config, name), [point["point"]]):
+        for record in measure(name, parts[name], getattr(config, name), point["point"]):
             yield {**record, "point": point}
 
 
-def plot(parts: Parts, records: Sequence[Record]) -> dict[str, Figure]:
-    """The figures of the parts, `wallclock_time` for instance."""
-    return {
-        f"{name}_{key}": figure
-        for name, part in parts.items()
-        for key, figure in part.plot(of_part(records, name)).items()
-    }
+def plot(parts: Parts, records: Sequence[Record]) -> dict[str, Any]:
+    """The figures of the parts, `wallclock_time` for instance.
+
+    In the place of a part that cannot draw is its error, which the report tells of.
+    """
+    made: dict[str, Any] = {}
+    for name, part in parts.items():
+        try:
+            drawn = part.plot(of_part(records, name))
+            made |= {f"{name}_{key}": figure for key, figure in drawn.items()}
+        except Exception as error:
+            made[name] = error
+    return made
 
 
 def summaries(parts: Parts, records: Sequence[Record]) -> dict[str, Summary]:
-    """What each part says of its records."""
-    return {name: part.summary(of_part(records, name)) for name, part in parts.items()}
+    """What each part says of its records; its failures bear its name."""
+    found = {name: sum_up(part, of_part(records, name)) for name, part in parts.items()}
+    return {
+        name: replace(said, failures=tuple(f"{name}, {failure}" for failure in said.failures))
+        for name, said in found.items()
+    }
 
 
 def of_part(records: Sequence[Record], name: str) -> list[Record]:

@@ -56,20 +56,27 @@ The harness gives records back as they were read from `results.jsonl`: lists whe
 "point" equal to the planned one. It adds "line" and "lines" (the record's number within its point),
 which `plot` and `summary` may ignore.
 
+The harness checks these names before anything runs, and each record before it is written. Where
+`plot` or `summary` fails, the report says so and has the rest: what was measured is safe.
+
 An experiment can also be used without the harness: `list(run(Config(...)))` is a plain list of
 dicts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import inspect
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from experiments.harness.config import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from experiments.harness.config import Config
 
 Point = dict[str, Any]
 Record = dict[str, Any]
@@ -124,11 +131,21 @@ class Verdict:
     number: int | None = None
     value: str = ""
 
+    def __post_init__(self) -> None:
+        if self.outcome not in get_args(Outcome):
+            raise ValueError(
+                f"verdict {self.claim!r}: outcome {self.outcome!r} should be one of "
+                f"{', '.join(get_args(Outcome))}"
+            )
+
 
 @dataclass(frozen=True)
 class Summary:
+    """What an experiment says of its records; the harness adds what could not be said or drawn."""
+
     verdicts: tuple[Verdict, ...] = ()
     tables: tuple[Table, ...] = ()
+    failures: tuple[str, ...] = ()
 
 
 class Experiment(Protocol):
@@ -144,3 +161,79 @@ class Experiment(Protocol):
     def plot(self, records: Sequence[Record]) -> dict[str, Figure]: ...
 
     def summary(self, records: Sequence[Record]) -> Summary: ...
+
+
+class ProtocolError(ValueError):
+    """An experiment that does not keep to the protocol above, and how."""
+
+
+def _takes(count: int) -> Callable[[Any], bool]:
+    """Whether something can be called with that many arguments."""
+
+    def test(value: Any) -> bool:
+        try:
+            inspect.signature(value).bind(*range(count))
+        except TypeError:
+            return False
+        except ValueError:  # written in C, and does not say
+            return True
+        return True
+
+    return test
+
+
+_SHOULD_BE = {
+    "CLAIM": ("a string, one sentence", lambda value: isinstance(value, str)),
+    "Config": (
+        "a subclass of experiments.harness.config.Config",
+        lambda value: isinstance(value, type) and issubclass(value, Config),
+    ),
+    "plan": ("a function plan(config) -> points", _takes(1)),
+    "run": ("a function run(config, points) -> records", _takes(2)),
+    "plot": ("a function plot(records) -> figures by name", _takes(1)),
+    "summary": ("a function summary(records) -> Summary", _takes(1)),
+}
+
+
+def check(name: str, experiment: Any) -> None:
+    """Raises a ProtocolError with every name that is missing or is not what it should be."""
+    faults = [
+        f"{key}: {'' if hasattr(experiment, key) else 'missing; '}should be {what}"
+        for key, (what, is_right) in _SHOULD_BE.items()
+        if not is_right(getattr(experiment, key, None))
+    ]
+    if faults:
+        where = getattr(experiment, "__file__", name)
+        head = f"{name}: {where} does not follow the protocol of experiments/harness/experiment.py:"
+        raise ProtocolError("\n  ".join([head, *faults]))
+
+
+def sum_up(experiment: Experiment, records: Sequence[Record]) -> Summary:
+    """The summary; one that fails is among the failures."""
+    try:
+        summary = experiment.summary(records)
+        if not isinstance(summary, Summary):
+            raise TypeError(f"summary(records) returned {summary!r}; should be a Summary")
+    except Exception as error:
+        return Summary(failures=(f"tables and verdicts: {in_words(error)}",))
+    return summary
+
+
+def in_words(error: BaseException) -> str:
+    """`KeyError: 'loss' (recall/present.py, line 33)`: the error and the line of ours it came from.
+
+    >>> in_words(ValueError("two\\nlines"))
+    'ValueError: two lines'
+    """
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    libraries = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+    ours = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(libraries)
+    ]
+    if not ours or isinstance(error, SyntaxError):  # which says itself where it is
+        return text
+    path = Path(ours[-1].filename)
+    return f"{text} ({path.parent.name}/{path.name}, line {ours[-1].lineno})"

@@ -5,6 +5,7 @@ Figures are made without pyplot: no global state, no window, nothing to close.
 
 from __future__ import annotations
 
+import textwrap
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from experiments.harness.colours import GREY, ORANGE, PINK, SKY
@@ -52,6 +56,63 @@ _SPARE = (
 _LINES = {"": "-", "sequential": "-", "associative": (0, (5, 2))}
 
 
+_UNSEEN = "\u200b"  # has no width; before a name that matplotlib would leave out of a legend
+
+
+def literal(value: Any) -> Any:
+    """Records whose text matplotlib shows as it is written, and not as mathematics.
+
+    A layer is named as one likes; so what comes from a config is made literal once, before any
+    figure sees it, and dollars in our own labels stay mathematics. Long names are broken over
+    lines, very long ones cut, and control characters named.
+
+    >>> literal([{"layer": "a $x$ b", "seed": 0}])
+    [{'layer': 'a \\\\$x\\\\$ b', 'seed': 0}]
+    """
+    if isinstance(value, dict):
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [literal(item) for item in value]
+    return _literal(value) if isinstance(value, str) else value
+
+
+def _literal(text: str) -> str:
+    if len(text) > 180:
+        text = f"{text[:120]} … {text[-57:]}"
+    lines = [textwrap.fill(line, 60) if len(line) > 60 else line for line in text.split("\n")]
+    shown = "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+        for c in "\n".join(lines)
+    )
+    return (_UNSEEN if shown.startswith("_") else "") + shown.replace("$", r"\$")
+
+
+def written(text: Any) -> str:
+    """Text of a figure as it is shown, for a caption.
+
+    >>> written(literal("a $x$ b"))
+    'a $x$ b'
+    """
+    return str(text).replace(r"\$", "$").replace(_UNSEEN, "")
+
+
+class _Figure(Figure):
+    """Shows a text that is no mathematics as it is written, where matplotlib would fail."""
+
+    def draw(self, renderer: Any) -> None:
+        for text in self.findobj(Text):
+            assert isinstance(text, Text)
+            if is_math_text(text.get_text()):
+                try:
+                    _MATHEMATICS.parse(text.get_text())
+                except ValueError:
+                    text.set_parse_math(False)
+        super().draw(renderer)
+
+
+_MATHEMATICS = MathTextParser("path")
+
+
 def line_style(layer: str, method: str = "") -> dict[str, Any]:
     """Keywords for `Axes.plot`: the colour and marker of a layer, the line of a method.
 
@@ -76,7 +137,7 @@ def new_figure(
     """
     size = size or (max(7.2, 4.6 * columns), (4.0 if rows == columns == 1 else 3.5 * rows) + 0.4)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = _Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **subplots)
     return figure, axes
 
@@ -167,7 +228,8 @@ def legend_below(figure: Figure) -> None:
     if not entries:
         return
     # At 9 points a letter is some 0.075 inches wide, a handle with its gaps 0.7.
-    room = figure.get_figwidth() / (0.7 + 0.075 * max(map(len, entries)))
+    longest = max(len(line) for label in entries for line in label.split("\n"))
+    room = figure.get_figwidth() / (0.7 + 0.075 * longest)
     figure.legend(
         entries.values(),
         entries.keys(),

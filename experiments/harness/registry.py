@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from experiments.harness.config import ConfigError, ConfigFile, read
-from experiments.harness.experiment import Experiment
+from experiments.harness.experiment import Experiment, ProtocolError, check, in_words
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -23,10 +23,15 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Experiment:
-    """The experiment of that name."""
+    """The experiment of that name, checked to follow the protocol."""
     if name not in names():
         raise UnknownExperimentError(_unknown(name))
-    return cast(Experiment, importlib.import_module(f"experiments.{name}.experiment"))
+    try:
+        experiment = importlib.import_module(f"experiments.{name}.experiment")
+    except Exception as error:
+        raise ProtocolError(f"{name}: cannot be imported: {in_words(error)}") from error
+    check(name, experiment)
+    return cast(Experiment, experiment)
 
 
 def configs(name: str) -> list[ConfigFile]:

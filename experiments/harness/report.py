@@ -7,6 +7,7 @@ import html
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,16 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments.harness.environment import device_name
-from experiments.harness.experiment import Experiment, Record, Summary, Table, Verdict
-from experiments.harness.figures import STYLE
+from experiments.harness.experiment import (
+    Experiment,
+    Record,
+    Summary,
+    Table,
+    Verdict,
+    in_words,
+    sum_up,
+)
+from experiments.harness.figures import STYLE, literal, written
 from experiments.harness.run_folder import RunFolder, write_atomically
 
 _COLOURS = {"confirmed": "green", "refined": "yellow", "refuted": "red", "open": "dim"}
@@ -69,6 +78,8 @@ def write(
 ) -> Summary:
     """Saves the figures of `records` as png and svg, writes `report.html`, returns the summary.
 
+    What fails to be drawn or summed up is among the failures of the summary, and the page says so.
+
     Args:
       folder: the run folder to write into.
       name: the experiment's.
@@ -77,9 +88,14 @@ def write(
       status: one line; an unfinished run says so.
       complete: whether every planned point is among the records.
     """
-    summary = experiment.summary(records)
+    summary = sum_up(experiment, records)
     with mpl.rc_context(STYLE):
-        images = save_figures(experiment.plot(records), folder.path / "figures")
+        try:
+            figures = dict(experiment.plot(literal(records)))
+        except Exception as error:
+            figures = {"all": error}
+        images, failures = save_figures(figures, folder.path / "figures")
+    summary = replace(summary, failures=(*summary.failures, *failures))
     page = render(
         name=name,
         claim=experiment.CLAIM,
@@ -87,7 +103,7 @@ def write(
         complete=complete,
         summary=summary,
         images=images,
-        skipped=[record for record in records if "skipped" in record],
+        records=records,
         config=folder.config,
         environment=folder.environment,
         folder=folder.path,
@@ -96,18 +112,30 @@ def write(
     return summary
 
 
-def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[tuple[str, bytes]]:
-    """Saves each figure as `folder/key.png` and `.svg`; returns captions and svg texts."""
-    folder.mkdir(exist_ok=True)
-    images = []
+def save_figures(
+    figures: Mapping[str, Figure | Exception], folder: Path
+) -> tuple[list[tuple[str, bytes]], list[str]]:
+    """Saves each figure as `folder/key.png` and `.svg`.
+
+    Returns captions and svg texts, and what could not be drawn. An error in the place of figures
+    is why there are none.
+    """
+    images, failures = [], []
     for key, figure in figures.items():
-        svg = io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        (folder / f"{key}.svg").write_bytes(svg.getvalue())
-        figure.savefig(folder / f"{key}.png", metadata={"Software": None})
-        caption = str(figure.get_label() or key.replace("_", " "))
-        images.append((caption, svg.getvalue()))
-    return images
+        svg, png = io.BytesIO(), io.BytesIO()
+        try:
+            if isinstance(figure, Exception):
+                raise figure
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+            figure.savefig(png, format="png", metadata={"Software": None})
+        except Exception as error:
+            which = "figures" if error is figure else "figure"
+            failures.append(f"{which} {key}: {in_words(error)}")
+            continue
+        write_atomically(folder / f"{key}.svg", svg.getvalue())
+        write_atomically(folder / f"{key}.png", png.getvalue())
+        images.append((written(figure.get_label()) or key.replace("_", " "), svg.getvalue()))
+    return images, failures
 
 
 def render(
@@ -118,7 +146,7 @@ def render(
     complete: bool,
     summary: Summary,
     images: Sequence[tuple[str, bytes]],
-    skipped: Sequence[Record],
+    records: Sequence[Record],
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
     folder: Path,
@@ -126,6 +154,7 @@ def render(
     """The page as text. Whatever comes from outside this module is escaped."""
     device = device_name(dict(environment))
     version = environment["packages"]["jax"]
+    skipped = [record for record in records if "skipped" in record]
     kind = "finished" if complete else "unfinished"
     parts = [
         "<!doctype html>",
@@ -135,10 +164,12 @@ def render(
         f"<h1>{_text(name)}</h1><p>{_text(claim)}</p>",
         f'<p><span class="badge {kind}">{_text(status)}</span> '
         f'<span class="soft">on {_text(device)}, jax {_text(version)}</span></p>',
+        *_section("Not in this report", map(_failure, summary.failures)),
         *_section("Verdicts", (_verdict(verdict, device) for verdict in summary.verdicts)),
         *_section("Figures", (_figure(caption, svg) for caption, svg in images)),
         *_section("Tables", (_table(table) for table in summary.tables)),
         *_section("Left out", [_skipped(skipped)] if skipped else []),
+        *([] if summary.tables or summary.verdicts else [_records(records)]),
         "<h2>How it was measured</h2>",
         "<p>To repeat or continue it:</p>",
         f"<pre>python -m experiments run {_text(folder / 'config.json')}</pre>",
@@ -225,6 +256,17 @@ def _skipped(records: Sequence[Record]) -> str:
         for record in records
     )
     return f"<ul>{items}</ul>"
+
+
+def _failure(text: str) -> str:
+    return f'<p class="refuted">{_text(text)}</p>'
+
+
+def _records(records: Sequence[Record]) -> str:
+    """What was measured, where nothing sums it up; long ones are cut."""
+    lines = (json.dumps(record) for record in records)
+    text = "\n".join(line if len(line) <= 1000 else f"{line[:997]}..." for line in lines)
+    return f"<details open><summary>Records</summary><pre>{_text(text)}</pre></details>"
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> str:

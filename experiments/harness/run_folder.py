@@ -15,14 +15,16 @@ together and each knows how many they are, so that a point is there as a whole o
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -90,14 +92,12 @@ def key_of(experiment: str, config: Config, environment: dict[str, Any]) -> str:
 def make(root: Path, experiment: str, config: Config, environment: dict[str, Any]) -> RunFolder:
     """The folder of this config in this environment below `root`: made, or found as it was left."""
     folder = RunFolder(root / f"{experiment}-{key_of(experiment, config, environment)}")
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        resolved = {"experiment": experiment, **config.model_dump(mode="json")}
-        for name, facts in (("environment.json", environment), ("config.json", resolved)):
-            if not (folder.path / name).exists():
-                write_atomically(folder.path / name, json.dumps(facts, indent=2) + "\n")
-    except OSError as error:
-        raise RunFolderError(f"{folder.path}: cannot be written: {error}") from None
+    resolved = {"experiment": experiment, **config.model_dump(mode="json")}
+    for name, facts in (("environment.json", environment), ("config.json", resolved)):
+        with _writes(folder.path):
+            there = (folder.path / name).exists()
+        if not there:
+            write_atomically(folder.path / name, json.dumps(facts, indent=2) + "\n")
     return folder
 
 
@@ -132,10 +132,14 @@ def writing(folder: RunFolder) -> Iterator[Writer]:
 
     A folder that is written to is unfinished until it is marked again.
     """
-    with folder.results.open("ab") as file:
+    with _writes(folder.path):
+        # Unbuffered: nothing is left that closing would try to write once more.
+        file = folder.results.open("ab", buffering=0)
+    with file:
         _lock(file, folder)
         _, end = _complete(folder.results)
-        file.truncate(end)
+        with _writes(folder.path):
+            file.truncate(end)
         yield Writer(folder, file)
 
 
@@ -144,28 +148,68 @@ class Writer:
     """Appends whole points to the results of a folder."""
 
     folder: RunFolder
-    file: IO[bytes]
+    file: io.FileIO
 
     def append(self, point: Point, records: Sequence[Record]) -> None:
         """Writes the records of a point at once, and returns when they are on the disk."""
-        if not records:
-            raise ValueError(f"point {point}: has no records; a point yields at least one")
-        (self.folder.path / "finished.json").unlink(missing_ok=True)
         count = len(records)
         lines = [
             _to_json({**record, "point": point, "line": number, "lines": count})
             for number, record in enumerate(records, start=1)
         ]
-        self.file.write("".join(line + "\n" for line in lines).encode())
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        left = "".join(line + "\n" for line in lines).encode()
+        with _writes(self.folder.path):
+            (self.folder.path / "finished.json").unlink(missing_ok=True)
+            while left:
+                left = left[self.file.write(left) :]
+            os.fsync(self.file.fileno())
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old or the new one, never half of it."""
+    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with _writes(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writes(path: Path) -> Iterator[None]:
+    """What the disk refuses, in one message with the cure."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a path with a null character
+        code = getattr(error, "errno", None)
+        full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cure = "free space there" if full else "mend that"
+        raise RunFolderError(
+            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. What was "
+            f"measured before is kept: {cure} and run the same command again, or choose another "
+            "folder with --runs."
+        ) from None
+
+
+def unwritable(record: Any) -> str:
+    """What keeps a record or point from being written as JSON; empty where nothing does.
+
+    >>> unwritable({"length": 8, "seen": {1}})
+    "'seen': {1} of type set is no JSON value"
+    """
+    if not isinstance(record, dict):
+        return f"{record!r} is no dict"
+    for field, value in record.items():
+        try:
+            if not isinstance(field, str):
+                raise TypeError("a field's name should be a string")
+            _to_json({field: value})
+        except (TypeError, ValueError, RecursionError) as error:
+            return f"{field!r}: {error}"
+    return ""
 
 
 def canonical(value: Any) -> str:
@@ -175,22 +219,27 @@ def canonical(value: Any) -> str:
 
 def _complete(path: Path) -> tuple[list[Record], int]:
     """The records of complete points, and where the last of these ends in the file."""
-    if not path.exists():
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
         return [], 0
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read: {error}") from None
     records: list[Record] = []
     group: list[Record] = []
     end = offset = 0
-    lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         offset += len(line)
         try:
             record = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if record is None:
             if number == len(lines):
                 break
             raise RunFolderError(f"{path}: line {number} is not JSON; move the folder away")
+        if not isinstance(record, dict) or not {"point", "line", "lines"} <= record.keys():
+            raise RunFolderError(f"{path}: line {number} is no record; move the folder away")
         if record["line"] != len(group) + 1:
             raise RunFolderError(f"{path}: line {number} does not follow on the one before it")
         group.append(record)
@@ -200,12 +249,12 @@ def _complete(path: Path) -> tuple[list[Record], int]:
     return records, end
 
 
-def _lock(file: IO[bytes], folder: RunFolder) -> None:
+def _lock(file: io.FileIO, folder: RunFolder) -> None:
     if fcntl is None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         raise RunFolderError(
             f"{folder.path}: another process is measuring into it; wait for it or stop it"
         ) from None
@@ -224,9 +273,12 @@ def _plain(value: Any) -> Any:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(facts, dict):
+        raise RunFolderError(f"{path}: cannot be read: should hold a table")
+    return facts
 
 
 def _last_change(folder: Path) -> float:

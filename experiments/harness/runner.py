@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from rich.console import Console
 
 from experiments.harness import environment, progress, report, run_folder
 from experiments.harness.config import Config
-from experiments.harness.experiment import Experiment, Point, Record
+from experiments.harness.experiment import (
+    Experiment,
+    Point,
+    ProtocolError,
+    Record,
+    Summary,
+    check,
+)
 from experiments.harness.run_folder import RunFolder
 
 INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
@@ -45,6 +53,9 @@ def run(
 ) -> int:
     """Measures what is missing of a run and writes its report; returns the exit code.
 
+    That is 0, INTERRUPTED, or 1 where all is measured and the report lacks what could not be drawn
+    or summed up.
+
     Args:
       name: of the experiment and its folder.
       experiment: the module that follows the protocol.
@@ -54,6 +65,7 @@ def run(
       again: the command that continues this run, for the message after Ctrl-C.
     """
     started = time.perf_counter()
+    check(name, experiment)
     planned = plan(name, experiment, config)
     folder = run_folder.make(root, name, config, environment.describe())
     device = environment.device_name(folder.environment)
@@ -67,7 +79,7 @@ def run(
         interrupted = False
         try:
             with progress.show(console, len(planned), before) as shown:
-                _measure(experiment, config, missing, writer, shown)
+                _measure(name, experiment, config, missing, writer, shown)
         except KeyboardInterrupt:
             interrupted = True
         records = folder.records()
@@ -81,6 +93,7 @@ def run(
             )
         summary = report.write(folder, name, experiment, records, str(status), status.complete)
         if interrupted:
+            _tell(console, name, folder, summary)
             return INTERRUPTED
         seconds = time.perf_counter() - started
         if not folder.finished:
@@ -88,13 +101,13 @@ def run(
     report.show(console, summary, device)
     console.print(f"\nFinished in {seconds:.0f} s. Open the report in a browser:")
     console.print(f"  {folder.report}", soft_wrap=True, markup=False)
-    return 0
+    return _tell(console, name, folder, summary)
 
 
 def rebuild(
     name: str, experiment: Experiment, config: Config, folder: RunFolder, console: Console
 ) -> int:
-    """Writes the report of a folder again from its records; returns the exit code."""
+    """Writes the report of a folder again from its records; returns the exit code of `run`."""
     records = folder.records()
     planned = plan(name, experiment, config)
     status = Status(len(planned) - len(remaining(planned, records)), len(planned))
@@ -102,18 +115,36 @@ def rebuild(
     report.show(console, summary, environment.device_name(folder.environment))
     console.print(f"\n{name}, {status}. The report:")
     console.print(f"  {folder.report}", soft_wrap=True, markup=False)
-    return 0
+    return _tell(console, name, folder, summary)
+
+
+def _tell(console: Console, name: str, folder: RunFolder, summary: Summary) -> int:
+    """Says what the report lacks; returns the exit code."""
+    if not summary.failures:
+        return 0
+    lines = [
+        f"\n{name}: the report is not whole:",
+        *(f"  {failure}" for failure in summary.failures),
+        "What was measured is safe; to draw and sum up again:",
+        f"  python -m experiments report {shlex.quote(str(folder.path))}",
+    ]
+    console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+    return 1
 
 
 def plan(name: str, experiment: Experiment, config: Config) -> list[Point]:
     """The planned points, as they read back from JSON, checked to be distinct."""
-    points = experiment.plan(config)
-    keys = [run_folder.point_key(point) for point in points]
+    points = list(experiment.plan(config))
     if not points:
-        raise ValueError(f"{name}: plan(config) names no points; there should be one at least")
+        raise ProtocolError(f"{name}: plan(config) names no points; there should be one at least")
+    for point in points:
+        fault = run_folder.unwritable(point)
+        if fault:
+            raise ProtocolError(f"{name}: plan(config) names the point {point}: {fault}")
+    keys = [run_folder.point_key(point) for point in points]
     if len(set(keys)) < len(keys):
         twice = next(point for point, key in zip(points, keys, strict=True) if keys.count(key) > 1)
-        raise ValueError(f"{name}: plan(config) names the point {twice} more than once")
+        raise ProtocolError(f"{name}: plan(config) names the point {twice} more than once")
     return points
 
 
@@ -123,7 +154,31 @@ def remaining(planned: Sequence[Point], records: Iterable[Record]) -> list[Point
     return [point for point in planned if run_folder.point_key(point) not in done]
 
 
+def measure(name: str, experiment: Experiment, config: Config, point: Point) -> list[Record]:
+    """The records of one point, checked to be such, of this point, and writable."""
+    # One point a call: when the iterator ends, the point is whole and can be written.
+    records = list(experiment.run(config, [point]))
+    asked = f"{name}: run(config, [{point}])"
+    if not records:
+        raise ProtocolError(f"{asked} yielded no record; a point yields at least one")
+    for record in records:
+        fault = run_folder.unwritable(record)
+        if fault:
+            raise ProtocolError(f"{asked} yielded a record that cannot be written: {fault}")
+        if "point" not in record:
+            raise ProtocolError(
+                f'{asked} yielded a record without "point"; it has {", ".join(map(str, record))}'
+            )
+        if run_folder.point_key(record["point"]) != run_folder.point_key(point):
+            raise ProtocolError(
+                f"{asked} yielded a record of {record['point']}; should be of the point that was "
+                "asked for"
+            )
+    return records
+
+
 def _measure(
+    name: str,
     experiment: Experiment,
     config: Config,
     points: list[Point],
@@ -133,15 +188,7 @@ def _measure(
     describe = getattr(experiment, "describe", describe_point)
     for point in points:
         shown.begin(describe(point))
-        # One point a call: when the iterator ends, the point is whole and can be written.
-        records = list(experiment.run(config, [point]))
-        for record in records:
-            if run_folder.point_key(record["point"]) != run_folder.point_key(point):
-                raise ValueError(
-                    f"run(config, [{point}]) yielded a record of {record['point']}; should be of "
-                    "the point that was asked for"
-                )
-        writer.append(point, records)
+        writer.append(point, measure(name, experiment, config, point))
         shown.done()
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from experiments.digits import experiment as digits
 from experiments.gradient_decay import experiment as gradient_decay
 from experiments.harness import composite
@@ -46,15 +44,16 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
     return composite.run(PARTS, config, points)
 
 
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
+def plot(records: Sequence[Record]) -> dict[str, Any]:
     return composite.plot(PARTS, records)
 
 
 def summary(records: Sequence[Record]) -> Summary:
     """Every verdict and table of the parts; of each part the first table is for the terminal."""
-    verdicts, tables = [], []
+    verdicts, tables, failures = [], [], []
     for mine in composite.summaries(PARTS, records).values():
         verdicts += mine.verdicts
+        failures += mine.failures
         brief = next((table for table in mine.tables if table.brief), None)
         tables += [replace(table, brief=table is brief) for table in mine.tables]
-    return Summary(tuple(verdicts), tuple(tables))
+    return Summary(tuple(verdicts), tuple(tables), tuple(failures))
