@@ -18,7 +18,7 @@ import json
 import re
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import pydantic
 
 HEADER = ("experiment", "takes")
+_TOO_DEEP = "nested too deep"
 _BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -73,10 +74,10 @@ def read(path: Path) -> ConfigFile:
     """Reads a config file (TOML, or a run folder's `config.json`); only the header is checked."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no such file, no UTF-8, no path
         raise ConfigError([f"{path}: cannot be read: {error}"]) from None
     try:
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        values = _plain(json.loads if path.suffix == ".json" else tomllib.loads, text)
     except ValueError as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise ConfigError([f"{path}: not valid {kind}: {error}"]) from None
@@ -119,7 +120,10 @@ def resolve(
     >>> resolve(Small, {"lengths": [32]}, ["layer=LRU", "lengths=[8, 16]"])
     Small(lengths=(8, 16), layer='LRU')
     """
-    merged = json.loads(json.dumps(values, default=str))
+    try:
+        merged = _plain(dict, values)
+    except ValueError as error:
+        raise ConfigError([str(error)], where) from None
     faults = []
     for override in overrides:
         try:
@@ -140,6 +144,8 @@ def validate(model: type[Config], values: Mapping[str, Any]) -> Config:
     try:
         # By way of JSON, where strict types still let a list be a tuple.
         return model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except RecursionError:
+        raise ConfigError([_TOO_DEEP]) from None
     except pydantic.ValidationError as error:
         faults = error.errors()
         # An array with a bad item is not too short as well, though it has lost the item.
@@ -166,18 +172,28 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
             [f"override {text!r}: should read key.path=VALUE, for instance train.steps=300"]
         )
     try:
-        parsed = tomllib.loads(f"value = {value}")
+        parsed = _plain(tomllib.loads, f"value = {value}")
         if parsed.keys() == {"value"}:
-            return path, json.loads(json.dumps(parsed["value"], default=str))
+            return path, parsed["value"]
     except tomllib.TOMLDecodeError:
         if _BARE_WORD.fullmatch(value.strip()):
             return path, value.strip()
+    except ValueError as error:
+        raise ConfigError([f"override {key}: {error}"]) from None
     raise ConfigError(
         [
             f"override {text!r}: {value.strip()!r} is not a TOML value; right are for instance 3, "
             f"0.5, true, [64, 128], a bare word, or a quoted string: '{key}=\"two words\"'"
         ]
     )
+
+
+def _plain(parse: Callable[[Any], Any], source: Any) -> Any:
+    """What `parse` makes of the source, as JSON would hold it; ValueError where that cannot be."""
+    try:
+        return json.loads(json.dumps(parse(source), default=str, ensure_ascii=False).encode())
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 def merge(values: Mapping[str, Any], changes: Any) -> Any:
@@ -210,6 +226,8 @@ def _merge(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 def _fault(model: type[Config], values: Any, fault: Any) -> str:
     """One pydantic error as a line: path, value, what would be right."""
     kind, location = fault["type"], fault["loc"]
+    if kind == "json_invalid":  # all else that JSON cannot be was refused before
+        return _TOO_DEEP
     place = _path(values, location, missing=kind == "missing")
     if kind == "extra_forbidden":
         known = _keys_at(model, location[:-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from pathlib import Path
 from typing import cast
 
@@ -45,9 +46,10 @@ def find_config(name_or_path: str) -> ConfigFile:
     if name_or_path in names():
         return read(FOLDER / name_or_path / "configs" / "default.toml")
     path = Path(name_or_path)
-    if path.is_dir() and (path / "config.json").is_file():
+    # os.path's tests are false, and no error, of what cannot be a path at all.
+    if os.path.isfile(path / "config.json"):
         path /= "config.json"
-    if not path.suffix and not path.exists():
+    if not path.suffix and not os.path.exists(path):
         raise UnknownExperimentError(_unknown(name_or_path))
     file = read(path)
     if file.experiment not in names():

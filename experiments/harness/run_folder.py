@@ -103,7 +103,7 @@ def make(root: Path, experiment: str, config: Config, environment: dict[str, Any
 
 def find(path: Path) -> RunFolder:
     """The run folder at `path`."""
-    if not (path / "config.json").is_file():
+    if not os.path.isfile(path / "config.json"):  # false of what cannot be a path at all
         raise RunFolderError(
             f"{path}: is no run folder; there should be a config.json in it, or the visit.json of "
             "a folder of results/"

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Visit(pydantic.BaseModel):
 
 def is_visit(path: Path) -> bool:
     """Whether the folder is that of a visit, and not that of one run."""
-    return (path / FILE).is_file() and not (path / "config.json").exists()
+    return os.path.isfile(path / FILE) and not (path / "config.json").exists()
 
 
 def read(path: Path) -> Visit:
