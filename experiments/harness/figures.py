@@ -79,12 +79,16 @@ def literal(value: Any) -> Any:
 def _literal(text: str) -> str:
     if len(text) > 180:
         text = f"{text[:120]} … {text[-57:]}"
-    lines = [textwrap.fill(line, 60) if len(line) > 60 else line for line in text.split("\n")]
-    shown = "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
-        for c in "\n".join(lines)
+    text = "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
-    return (_UNSEEN if shown.startswith("_") else "") + shown.replace("$", r"\$")
+    lines = [
+        part
+        for line in text.split("\n")
+        for part in textwrap.wrap(line, 40, drop_whitespace=False) or [line]
+    ]
+    text = "\n".join(lines if len(lines) <= 5 else [*lines[:4], "…"])
+    return (_UNSEEN if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def written(text: Any) -> str:
@@ -102,11 +106,11 @@ class _Figure(Figure):
     def draw(self, renderer: Any) -> None:
         for text in self.findobj(Text):
             assert isinstance(text, Text)
-            if is_math_text(text.get_text()):
-                try:
-                    _MATHEMATICS.parse(text.get_text())
-                except ValueError:
-                    text.set_parse_math(False)
+            try:
+                for line in filter(is_math_text, text.get_text().split("\n")):
+                    _MATHEMATICS.parse(line)
+            except ValueError:
+                text.set_parse_math(False)
         super().draw(renderer)
 
 
