@@ -124,8 +124,8 @@ def _report_visit(folder: Path) -> int:
     """Every run of a visit; one that this version cannot read does not hide the others."""
     facts, status = visit.read(folder), 0
     for found in visit.runs(folder):
-        _console().rule(f"{found.experiment}: {facts}", style="dim")
         try:
+            _console().rule(f"{found.experiment}: {facts}", style="dim")
             status = max(status, _rebuild(found))
         except REFUSALS as error:
             print(error, file=sys.stderr)

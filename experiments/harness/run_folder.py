@@ -29,12 +29,20 @@ from typing import Any
 import numpy as np
 
 from experiments.harness.config import Config
+from experiments.harness.environment import device_name
 from experiments.harness.experiment import Point, Record
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
+
+
+_CURES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, the quota is used up",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+}
 
 
 class RunFolderError(RuntimeError):
@@ -61,7 +69,7 @@ class RunFolder:
 
     @property
     def experiment(self) -> str:
-        return self.config["experiment"]
+        return str(self.config.get("experiment"))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -69,7 +77,13 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, Any]:
-        return _read_json(self.path / "environment.json")
+        path = self.path / "environment.json"
+        facts = _read_json(path)
+        try:
+            device_name(facts), facts["packages"]["jax"]
+        except (KeyError, TypeError) as error:
+            raise RunFolderError(f"{path}: says no device or version: {error}") from None
+        return facts
 
     def records(self) -> list[Record]:
         """The records of all finished points; a torn tail is left out."""
@@ -184,9 +198,7 @@ def _writes(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # a path with a null character
-        code = getattr(error, "errno", None)
-        full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        cure = "free space there" if full else "mend that"
+        cure = _CURES.get(getattr(error, "errno", None), "mend that")
         raise RunFolderError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. What was "
             f"measured before is kept: {cure} and run the same command again, or choose another "

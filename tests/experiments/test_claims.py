@@ -55,3 +55,20 @@ def test_each_part_has_its_small_config_with_changes_on_top():
 def test_faults_name_the_part():
     with pytest.raises(ConfigError, match=r"digits\.seeds = 0: .*recall\.pears = 1: no such key"):
         resolve(experiment.Config, {}, ["digits.seeds=0", "recall.pears=1"])
+
+
+def test_a_part_that_fails_leaves_its_claims_open_with_the_reason(monkeypatch):
+    def failing(records):
+        raise KeyError("loss")
+
+    parts = {
+        "parameter_sharing": types.SimpleNamespace(summary=failing),
+        "recall": part(Verdict("a", "confirmed", "far", 9, "12")),
+    }
+    monkeypatch.setattr(experiment, "PARTS", parts)
+    summary = experiment.summary([])
+    outcomes = {verdict.number: verdict for verdict in summary.verdicts}
+    assert outcomes[9].outcome == "confirmed"
+    assert outcomes[2].outcome == "open"
+    assert "No verdict: parameter_sharing, tables and verdicts: KeyError" in outcomes[2].text
+    assert len(summary.failures) == 1

@@ -1,11 +1,16 @@
 """Every fault of a config is reported at once, with its path, its value and what would be right."""
 
 import json
+import re
+import sys
 
 import pytest
 
+import experiments
+from experiments import __main__ as command_line
 from experiments.harness import registry
 from experiments.harness.config import ConfigError, parse_override, read, resolve
+from experiments.harness.experiment import ProtocolError
 from tests.experiments import toy
 
 
@@ -160,3 +165,93 @@ def test_every_config_in_the_tree_is_valid(name):
         assert points
         assert json.loads(json.dumps(points)) == points
         assert len({json.dumps(point, sort_keys=True) for point in points}) == len(points)
+
+
+DEEP = {
+    "arrays.toml": "experiment = 'toy'\na = " + "[" * 5000 + "]" * 5000,
+    "keys.toml": "experiment = 'toy'\n" + ".".join("a" * 3000) + " = 1",
+    "arrays.json": '{"experiment": "toy", "a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "some.json": '{"experiment": "toy", "a": ' + "[" * 300 + "]" * 300 + "}",
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_file_that_is_nested_too_deep_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(DEEP[name])
+    with pytest.raises(ConfigError, match=f"(?s){path}.*nested too deep"):
+        resolve(toy.Config, read(path).values, where=str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("a=" + "[" * 5000, "override a: nested too deep"),
+        ("values=" + "[" * 300 + "]" * 300, "nested too deep"),
+        (".".join("a" * 5000) + "=1", "nested too deep"),
+        ("inner.steps=" + "9" * 5000, r"override inner.steps: .*4300 digits"),
+        ("inner.steps=0x" + "f" * 5000, r"override inner.steps: .*4300 digits"),
+    ],
+)
+def test_an_override_without_end_is_a_fault(override, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(toy.Config, {}, [override])
+
+
+@pytest.mark.parametrize("text", ["a = 0x" + "f" * 5000, "a = " + "9" * 5000])
+def test_an_integer_without_end_is_a_fault_of_the_file(tmp_path, text):
+    path = tmp_path / "config.toml"
+    path.write_text(f"experiment = 'toy'\n{text}")
+    with pytest.raises(ConfigError, match=f"{path}: not valid TOML: .*4300 digits"):
+        read(path)
+
+
+def test_text_that_is_no_unicode_is_a_fault_of_the_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"experiment": "toy", "label": "\\ud800"}')
+    with pytest.raises(ConfigError, match=f"{path}: not valid JSON: .*surrogates"):
+        read(path)
+
+
+@pytest.mark.parametrize("path", ["a\0b.toml", "\ud800.toml", "a" * 300, "a" * 5000 + ".toml", "/"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises((ConfigError, registry.UnknownExperimentError)):
+        registry.find_config(path)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes an experiment of one's own, beside one that works."""
+
+    def write(text, name="own"):
+        folder = tmp_path / name
+        (folder / "configs").mkdir(parents=True)
+        (folder / "configs" / "default.toml").write_text(f'experiment = "{name}"')
+        (folder / "experiment.py").write_text(text)
+        return folder / "experiment.py"
+
+    write("from tests.experiments.toy import *\nfrom tests.experiments.toy import Config", "works")
+    monkeypatch.setattr(registry, "FOLDER", tmp_path)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    yield write
+    for name in [name for name in sys.modules if re.match(r"experiments\.(own|works)\b", name)]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def plan(config:", r"cannot be imported: SyntaxError: .*experiment\.py, line 1"),
+        ("\nimport a_missing_package", r"No module named 'a_missing_package' \(own/exp.*, line 2"),
+        ("1 / 0", r"cannot be imported: ZeroDivisionError"),
+        ("CLAIM = 'x'", r"own/experiment\.py does not follow .*plan: missing; should be"),
+    ],
+)
+def test_an_experiment_that_is_broken_is_refused_and_hides_no_other(own, capsys, text, message):
+    own(text)
+    with pytest.raises(ProtocolError, match=f"(?s)^own: .*{message}"):
+        registry.load("own")
+    assert command_line.main(["run", "own"]) == 2
+    assert capsys.readouterr().err.startswith("own: ")
+    assert command_line.main(["list"]) == 0
+    assert "Squares are <squares>." in capsys.readouterr().out

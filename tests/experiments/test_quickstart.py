@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.harness import registry, run_folder, runner
+from experiments.harness import registry, report, run_folder, runner
 from experiments.harness.config import ConfigError, resolve
+from experiments.harness.experiment import ProtocolError
 from experiments.quickstart import experiment
 from tests.experiments import toy
 
@@ -77,3 +78,27 @@ def test_faults_have_the_path_down_to_the_part():
         "wallclock.rounds = 1: should be greater than or equal to 3",
         "digits.training.epochs = 0: should be greater than 0",
     )
+
+
+def test_a_part_that_fails_leaves_the_others(config, monkeypatch, tmp_path):
+    def failing(*_):
+        raise KeyError("loss")
+
+    broken = types.SimpleNamespace(**{**vars(toy), "plot": failing, "summary": failing})
+    monkeypatch.setattr(experiment, "PARTS", {"wallclock": broken, "digits": toy})
+    records = list(experiment.run(config))
+    figures = experiment.plot(records)
+    assert list(figures) == ["wallclock", "digits_squares"]
+    images, failures = report.save_figures(figures, tmp_path)
+    assert [caption for caption, _ in images] == ["digits squares"]
+    assert failures[0].startswith("figures wallclock: KeyError: 'loss' (experiments/test_quick")
+    summary = experiment.summary(records)
+    assert [table.rows for table in summary.tables] == [(("2", "4"), ("5", "25"))]
+    assert summary.failures[0].startswith("wallclock, tables and verdicts: KeyError: 'loss' (")
+
+
+def test_a_part_that_yields_no_record_of_its_point_is_named(config, monkeypatch):
+    wrong = types.SimpleNamespace(**{**vars(toy), "run": lambda config, points: [{"square": 1}]})
+    monkeypatch.setattr(experiment, "PARTS", {"wallclock": wrong, "digits": wrong})
+    with pytest.raises(ProtocolError, match=r'^wallclock: .*without "point"'):
+        list(experiment.run(config))

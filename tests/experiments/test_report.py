@@ -1,13 +1,15 @@
 """One page that loads nothing, says what is unfinished, and shows what it is given as text."""
 
 import io
+import json
 import re
+import types
 
 import pytest
 from rich.console import Console
 
 from experiments.harness import report, run_folder
-from experiments.harness.experiment import Summary, Table
+from experiments.harness.experiment import Summary, Table, Verdict
 from tests.experiments import toy
 
 ENVIRONMENT = {
@@ -100,3 +102,75 @@ def test_a_terminal_shows_whole_cells_and_the_columns_that_fit(width):
     assert "1.25 ms [1.1, 1.3]" in shown
     assert ("a column that is wide" in shown) == (width == 70)
     assert ("Further columns" in shown) == (width == 40)
+
+
+def failing(*_):
+    raise KeyError("loss <1>")
+
+
+def write_with(tmp_path, **names):
+    """(summary, page, folder) of a toy with other functions."""
+    folder = run_folder.make(tmp_path, "toy", toy.Config(), ENVIRONMENT)
+    experiment = types.SimpleNamespace(**{**vars(toy), **names})
+    summary = report.write(folder, "toy", experiment, RECORDS, "finished", True)
+    return summary, folder.report.read_text(), folder
+
+
+def test_figures_that_fail_leave_tables_and_verdicts(tmp_path):
+    summary, page, _ = write_with(tmp_path, plot=failing)
+    assert len(summary.failures) == 1
+    assert re.search(
+        r"figures all: KeyError: 'loss <1>' \(experiments/test_report.py, line \d+\)",
+        summary.failures[0],
+    )
+    assert "figures all: KeyError: &#x27;loss &lt;1&gt;&#x27;" in page
+    assert "<td>2</td><td>4</td>" in page
+    assert ">confirmed<" in page
+
+
+def test_a_figure_that_fails_leaves_the_others(tmp_path):
+    def plot(records):
+        class Broken:
+            savefig = failing
+
+        return {"broken": Broken(), "nothing": None, **toy.plot(records)}
+
+    summary, page, folder = write_with(tmp_path, plot=plot)
+    assert [failure.split(":")[0] for failure in summary.failures] == [
+        "figure broken",
+        "figure nothing",
+    ]
+    assert '<img alt="squares"' in page
+    assert {path.name for path in (folder.path / "figures").iterdir()} == {
+        "squares.png",
+        "squares.svg",
+    }
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        failing,
+        lambda records: None,
+        lambda records: Summary((Verdict("c", "perhaps", "text"),)),
+        lambda records: Summary(tables=(Table("t", ("a", "b"), (("1",),)),)),
+    ],
+)
+def test_a_summary_that_fails_leaves_records_and_figures(tmp_path, summary):
+    said, page, _ = write_with(tmp_path, summary=summary)
+    assert said.failures[0].startswith("tables and verdicts: ")
+    assert '<img alt="squares"' in page
+    assert json.dumps(RECORDS[0]).replace('"', "&quot;") in page
+
+
+def test_figures_see_literal_text_and_captions_are_as_written(tmp_path):
+    def plot(records):
+        (figure,) = toy.plot(records).values()
+        figure.set_label(f"of {records[0]['point']['layer']}")
+        return {"squares": figure}
+
+    folder = run_folder.make(tmp_path, "toy", toy.Config(), ENVIRONMENT)
+    experiment = types.SimpleNamespace(**{**vars(toy), "plot": plot})
+    records = [{"point": {"value": 1, "layer": "$\\frac{$"}, "square": 1}]
+    report.write(folder, "toy", experiment, records, "finished", True)
+    assert "<figcaption>of $\\frac{$</figcaption>" in folder.report.read_text()

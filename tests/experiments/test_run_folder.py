@@ -1,7 +1,11 @@
 """A folder keeps finished points, drops torn ones, and never serves two different runs."""
 
+import errno
 import json
 import os
+import re
+import resource
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -134,3 +138,92 @@ def test_the_latest_folder_is_the_one_last_measured(tmp_path):
 def _set_age(path, seconds):
     moment = 1_700_000_000 - seconds
     os.utime(path, (moment, moment))
+
+
+REFUSED = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO]
+
+
+@pytest.mark.parametrize("number", REFUSED)
+def test_a_disk_that_refuses_is_told_with_the_cure_and_loses_no_finished_point(
+    folder, monkeypatch, number
+):
+    append(folder, 1)
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(RunFolderError) as error:
+            append(folder, 2)
+    for expected in (str(folder.path), os.strerror(number), "same command again", "--runs"):
+        assert expected in str(error.value)
+    assert ("free space" in str(error.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
+    append(folder, 3)
+    assert [record["point"]["value"] for record in folder.records()][:2] == [1, 1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refuse)
+        with pytest.raises(RunFolderError, match=r"finished\.json"):
+            folder.mark_finished({})
+    assert not folder.finished
+    assert {path.name for path in folder.path.iterdir()} == {
+        "config.json",
+        "environment.json",
+        "results.jsonl",
+    }
+
+
+def test_a_point_that_a_full_disk_tore_is_dropped(folder):
+    append(folder, 1)
+    whole = folder.results.read_bytes()
+    limit = len(whole) + 30
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        with pytest.raises(RunFolderError, match=r"File too large.*ulimit -f"):
+            append(folder, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert folder.results.stat().st_size == limit
+    assert [record["point"]["value"] for record in folder.records()] == [1, 1]
+    append(folder, 3)
+    assert folder.results.read_bytes().startswith(whole)
+    assert [record["point"]["value"] for record in folder.records()] == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("root", ["/dev/null", "/proc", "a\0b", "a" * 300])
+def test_a_place_that_takes_no_folder_is_refused(root):
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        run_folder.make(Path(root), "toy", toy.Config(), ENVIRONMENT)
+
+
+@pytest.mark.parametrize("line", ["3", "[]", "{}", '{"point": 1, "line": 1}', "[" * 100_000])
+def test_a_line_that_is_no_record_is_told(folder, line):
+    append(folder, 1)
+    whole = folder.results.read_bytes()
+    folder.results.write_bytes(line.encode() + b"\n" + whole)
+    with pytest.raises(RunFolderError, match="line 1 is no"):
+        folder.records()
+
+
+@pytest.mark.parametrize("text", ["3", "{}", "[" * 100_000, '{"device": {}}'])
+def test_an_environment_that_says_nothing_is_told(folder, text):
+    (folder.path / "environment.json").write_text(text)
+    with pytest.raises(RunFolderError, match=r"environment\.json: "):
+        print(folder.environment)
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({"a": 1, "seen": {1}}, "'seen'"),
+        ({"z": np.array([1j])}, "'z'"),
+        ({"deep": {"in": [b"x"]}}, "'deep'"),
+        ({(1, 2): 3}, r"\(1, 2\)"),
+        ([1], "no dict"),
+    ],
+)
+def test_what_json_cannot_hold_is_named(record, field):
+    assert re.search(field, run_folder.unwritable(record))
+    assert not run_folder.unwritable({"a": [1, None, "x", 0.5], "b": np.float32(1)})

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from experiments.harness import environment, run_folder, runner
+from experiments.harness.experiment import ProtocolError
 from tests.experiments import toy
 
 SCRIPT = """
@@ -117,11 +118,53 @@ def test_an_interruption_before_the_first_point_still_leaves_a_report(tmp_path):
         ({"plan": lambda config: []}, "no points"),
         ({"run": lambda config, points: iter([{"point": {"value": 9}}])}, "should be of the point"),
         ({"run": lambda config, points: iter([])}, "yields at least one"),
+        ({"run": lambda config, points: [{"square": 1, "cube": 2}]}, 'without "point".*cube'),
+        ({"run": lambda config, points: [3]}, "3 is no dict"),
+        ({"run": lambda config, points: [{"point": points[0], "seen": {1}}]}, r"'seen': \{1\} of"),
+        ({"plan": lambda config: [3]}, "names the point 3: 3 is no dict"),
+        ({"plan": lambda config: [{"value": {1}}]}, r"'value': \{1\} of type set"),
+        ({"CLAIM": None}, "CLAIM: should be a string"),
+        ({"Config": dict}, "Config: should be a subclass"),
+        ({"plot": lambda: {}}, r"plot: should be a function plot\(records\)"),
+        ({"summary": 3}, "summary: should be a function"),
     ],
 )
 def test_an_experiment_that_breaks_the_protocol_is_told_how(tmp_path, broken, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ProtocolError, match=f"(?s)^toy: .*{message}"):
         run(tmp_path, types.SimpleNamespace(**{**vars(toy), **broken}))
+    assert not any(path.stat().st_size for path in tmp_path.glob("*/results.jsonl"))
+
+
+def test_what_an_experiment_lacks_is_told_at_once_before_anything_is_made(tmp_path):
+    names = {key: value for key, value in vars(toy).items() if key not in ("plot", "CLAIM")}
+    with pytest.raises(ProtocolError) as error:
+        run(tmp_path, types.SimpleNamespace(**names))
+    for expected in (
+        toy.__file__,
+        "CLAIM: missing; should be a string",
+        "plot: missing; should be a function plot(records) -> figures by name",
+    ):
+        assert expected in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_drawn_is_told_with_the_command_that_draws_it(tmp_path):
+    def plot(records):
+        raise ValueError("no such colour")
+
+    code, output, folder = run(tmp_path, types.SimpleNamespace(**{**vars(toy), "plot": plot}))
+    assert code == 1
+    for expected in (
+        "toy: the report is not whole",
+        "ValueError: no such colour (experiments/test_runner.py, line ",
+        f"python -m experiments report {folder.path}",
+        "CONFIRMED",
+    ):
+        assert expected in output
+    assert folder.finished
+    output = io.StringIO()
+    assert runner.rebuild("toy", toy, toy.Config(), folder, Console(file=output)) == 0
+    assert "not whole" not in folder.report.read_text() + output.getvalue()
 
 
 def test_ctrl_c_leaves_a_folder_that_the_same_command_completes(tmp_path):
