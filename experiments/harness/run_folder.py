@@ -80,7 +80,7 @@ class RunFolder:
         path = self.path / "environment.json"
         facts = _read_json(path)
         try:
-            device_name(facts), facts["packages"]["jax"]
+            _ = device_name(facts), facts["packages"]["jax"]
         except (KeyError, TypeError) as error:
             raise RunFolderError(f"{path}: says no device or version: {error}") from None
         return facts
@@ -198,7 +198,7 @@ def _writes(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # a path with a null character
-        cure = _CURES.get(getattr(error, "errno", None), "mend that")
+        cure = _CURES.get(getattr(error, "errno", 0), "mend that")
         raise RunFolderError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. What was "
             f"measured before is kept: {cure} and run the same command again, or choose another "
