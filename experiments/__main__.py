@@ -158,6 +158,11 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return runner.INTERRUPTED
+    except OSError as error:  # of what else is written: standard output, a log on a full disk
+        if error.errno not in run_folder.CURES:
+            raise
+        print(f"{error}: {run_folder.CURES[error.errno]} and run it again", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _console() -> Console:

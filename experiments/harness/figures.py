@@ -71,7 +71,7 @@ def literal(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {key: literal(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [literal(item) for item in value]
     return _literal(value) if isinstance(value, str) else value
 

@@ -38,7 +38,7 @@ except ImportError:  # not on Windows
     fcntl = None
 
 
-_CURES = {
+CURES = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there, the quota is used up",
     errno.EFBIG: "allow larger files (ulimit -f)",
@@ -198,7 +198,7 @@ def _writes(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # a path with a null character
-        cure = _CURES.get(getattr(error, "errno", 0), "mend that")
+        cure = CURES.get(getattr(error, "errno", 0), "mend that")
         raise RunFolderError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. What was "
             f"measured before is kept: {cure} and run the same command again, or choose another "

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -227,3 +229,12 @@ def test_an_environment_that_says_nothing_is_told(folder, text):
 def test_what_json_cannot_hold_is_named(record, field):
     assert re.search(field, run_folder.unwritable(record))
     assert not run_folder.unwritable({"a": [1, None, "x", 0.5], "b": np.float32(1)})
+
+
+def test_a_full_disk_under_standard_output_is_no_traceback():
+    command = [sys.executable, "-m", "experiments", "list"]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert found.returncode != 0
+    assert "No space left on device: free space there and run it again" in found.stderr
+    assert "Traceback" not in found.stderr
