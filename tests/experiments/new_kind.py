@@ -1,4 +1,4 @@
-"""A kind of layer that rnnscan does not have, in one row, and experiments, by name, on it: a script.
+"""A kind of layer that rnnscan does not have, in one row, and experiments on it: a script.
 
 A process of its own, as configs are made of the rows that are there when they are imported.
 """
