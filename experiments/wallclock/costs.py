@@ -67,7 +67,11 @@ def predictions(records: Iterable[Record]) -> list[Prediction]:
 
 
 def _name(record: Record) -> str:
-    return record["layer"] + ("" if KINDS[record["kind"]].between else ", a guess")
+    return record["layer"] + ("" if measured(record) else ", a guess")
+
+
+def measured(record: Record) -> bool:
+    return KINDS[record["kind"]].between is not None
 
 
 def rivals(record: Record) -> tuple:
@@ -76,14 +80,12 @@ def rivals(record: Record) -> tuple:
 
 
 def distinct(records: Sequence[Record]) -> list[Record]:
-    """Without guesses, and without auto where the method that it takes was timed by its name: the
-    same program."""
+    """Without auto where the method that it takes was timed by its name: the same program."""
     named = {(rivals(record), record["method"]) for record in records}
     return [
         record
         for record in records
-        if KINDS[record["kind"]].between
-        and (record["method"] != "auto" or (rivals(record), record.get("takes")) not in named)
+        if record["method"] != "auto" or (rivals(record), record.get("takes")) not in named
     ]
 
 
