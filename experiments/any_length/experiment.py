@@ -18,7 +18,7 @@ from experiments.harness import limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count
-from experiments.harness.kinds import EACH_STEP, KINDS, check
+from experiments.harness.kinds import EACH_STEP, KINDS, check_kinds
 from experiments.harness.layer_configs import build, by_default
 from experiments.harness.progress import say
 from experiments.harness.reach import zero_state
@@ -47,7 +47,7 @@ class Config(BaseConfig):
 
     @pydantic.model_validator(mode="after")
     def _windowed_fit(self) -> Config:
-        check("any_length", "windowed[{}]", self.windowed, EACH_STEP)
+        check_kinds("any_length", "windowed[{}]", self.windowed, EACH_STEP)
         return self
 
     @pydantic.field_validator("lengths", "windows", "windowed")

@@ -17,7 +17,7 @@ from experiments.characters import model as models
 from experiments.characters import present
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.kinds import EACH_STEP, check
+from experiments.harness.kinds import EACH_STEP, check_kinds
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.sequence_models import check_budget, make, widest
@@ -55,7 +55,9 @@ class Config(BaseConfig):
 
     @model_validator(mode="after")
     def _each_step_answers(self) -> Config:
-        check("characters", "layers[{}].kind", (layer.kind for layer in self.layers), EACH_STEP)
+        check_kinds(
+            "characters", "layers[{}].kind", (layer.kind for layer in self.layers), EACH_STEP
+        )
         return self
 
     @field_validator("prompt")

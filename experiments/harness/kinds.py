@@ -334,10 +334,10 @@ add(
 )
 
 
-def check(experiment: str, where: str, kinds: Iterable[str], *needs: Need) -> None:
+def check_kinds(experiment: str, where: str, kinds: Iterable[str], *needs: Need) -> None:
     """Raises where an experiment cannot have a kind, for a validator of its config.
 
-    >>> check("recall", "layers[{}].kind", ["LRU", "MLP"], EACH_STEP)
+    >>> check_kinds("recall", "layers[{}].kind", ["LRU", "MLP"], EACH_STEP)
     Traceback (most recent call last):
     ValueError: layers[1].kind = "MLP": has one output for a whole sequence; recall needs one at
     each step

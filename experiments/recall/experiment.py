@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.kinds import EACH_STEP, check
+from experiments.harness.kinds import EACH_STEP, check_kinds
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.sequence_models import check_budget, make, widest
@@ -49,7 +49,7 @@ class Config(BaseConfig):
 
     @model_validator(mode="after")
     def _each_step_answers(self) -> Config:
-        check("recall", "layers[{}].kind", (layer.kind for layer in self.layers), EACH_STEP)
+        check_kinds("recall", "layers[{}].kind", (layer.kind for layer in self.layers), EACH_STEP)
         return self
 
 

@@ -115,6 +115,7 @@ def main(names):
             points = [point for point in points if point["layer"] in ("EMA", "MLP")]
         records = list(experiment.run(settings, points))
         assert experiment.plot(records)
+        assert all(record.get("counts", True) for record in records)
         cells = [
             cell
             for table in experiment.summary(records).tables
