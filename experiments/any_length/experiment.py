@@ -18,8 +18,8 @@ from experiments.harness import limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count
-from experiments.harness.kinds import KINDS, ONE_OUTPUT
-from experiments.harness.layer_configs import LayerConfig, build
+from experiments.harness.kinds import EACH_STEP, KINDS, check_kinds
+from experiments.harness.layer_configs import build, by_default
 from experiments.harness.progress import say
 from experiments.harness.reach import zero_state
 
@@ -27,9 +27,6 @@ CLAIM = (
     "Claim 3, any length: the same weights run 10 or 10,000 steps. A fully connected net has a "
     "hard limit, a Transformer a soft one: memory and time of its window."
 )
-STREAMED = tuple(kind for kind in KINDS if kind not in ONE_OUTPUT)
-WINDOWED = ("RNN", "LRU", "CausalSelfAttention")
-LAYER: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(LayerConfig)
 
 
 class Config(BaseConfig):
@@ -37,6 +34,9 @@ class Config(BaseConfig):
 
     lengths: tuple[pydantic.PositiveInt, ...] = (10, 1000, 100_000, 1_000_000)
     windows: tuple[pydantic.PositiveInt, ...] = (256, 1024, 4096, 16_384, 1_048_576)
+    windowed: tuple[str, ...] = pydantic.Field(
+        ("RNN", "LRU", "CausalSelfAttention"), description="kinds that get whole windows"
+    )
     features: pydantic.PositiveInt = 8
     hidden: pydantic.PositiveInt = 16
     context: int = pydantic.Field(256, gt=0, description="steps that a streaming attention sees")
@@ -45,21 +45,28 @@ class Config(BaseConfig):
     max_seconds: pydantic.PositiveFloat = 20.0
     max_bytes: pydantic.PositiveInt = 4 * 2**30
 
-    @pydantic.field_validator("lengths", "windows")
+    @pydantic.model_validator(mode="after")
+    def _windowed_fit(self) -> Config:
+        check_kinds("any_length", "windowed[{}]", self.windowed, EACH_STEP)
+        return self
+
+    @pydantic.field_validator("lengths", "windows", "windowed")
     @classmethod
-    def _some_and_distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _some_and_distinct(cls, values: tuple) -> tuple:
         if not values or len(set(values)) < len(values):
-            raise ValueError("should be one length at least, and none twice")
+            raise ValueError("should be one at least, and none twice")
         return values
 
 
 def plan(config: Config) -> list[Point]:
     """Each layer streamed to every length, whole windows, and what the fully connected net says."""
-    points: list[Point] = [{"study": "stream", "layer": kind} for kind in STREAMED]
+    points: list[Point] = [
+        {"study": "stream", "layer": name} for name, kind in KINDS.items() if EACH_STEP.met(kind)
+    ]
     points += [
         {"study": "window", "layer": kind, "length": length}
         for length in sorted(config.windows)
-        for kind in WINDOWED
+        for kind in config.windowed
     ]
     return [*points, {"study": "limit", "layer": "MLP"}]
 
@@ -87,9 +94,8 @@ def summary(records: Sequence[Record]) -> Summary:
 
 
 def _layer(config: Config, kind: str, length: int, **options: Any) -> Any:
-    layer = LAYER.validate_python({"name": kind, "kind": kind, **options})
-    key = jax.random.key(0)
-    return build(layer, key, input_size=config.features, hidden=config.hidden, length=length)
+    sizes = {"input_size": config.features, "hidden": config.hidden, "length": length}
+    return build(by_default(kind, **options), jax.random.key(0), **sizes)
 
 
 def nbytes(tree: Any) -> int:
@@ -100,7 +106,7 @@ def nbytes(tree: Any) -> int:
 def _stream(config: Config, point: Point) -> Iterator[Record]:
     """One object, one state; a sequence comes in chunks, so that memory is that of a chunk."""
     kind = point["layer"]
-    options = {"context": config.context} if kind == "CausalSelfAttention" else {}
+    options = {"context": config.context} if KINDS[kind].attends else {}
     layer = _layer(config, kind, config.context, **options)
     call = jax.jit(lambda layer, x, state: layer(x, state))
     for length in sorted(config.lengths):
@@ -144,10 +150,9 @@ def _stream(config: Config, point: Point) -> Iterator[Record]:
 def _window(config: Config, point: Point) -> Iterator[Record]:
     """The whole window at once, and its state kept for the next step: time and memory."""
     kind, length = point["layer"], point["length"]
-    attention = kind == "CausalSelfAttention"
     heads, flops = 4, 0.0
     needed = 4 * length * (config.features + 2 * config.hidden)
-    if attention:  # scores of 512 queries at a time, and twice the products
+    if KINDS[kind].attends:  # scores of 512 queries at a time, and twice the products
         needed += 4 * heads * 512 * (length + 512) * 3
         flops = 8.0 * length * length * config.hidden
     seconds = flops / limits.flop_rate(256)

@@ -12,7 +12,7 @@ from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.figures import short_bytes, short_count, short_seconds
 
 _SAME = 1e-4  # relative: chunks against a whole, float32, hundreds of dependent roundings
-ATTENTION = "CausalSelfAttention"
+ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
@@ -81,7 +81,7 @@ def _slope(records: Sequence[Record], kind: str) -> float:
 def _verdict(records: Sequence[Record]) -> Verdict:
     claim = "any length: the same weights, in constant state memory"
     streams, windows, limits = (_of(records, s) for s in ("stream", "window", "limit"))
-    if not streams or not limits or ATTENTION not in _kinds(windows):
+    if not streams or not limits or not {ATTENTION, PLAIN} <= {*_kinds(windows)}:
         return Verdict(claim, "open", "needs streams, windows and the fully connected net", 3)
     recurrences = [record for record in streams if record["context"] is None]
     longest = max(record["length"] for record in recurrences)
@@ -96,7 +96,7 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     refused = [record for record in limits if record["length"] != record["made_for"]]
     hard = all(record["refusal"] for record in refused) and len(refused) < len(limits)
     largest = max(recurrences, key=lambda record: record["state_bytes"])
-    slope, plain = _slope(windows, ATTENTION), _slope(windows, "RNN")
+    slope, plain = _slope(windows, ATTENTION), _slope(windows, PLAIN)
     text = (
         f"{len(_kinds(recurrences))} layers ran {longest:,} steps with the weights that ran "
         f"{min(r['length'] for r in streams):,}, carrying {short_bytes(largest['state_bytes'])} at "

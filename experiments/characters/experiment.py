@@ -17,11 +17,8 @@ from experiments.characters import model as models
 from experiments.characters import present
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.layer_configs import (
-    LayerConfig,
-    check_each_step_answers,
-    check_names,
-)
+from experiments.harness.kinds import EACH_STEP, check_kinds
+from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.sequence_models import check_budget, make, widest
 from experiments.harness.timing import Check, Contender, Timing, compare
@@ -55,7 +52,13 @@ class Config(BaseConfig):
     training: Training = Training(epochs=10, batch_size=32)
 
     _names = field_validator("layers")(check_names)
-    _causal = field_validator("layers")(check_each_step_answers)
+
+    @model_validator(mode="after")
+    def _each_step_answers(self) -> Config:
+        check_kinds(
+            "characters", "layers[{}].kind", (layer.kind for layer in self.layers), EACH_STEP
+        )
+        return self
 
     @field_validator("prompt")
     @classmethod

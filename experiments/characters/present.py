@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
-from experiments.harness.kinds import RECURRENT
+from experiments.harness.kinds import KINDS
 
 ATTENTION = "CausalSelfAttention"
 _WRAPPER = TextWrapper(100, drop_whitespace=False, replace_whitespace=False)
@@ -147,7 +147,7 @@ def _verdict(records: Sequence[Record]) -> Verdict:
         f"{len(better)} of {len(bits)} predict the test part better than the character before does "
         f"({bigram:.2f} bits per character); best is {best}, {bits[best]:.2f}."
     )
-    recurrent = [layer for layer in bits if kinds[layer] in RECURRENT]
+    recurrent = [layer for layer in bits if KINDS[kinds[layer]].recurrent]
     attention = [layer for layer in bits if kinds[layer] == ATTENTION]
     if recurrent and attention:
         first, second = (

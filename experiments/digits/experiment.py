@@ -15,6 +15,7 @@ from experiments.digits import classifier, measure, pictures, tables, verdicts
 from experiments.digits.records import done, longest_reading, of, readings
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
+from experiments.harness.kinds import OWN_WIDTH, STATE, check_kinds
 from experiments.harness.layer_configs import LayerConfig, check_names, describe_init
 from experiments.harness.progress import say
 from experiments.harness.sequence_models import largest, make, refuse_small_budget
@@ -61,12 +62,10 @@ class Config(BaseConfig):
 
     @model_validator(mode="after")
     def _bare_layers_stand_alone(self) -> Config:
-        wrong = [layer.name for layer in self.layers if layer.kind not in classifier.BARE]
-        if self.depth == 0 and wrong:
-            raise ValueError(
-                f"depth = 0 with the layers {wrong}: should be 1 or more for kinds other than "
-                f"{', '.join(classifier.BARE)}"
-            )
+        # With nothing around it the last output alone holds what it knows of a sequence.
+        if self.depth == 0:
+            kinds = (layer.kind for layer in self.layers)
+            check_kinds("digits with depth = 0", "layers[{}].kind", kinds, STATE, OWN_WIDTH)
         return self
 
 

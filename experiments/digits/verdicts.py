@@ -17,7 +17,7 @@ from experiments.digits.records import (
     seeds,
 )
 from experiments.harness.experiment import Outcome, Record, Verdict
-from experiments.harness.kinds import RECURRENT
+from experiments.harness.kinds import KINDS
 
 _GOAL = 0.95  # of the best recurrent mixer, pixel by pixel
 _GOOD = 0.9  # an accuracy that no classifier has by chance, and no forgetful one on 64 steps
@@ -50,7 +50,7 @@ def classifier(records: Sequence[Record]) -> Verdict:
 def mixer(records: Sequence[Record]) -> Verdict:
     """Of the recurrent mixer that validates best, so that the test set chooses nothing."""
     claim = f"pixel by pixel, a recurrent mixer reads {100 * _GOAL:g} % of the digits"
-    mine = [r for r in records if r["kind"] in RECURRENT and r["length"] == 64]
+    mine = [r for r in records if KINDS[r["kind"]].recurrent and r["length"] == 64]
     if not mine:
         return Verdict(claim, "open", "needs a recurrent mixer, pixel by pixel")
 
@@ -64,7 +64,7 @@ def mixer(records: Sequence[Record]) -> Verdict:
         f"of {mine[0]['test_size']} test scans (mean and standard deviation of {seeds(mine)}), "
         f"{of(mine, layer=best)[0]['parameters']:,} parameters."
     )
-    others = [r for r in records if r["kind"] not in RECURRENT]
+    others = [r for r in records if not KINDS[r["kind"]].recurrent]
     if others:
         rest = [f"{n} {percent(mean_and_spread(of(others, layer=n))[0])}" for n in layers(others)]
         text += f" Without recurrence: {', '.join(rest)} %."

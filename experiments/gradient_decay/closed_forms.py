@@ -1,6 +1,7 @@
 """What theory expects of a layer at initialisation: ln of its gradient norms by lag, if it is wide.
 
-Where nothing holds there is nothing: a form is None outside of what it was derived for.
+Where nothing holds there is nothing: a form is None outside of what it was derived for, and for a
+kind that it was not derived for.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.harness.layer_configs import (
+from experiments.harness.layer_configs import LayerConfig
+from experiments.harness.layer_options import (
     TORCH_GAIN,
     Attention,
     Convolution,
     Dense,
     Diagonal,
     FullyConnected,
-    LayerConfig,
     Minimal,
     StateSpace,
 )

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from experiments.gradient_decay.measure import FLOAT32_TINY
 from experiments.gradient_decay.records import (
     DOZEN,
-    GROUPS,
     Curve,
     curve_of,
     fraction,
+    groups,
     layers,
     lengths,
     longest,
@@ -26,7 +26,7 @@ from experiments.gradient_decay.records import (
 from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
 from experiments.harness.gradient_figures import LN10, layer_look, power_of_ten_axis
-from experiments.harness.kinds import AS_WIDE_AS_INPUT
+from experiments.harness.kinds import KINDS
 
 COLUMNS = 3
 FLOOR, CEILING = -7.0, 2.0  # of the panels that show what is still remembered, powers of ten
@@ -49,15 +49,13 @@ def by_group(records: Sequence[Record], of: Curve | None = None) -> Figure | Non
     """A panel for each group; the curve of the state where there is one, unless `of` says which."""
     if not records:
         return None
-    present = {record["kind"] for record in records}
-    groups = {title: kinds for title, kinds in GROUPS.items() if present & set(kinds)}
-    columns = min(COLUMNS, len(groups))
-    rows = -(-len(groups) // columns)
+    found = groups(records)
+    columns = min(COLUMNS, len(found))
+    rows = -(-len(found) // columns)
     size = (3.9 * columns + 0.4, 3.5 * rows + 0.4)
     figure, panels = figures.new_figure(rows, columns, size=size, sharex=True, sharey=True)
     top = FLOOR
-    for axes, (title, kinds) in zip(panels.flat, groups.items(), strict=False):
-        mine = [record for record in records if record["kind"] in kinds]
+    for axes, (title, mine) in zip(panels.flat, found.items(), strict=False):
         curve = of or curve_of(mine[0])
         top = max(top, _draw(axes, mine, curve))
         axes.set_title(title)
@@ -67,9 +65,9 @@ def by_group(records: Sequence[Record], of: Curve | None = None) -> Figure | Non
         if axes in panels[:, 0] or curve != (of or "state"):
             axes.set_ylabel(NAMES[curve])
         axes.xaxis.set_tick_params(labelbottom=True)
-    for axes in panels.flat[len(groups) :]:
+    for axes in panels.flat[len(found) :]:
         axes.set_axis_off()
-    for axes in panels.flat[max(len(groups) - columns, 0) : len(groups)]:
+    for axes in panels.flat[max(len(found) - columns, 0) : len(found)]:
         axes.set_xlabel("lag k, steps back")
     _lag_axis(panels[0, 0], max(lengths(records)))
     panels[0, 0].set_ylim(FLOOR, min(max(top + 0.4, 0.7), CEILING))
@@ -183,7 +181,7 @@ def _caption(records: Sequence[Record], of: Curve | None, *, rings: bool) -> str
     what = "What is left of a gradient k steps back" if of is None else "The gradient of an input"
     states = "L is a random linear readout of the last state"
     outputs = "of the last output where there is no state" if of or _mixed(records) else ""
-    attends = any(record["kind"] == "CausalSelfAttention" for record in records)
+    attends = any(KINDS[record["kind"]].attends for record in records)
     query = (
         " Attention relative to lag 1: its newest input is the query as well." if attends else ""
     )
@@ -201,7 +199,7 @@ def _mixed(records: Sequence[Record]) -> bool:
 def _how(records: Sequence[Record]) -> str:
     first = records[0]
     seeds = len({record["seed"] for record in records})
-    narrow = any(record["kind"] in AS_WIDE_AS_INPUT for record in records)
+    narrow = any(KINDS[record["kind"]].as_wide_as_input for record in records)
     return (
         f"{first['hidden']} units{' (state-space: as its input)' if narrow else ''}, "
         f"{first['input_size']} white inputs of std {first['input_std']:g}; line: median of "

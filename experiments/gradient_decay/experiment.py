@@ -14,7 +14,9 @@ from experiments.gradient_decay.closed_forms import drive_std, expected, tanh_ex
 from experiments.gradient_decay.records import DOZEN, of_study
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.layer_configs import Dense, LayerConfig, check_names, describe_init
+from experiments.harness.kinds import KINDS
+from experiments.harness.layer_configs import LayerConfig, check_names, describe_init
+from experiments.harness.layer_options import Dense
 from experiments.harness.reach import thinned_lags
 from rnnscan.gradients import half_life
 
@@ -140,7 +142,7 @@ def _decay(config: Config, point: Point) -> Iterator[Record]:
         }
 
     # Attention's newest input is its query too, which is no matter of distance: count from lag 1.
-    first = 1 if layer.kind == "CausalSelfAttention" else 0
+    first = 1 if KINDS[layer.kind].attends else 0
     for seed, of_input in enumerate(inputs):
         # The norm at the first lag is that of the weights of the input: relative to it.
         of_input = of_input - of_input[first]

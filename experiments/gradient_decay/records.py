@@ -17,22 +17,26 @@ from rnnscan.gradients import bootstrap_interval
 
 DOZEN = 12
 Curve = Literal["state", "input"]
-# The panels of a figure, and the order of the layers in tables.
-GROUPS = {
-    how.value: tuple(name for name, kind in KINDS.items() if kind.recurrence is how)
-    for how in Recurrence
-}
 
 
 def of_study(records: Sequence[Record], name: str) -> list[Record]:
     return [r for r in records if r["point"].get("study") == name and "state" in r]
 
 
+def groups(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records by how a state depends on the one before it: the panels of a figure."""
+    found = {
+        how.value: [record for record in records if KINDS[record["kind"]].recurrence is how]
+        for how in Recurrence
+    }
+    return {title: mine for title, mine in found.items() if mine}
+
+
 def layers(records: Sequence[Record]) -> list[str]:
     """Names, by group."""
-    order = [kind for kinds in GROUPS.values() for kind in kinds]
-    kinds = {record["point"]["layer"]: record["kind"] for record in records}
-    return sorted(kinds, key=lambda layer: order.index(kinds[layer]))
+    mine = [record for group in groups(records).values() for record in group]
+    order = [record for name in KINDS for record in mine if record["kind"] == name]
+    return list(dict.fromkeys(record["point"]["layer"] for record in order))
 
 
 def lengths(records: Sequence[Record]) -> list[int]:

@@ -6,7 +6,6 @@ Figures are made without pyplot: no global state, no window, nothing to close.
 from __future__ import annotations
 
 import textwrap
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from experiments.harness.colours import GREY, ORANGE, PINK, SKY
 from experiments.harness.kinds import KINDS
 
 STYLE: Any = {
@@ -46,16 +44,10 @@ STYLE: Any = {
     "svg.hashsalt": "rnnscan",
 }
 
-# Of lines that are no layer of rnnscan.
-_SPARE = (
-    {"color": PINK, "marker": "D"},
-    {"color": ORANGE, "marker": "v"},
-    {"color": SKY, "marker": "P"},
-    {"color": GREY, "marker": "X"},
-)
 _LINES = {"": "-", "sequential": "-", "associative": (0, (5, 2))}
 
 
+_MATHEMATICS = MathTextParser("path")
 _UNSEEN = "\u200b"  # has no width; before a name that matplotlib would leave out of a legend
 
 
@@ -114,19 +106,14 @@ class _Figure(Figure):
         super().draw(renderer)
 
 
-_MATHEMATICS = MathTextParser("path")
+def line_style(kind: str, method: str = "") -> dict[str, Any]:
+    """Keywords for `Axes.plot`: the colour and marker of a kind of layer, the line of a method.
 
-
-def line_style(layer: str, method: str = "") -> dict[str, Any]:
-    """Keywords for `Axes.plot`: the colour and marker of a layer, the line of a method.
-
-    A layer keeps its colour and marker in every figure; a method changes the line alone.
+    A kind keeps its colour and marker in every figure; a method changes the line alone.
     """
-    if kind := KINDS.get(layer):
-        look = {"color": kind.color, "marker": kind.marker}
-    else:
-        look = _SPARE[zlib.crc32(layer.encode()) % len(_SPARE)]
-    return {**look, "linestyle": _LINES.get(method, ":"), "markeredgecolor": "white"}
+    row = KINDS[kind]
+    look = {"color": row.color, "marker": row.marker, "markeredgecolor": "white"}
+    return {**look, "linestyle": _LINES.get(method, ":")}
 
 
 def new_figure(

@@ -1,10 +1,10 @@
-"""Every layer of rnnscan, and what experiments know of it: its groups, its look, its least work.
+"""Every kind of layer, and all that experiments know of it: a row in the table `KINDS`.
 
-Each is stated once, in the table `KINDS`; `layer_configs.py` says how a config makes one. The least
-work of a layer is counted, not measured, and no method avoids it. A word is a float32; n is the
-width of input, units and output; x, y, g (the cotangent of y) and dx are n words a step each. Words
-of a step and sequence (a state that the backward pass keeps is written and read), and operations of
-a step, forward:
+`layer_options.py` has the classes of their options, and `layer_configs.py` makes of all rows what a
+config takes. The least work of a layer is counted, not measured, and no method avoids it. A word is
+a float32; n is the width of input, units and output; x, y, g (the cotangent of y) and dx are n
+words a step each. Words of a step and sequence (a state that the backward pass keeps is written and
+read), and operations of a step, forward:
 
 | layer | words | with backward | operations |
 |---|---|---|---|
@@ -33,7 +33,7 @@ B * T / n times fewer words.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -53,6 +53,16 @@ from experiments.harness.colours import (
     PURPLE,
     RED,
     SKY,
+)
+from experiments.harness.layer_options import (
+    Attention,
+    Convolution,
+    Dense,
+    Diagonal,
+    FullyConnected,
+    Minimal,
+    Options,
+    StateSpace,
 )
 from rnnscan import (
     GRU,
@@ -75,7 +85,7 @@ class Recurrence(Enum):
 
     TANH = "tanh RNN"
     DENSE = "Linear RNN"
-    DIAGONAL = "Linear, diagonal: LRU"
+    DIAGONAL = "Linear, diagonal"
     READS_STATE = "Gates that read the state"
     READS_INPUT = "Gates that read the input alone"
     NONE = "No recurrent state"
@@ -101,25 +111,45 @@ class Cost(NamedTuple):
 CostOf = Callable[[Any, int, int], Cost]  # of (layer, batch, length)
 
 
+class Between(NamedTuple):
+    """What lies between products and recurrence: words moved, numbers taken singly and operations,
+    forward and with the backward pass. It depends on what XLA fuses."""
+
+    words: tuple[float, float]
+    numbers: tuple[float, float] = (0, 0)
+    operations: tuple[float, float] = (0, 0)
+
+
+NOTHING = Between((0, 0))
+
+
 @dataclass(frozen=True)
 class Kind:
     """A layer, by the name of its class.
 
-    cost: of a layer, whose arrays may be shapes alone (`jax.eval_shape`). state_space: the layer in
-    it that makes states of N numbers a channel, a stretch of time after another.
-    as_wide_as_input: it has no `hidden` of its own. one_output: for a whole sequence, of the length
-    that it is made for.
+    options: what a config may say of it. cost: of a layer, whose arrays may be shapes alone
+    (`jax.eval_shape`). state_space: the layer in it that makes states of N numbers a channel, a
+    stretch of time after another. as_wide_as_input: it has no `hidden` of its own. one_output: for
+    a whole sequence, of the length that it is made for. attends: to each step of a window, of
+    `context` steps by its options; its state holds them, and its newest input is its query too.
+
+    between, of a feature of a step, and between_states, of a number of a state that is made from x
+    or of a score, are measured: set once, to what two cores showed (results/). None: not yet.
     """
 
-    layer: type
+    layer: Any
+    options: type[Options]
     recurrence: Recurrence
     color: str
     marker: str
     cost: CostOf
+    between: Between | None = None
+    between_states: Between = NOTHING
     state_space: Callable[[Any], SelectiveSSM] | None = None
     as_wide_as_input: bool = False
     complex_state: bool = False
     one_output: bool = False
+    attends: bool = False
 
     @property
     def name(self) -> str:
@@ -135,6 +165,25 @@ class Kind:
         """Linear in its state, and so evaluated by a scan, with a choice of methods."""
         linear = (Recurrence.DENSE, Recurrence.DIAGONAL, Recurrence.READS_INPUT)
         return self.recurrence in linear
+
+
+class Need(NamedTuple):
+    """What an experiment asks of a kind, and in words what a kind without it is and lacks."""
+
+    met: Callable[[Kind], bool]
+    without: str
+    wanted: str
+
+
+EACH_STEP = Need(
+    lambda kind: not kind.one_output, "has one output for a whole sequence", "one at each step"
+)
+STATE = Need(
+    lambda kind: kind.recurrent, "has no recurrent state", "one that carries all of the past"
+)
+OWN_WIDTH = Need(
+    lambda kind: not kind.as_wide_as_input, "is as wide as its input", "one of any width"
+)
 
 
 def _cell(gates: int, *, both: int, held: int) -> CostOf:
@@ -204,35 +253,108 @@ def _fully_connected(layer: MLP, batch: int, length: int) -> Cost:
     return Cost((words, 3 * words), 2 * n**2, n, beside=(0, 2 * weights))
 
 
-_KINDS = (
-    Kind(RNN, Recurrence.TANH, BLUE, "o", _cell(1, both=6, held=1)),
-    Kind(LSTM, Recurrence.READS_STATE, SKY, "D", _cell(4, both=8, held=3)),
-    Kind(GRU, Recurrence.READS_STATE, NAVY, "v", _cell(3, both=6, held=3)),
-    Kind(LinearRNN, Recurrence.DENSE, RED, "s", _cell(1, both=6, held=1)),
-    Kind(LRU, Recurrence.DIAGONAL, GREEN, "^", _lru, complex_state=True),
-    Kind(MinGRU, Recurrence.READS_INPUT, ORANGE, "P", _minimal),
-    Kind(MinLSTM, Recurrence.READS_INPUT, BROWN, "p", _minimal),
+class _Kinds(dict[str, Kind]):
+    def __missing__(self, name: str) -> Kind:
+        raise LookupError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    return f"no such kind of layer as {name!r}; should be one of {', '.join(KINDS)}"
+
+
+# By name, in the order in which tables and legends have them.
+KINDS = _Kinds()
+
+
+def add(*kinds: Kind) -> None:
+    """Rows of the table; `layer_configs.py` takes those that are there when it is imported."""
+    KINDS.update({kind.name: kind for kind in kinds})
+
+
+# With a kernel for cells no array lies between.
+add(
     Kind(
-        *(SelectiveSSM, Recurrence.READS_INPUT, PINK, "h", _selective),
+        *(RNN, Dense, Recurrence.TANH, BLUE, "o", _cell(1, both=6, held=1)),
+        Between((0, 4), (0, 0), (14, 46)),
+    ),
+    Kind(
+        *(LSTM, Dense, Recurrence.READS_STATE, SKY, "D", _cell(4, both=8, held=3)),
+        Between((0, 3), (0, 4.5), (11, 31)),
+    ),
+    Kind(
+        *(GRU, Dense, Recurrence.READS_STATE, NAVY, "v", _cell(3, both=6, held=3)),
+        Between((0, 2), (0, 3.3), (6, 28)),
+    ),
+    Kind(
+        *(LinearRNN, Dense, Recurrence.DENSE, RED, "s", _cell(1, both=6, held=1)),
+        Between((34, 20), (0, 2.5), (0, 12)),
+    ),
+    Kind(
+        *(LRU, Diagonal, Recurrence.DIAGONAL, GREEN, "^", _lru),
+        Between((20, 25), (0, 2.5), (2, 29)),
+        complex_state=True,
+    ),
+    Kind(
+        *(MinGRU, Minimal, Recurrence.READS_INPUT, ORANGE, "P", _minimal),
+        Between((21, 24), (0, 4.6), (0, 16)),
+    ),
+    Kind(
+        *(MinLSTM, Minimal, Recurrence.READS_INPUT, BROWN, "p", _minimal),
+        Between((38, 31), (0, 9.7), (4, 11)),
+    ),
+    Kind(
+        *(SelectiveSSM, StateSpace, Recurrence.READS_INPUT, PINK, "h", _selective),
+        Between((23, 0), (0, 0.9), (37, 140)),
+        Between((3.1, 0), (0, 1.15)),
         state_space=lambda layer: layer,
         as_wide_as_input=True,
     ),
     Kind(
-        *(Mamba, Recurrence.READS_INPUT, PURPLE, "*", _mamba),
+        *(Mamba, StateSpace, Recurrence.READS_INPUT, PURPLE, "*", _mamba),
+        Between((2, 0), (0, 1), (32, 109)),
+        Between((6.5, 0), (0, 1.8)),
         state_space=lambda layer: layer.ssm,
         as_wide_as_input=True,
     ),
-    Kind(CausalSelfAttention, Recurrence.NONE, BLACK, "X", _attention),
-    Kind(CausalConv1D, Recurrence.NONE, GREY, "<", _convolution),
-    Kind(MLP, Recurrence.NONE, LIGHT, ">", _fully_connected, one_output=True),
+    Kind(
+        *(CausalSelfAttention, Attention, Recurrence.NONE, BLACK, "X", _attention),
+        Between((1, 2), (22, 13), (14, 17)),
+        Between((0.5, 2.4), (1.8, 6.2)),
+        attends=True,
+    ),
+    Kind(
+        *(CausalConv1D, Convolution, Recurrence.NONE, GREY, "<", _convolution),
+        Between((5, 44), (0, 0), (3, 8)),
+    ),
+    Kind(
+        *(MLP, FullyConnected, Recurrence.NONE, LIGHT, ">", _fully_connected),
+        Between((17, 27), (0, 0), (0, 4)),
+        one_output=True,
+    ),
 )
-# By name, in the order in which tables and legends have them; and the names of each group.
-KINDS = {kind.name: kind for kind in _KINDS}
-RECURRENT = tuple(kind.name for kind in _KINDS if kind.recurrent)
-LINEAR = tuple(kind.name for kind in _KINDS if kind.linear)
-STATE_SPACE = tuple(kind.name for kind in _KINDS if kind.state_space)
-AS_WIDE_AS_INPUT = tuple(kind.name for kind in _KINDS if kind.as_wide_as_input)
-ONE_OUTPUT = tuple(kind.name for kind in _KINDS if kind.one_output)
+
+
+def check_kinds(experiment: str, where: str, kinds: Iterable[str], *needs: Need) -> None:
+    """Raises where an experiment cannot have a kind, for a validator of its config.
+
+    >>> check_kinds("recall", "layers[{}].kind", ["LRU", "MLP"], EACH_STEP)
+    Traceback (most recent call last):
+    ValueError: layers[1].kind = "MLP": has one output for a whole sequence; recall needs one at
+    each step
+    """
+    faults = []
+    for index, name in enumerate(kinds):
+        place = f'{where.format(index)} = "{name}"'
+        if name not in KINDS:
+            faults.append(f"{place}: {_unknown(name)}")
+            continue
+        faults += [
+            f"{place}: {need.without}; {experiment} needs {need.wanted}"
+            for need in needs
+            if not need.met(KINDS[name])
+        ]
+    if faults:
+        raise ValueError("; ".join(faults))
 
 
 def kind_of(layer: Any) -> Kind:

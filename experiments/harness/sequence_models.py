@@ -32,7 +32,7 @@ def make(
 def widest(config: LayerConfig, parameters: int, **sizes: Any) -> int:
     """The largest width, a multiple of 4 (attention has four heads), with no more parameters.
 
-    >>> from experiments.harness.layer_configs import Dense
+    >>> from experiments.harness.layer_options import Dense
     >>> widest(Dense(name="a", kind="GRU"), 20_000, depth=2, length=1, tokens=9, outputs=9)
     36
     """

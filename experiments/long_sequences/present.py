@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.gradient_figures import layer_look
-from experiments.harness.kinds import RECURRENT
+from experiments.harness.kinds import KINDS
 
 ATTENTION = "CausalSelfAttention"
 
@@ -112,23 +112,23 @@ def _seeds(records: Sequence[Record]) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
 
 
-def _best(records: Sequence[Record], kinds: Sequence[str]) -> tuple[float, str] | None:
-    """Mean test accuracy and name of the layer of some kinds that validates best, so that the test
-    set chooses nothing."""
+def _best(records: Sequence[Record]) -> tuple[float, str] | None:
+    """Mean test accuracy and name of the layer that validates best, so that the test set chooses
+    nothing."""
 
     def validated(layer: str) -> float:
         return float(np.mean([max(r["validation_accuracy"]) for r in _of(records, layer)]))
 
-    layers = _layers([record for record in records if record["kind"] in kinds])
-    if not layers:
+    if not records:
         return None
-    best = max(layers, key=validated)
+    best = max(_layers(records), key=validated)
     return float(np.mean(_test(records, best))), best
 
 
 def _verdict(records: Sequence[Record]) -> Verdict:
     claim = "over 1,000 real steps and more, attention sees what recurrences forget"
-    recurrent, attention = _best(records, RECURRENT), _best(records, (ATTENTION,))
+    recurrent = _best([r for r in records if KINDS[r["kind"]].recurrent])
+    attention = _best([r for r in records if r["kind"] == ATTENTION])
     if not recurrent or not attention or records[0]["length"] < 1000:
         text = "needs a recurrence and attention, trained on 1,000 steps at least"
         return Verdict(claim, "open", text)

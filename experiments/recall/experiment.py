@@ -9,15 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.layer_configs import (
-    LayerConfig,
-    check_each_step_answers,
-    check_names,
-)
+from experiments.harness.kinds import EACH_STEP, check_kinds
+from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.sequence_models import check_budget, make, widest
 from experiments.harness.training import Training, parameter_count, train
@@ -49,7 +46,11 @@ class Config(BaseConfig):
     training: Training = Training(epochs=12)
 
     _names = field_validator("layers")(check_names)
-    _causal = field_validator("layers")(check_each_step_answers)
+
+    @model_validator(mode="after")
+    def _each_step_answers(self) -> Config:
+        check_kinds("recall", "layers[{}].kind", (layer.kind for layer in self.layers), EACH_STEP)
+        return self
 
 
 def plan(config: Config) -> list[Point]:

@@ -11,6 +11,7 @@ from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.figures import short_seconds
 from experiments.harness.gradient_figures import LN10, power_of_ten_axis
+from experiments.harness.kinds import KINDS
 
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
 _SOLVED = 0.9  # of the answers
@@ -110,7 +111,7 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     value = f"{100 * attention:.0f} % against {100 * plain:.0f} %"
     if attention < _SOLVED or attention < plain + 0.1:
         return Verdict(claim, "refuted", text, 9, value)
-    others = [r for r in records if r["kind"] not in (ATTENTION, "CausalConv1D")]
+    others = [r for r in records if KINDS[r["kind"]].recurrent]
     equal = sorted({r["point"]["layer"] for r in others if r["test_accuracy"] >= _SOLVED})
     if equal:
         text += f" Others that recall as much: {', '.join(equal)}."

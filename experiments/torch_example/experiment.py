@@ -15,7 +15,7 @@ from experiments.digits import classifier
 from experiments.harness import limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.layer_configs import Dense
+from experiments.harness.layer_options import Dense
 from experiments.harness.progress import say
 from experiments.harness.timing import compare
 from experiments.harness.training import Training, parameter_count, train

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.figures import short_bytes, short_count
-from experiments.harness.kinds import ONE_OUTPUT, STATE_SPACE
+from experiments.harness.kinds import KINDS
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.timing import compare
@@ -116,11 +116,11 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
 def _predicted_bytes(config: Config, kind: str, program: str, length: int) -> int:
     """What a program holds at its peak, generously: arrays of the states, scores, weights."""
     count = config.batch if program == TRAIN else 1
-    words = 12 * count * length * (config.hidden + config.features)
-    if kind in STATE_SPACE:
+    words, row = 12 * count * length * (config.hidden + config.features), KINDS[kind]
+    if row.state_space:
         words *= 8
-    if kind == "CausalSelfAttention":  # scores of 512 queries, three times, and again backward
+    if row.attends:  # scores of 512 queries, three times, and again backward
         words += 6 * count * 4 * min(512, length) * 2 * length
-    if kind in ONE_OUTPUT:  # its weights, and their gradient
+    if row.one_output:  # its weights, and their gradient
         words += 3 * config.hidden * length * config.features
     return 4 * words

@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from experiments.harness.kinds import ONE_OUTPUT
+from experiments.harness.kinds import KINDS
 from experiments.harness.layer_configs import LayerConfig, build
 from experiments.harness.reach import zero_state
 from experiments.harness.timing import Check, Contender
@@ -48,7 +48,7 @@ def contender(
 ) -> tuple[Contender, dict[str, Any]]:
     """The contender, and the facts of its layer: parameters, and bytes of its state."""
     sizes = {"input_size": features, "hidden": hidden}
-    grows = program == GENERATE and config.kind not in ONE_OUTPUT
+    grows = program == GENERATE and not KINDS[config.kind].one_output
     made_for = length + (tokens if grows else 0)
     layer = build(config, jax.random.key(seed), length=made_for, **sizes)
     rng = np.random.default_rng((seed, length))

@@ -2,9 +2,10 @@
 
 A layer is its products over all steps (counted in `harness/kinds.py`), its recurrence (each method
 of a linear one states its own counts) and what lies between: arrays written by one operation and
-read by the next, and numbers taken singly, exponentials most of all. These last depend on what XLA
-fuses. They are set once, to what two cores showed (results/), for each feature of a step and for
-each number of a state that is made from x; on another machine they are what is put to the test.
+read by the next, and numbers taken singly, exponentials most of all. These last stand in the table
+of kinds, measured on two cores; on another machine they are what is put to the test. Of a kind that
+was never measured they are guessed from what it holds: its prediction is shown as a guess, and no
+verdict rests on it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pydantic
 
 from experiments.harness.experiment import Record
 from experiments.harness.figures import line_style
-from experiments.harness.kinds import Kind, Recurrence, cost, kind_of
+from experiments.harness.kinds import KINDS, Between, Kind, Recurrence, cost, kind_of
 from experiments.harness.layer_configs import LayerConfig
 from experiments.harness.predictions import Prediction, made
 from experiments.wallclock import work
@@ -35,38 +36,6 @@ _CONFIG = pydantic.TypeAdapter(LayerConfig)
 _SHARED = 50
 # Of a step by step cell without a kernel: its product and what follows.
 _OF_A_STEP = 3
-
-
-class _Between(NamedTuple):
-    """Words moved, numbers taken singly and operations, forward and with the backward pass."""
-
-    words: tuple[float, float]
-    numbers: tuple[float, float]
-    operations: tuple[float, float] = (0, 0)
-
-
-_NOTHING = _Between((0, 0), (0, 0))
-# For each feature of a step, and operations in all. With a kernel for cells no array lies between.
-_FEATURE = {
-    "RNN": _Between((0, 4), (0, 0), (14, 46)),
-    "LSTM": _Between((0, 3), (0, 4.5), (11, 31)),
-    "GRU": _Between((0, 2), (0, 3.3), (6, 28)),
-    "LinearRNN": _Between((34, 20), (0, 2.5), (0, 12)),
-    "LRU": _Between((20, 25), (0, 2.5), (2, 29)),
-    "MinGRU": _Between((21, 24), (0, 4.6), (0, 16)),
-    "MinLSTM": _Between((38, 31), (0, 9.7), (4, 11)),
-    "SelectiveSSM": _Between((23, 0), (0, 0.9), (37, 140)),
-    "Mamba": _Between((2, 0), (0, 1), (32, 109)),
-    "CausalSelfAttention": _Between((1, 2), (22, 13), (14, 17)),
-    "CausalConv1D": _Between((5, 44), (0, 0), (3, 8)),
-    "MLP": _Between((17, 27), (0, 0), (0, 4)),
-}
-# For each number of a state that is made from x, or each score.
-_STATE = {
-    "SelectiveSSM": _Between((3.1, 0), (0, 1.15)),
-    "Mamba": _Between((6.5, 0), (0, 1.8)),
-    "CausalSelfAttention": _Between((0.5, 2.4), (1.8, 6.2)),
-}
 
 
 class Call(NamedTuple):
@@ -94,7 +63,15 @@ def taken(layer: Any, way: str, batch: int, length: int) -> str:
 
 def predictions(records: Iterable[Record]) -> list[Prediction]:
     """Of layers, by their names."""
-    return made(records, _of_record, lambda record: record["layer"])
+    return made(records, _of_record, _name)
+
+
+def _name(record: Record) -> str:
+    return record["layer"] + ("" if measured(record) else ", a guess")
+
+
+def measured(record: Record) -> bool:
+    return KINDS[record["kind"]].between is not None
 
 
 def rivals(record: Record) -> tuple:
@@ -131,13 +108,14 @@ def _shapes(config: str, width: int, length: int) -> Any:
 
 
 def counted(call: Call, backward: bool) -> Cost | None:
-    """Nothing of a kind that is not in the table, or of a method that states no counts."""
-    layer, steps = call.layer, call.batch * call.length
-    each, name = cost(layer, call.batch, call.length), kind_of(layer).name
-    recurrence, feature = _recurrence(call, backward), _FEATURE.get(name)
-    if recurrence is None or feature is None:
+    """Nothing of a method that states no counts."""
+    layer, steps, kind = call.layer, call.batch * call.length, kind_of(call.layer)
+    each, recurrence = cost(layer, call.batch, call.length), _recurrence(call, backward)
+    if recurrence is None:
         return None
-    state = _STATE.get(name, _NOTHING)
+    # A guess: what a step holds is written and read once, and twice more in the backward pass.
+    held = each.held / layer.input_size
+    feature, state = kind.between or Between((2 * held, 6 * held)), kind.between_states
     # The recurrence of a dense layer is a product of its own at every step.
     flops = each.flops / (2 if recurrence.flops else 1) * (3 if backward else 1) * steps
     n, made = layer.input_size * steps, each.exponentials * steps

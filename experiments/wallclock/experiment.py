@@ -104,7 +104,8 @@ def summary(records: Sequence[Record]) -> Summary:
     """The article's claims, and how near times are to what was predicted of them."""
     good = counted(records)
     predicted = costs.predictions(good)
-    near = predictions.verdict(costs.predictions(costs.distinct(good)), costs.rivals)
+    known = costs.distinct([record for record in good if costs.measured(record)])
+    near = predictions.verdict(costs.predictions(known), costs.rivals)
     found = (verdicts.waits(records), verdicts.returns(records), near)
     return Summary(found, tables(records) + predictions.tables(predicted))
 

@@ -27,12 +27,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from rnnscan import GRU, LRU, LSTM, RNN
+from rnnscan import GRU, LRU, LSTM, RNN, LinearRNN
 
 Arrays = dict[str, np.ndarray]
 
@@ -52,12 +53,7 @@ def evaluate(layer: Any, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float | 
     """
     weights = {name: np.asarray(leaf, np.float64) for name, leaf in parameters(layer).items()}
     x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
-    if isinstance(layer, LRU):
-        return _diagonal(weights, x, g)
-    if isinstance(layer, LSTM | GRU):
-        h, dz, dq = (_lstm if isinstance(layer, LSTM) else _gru)(weights, x, g)
-        return _gradients(weights, x, h, dz, dq), None
-    return _dense(weights, x, g, np.tanh if isinstance(layer, RNN) else None)
+    return BY_HAND[type(layer)](weights, x, g)
 
 
 def parameters(layer: Any) -> dict[str, Any]:
@@ -67,7 +63,11 @@ def parameters(layer: Any) -> dict[str, Any]:
     return {name.removeprefix("cells.0.0."): leaf for name, leaf in named}
 
 
-def _dense(w: Arrays, x: np.ndarray, g: np.ndarray, phi: Any) -> tuple[Arrays, float]:
+def _tanh(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, float]:
+    return _dense(w, x, g, np.tanh)
+
+
+def _dense(w: Arrays, x: np.ndarray, g: np.ndarray, phi: Any = None) -> tuple[Arrays, float]:
     biases = [name for name in w if name.startswith("b")]
     h = x @ w["w_ih"].T + sum(w[name] for name in biases)  # z, overwritten step by step
     with _one_thread():
@@ -96,7 +96,7 @@ def _gradients(w: Arrays, x: np.ndarray, h: np.ndarray, dz: np.ndarray, dq: np.n
     }
 
 
-def _lstm(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
+def _lstm(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, None]:
     gates = x @ w["w_ih"].T + (w["b_ih"] + w["b_hh"])  # z, overwritten by gates and then by dz
     h, c = np.empty_like(g), np.empty_like(g)
     with _one_thread():
@@ -117,10 +117,10 @@ def _lstm(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
             parts = [dc * n * i * (1 - i), to_f, dc * i * (1 - n**2), dh * bent * o * (1 - o)]
             dc, dz = dc * f, np.concatenate(parts, axis=-1)
             gates[:, t], dh = dz, dz @ w["w_hh"]
-    return h, gates, gates
+    return _gradients(w, x, h, gates, gates), None
 
 
-def _gru(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
+def _gru(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[Arrays, None]:
     gates = x @ w["w_ih"].T + w["b_ih"]  # z, overwritten by r, u and n and then by dz
     dq = np.empty_like(gates)  # q first
     h = np.empty_like(g)
@@ -144,7 +144,7 @@ def _gru(w: Arrays, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
             dq[:, t] = np.concatenate([d_r, d_u, dn * r], axis=-1)
             dh = dh * u + dq[:, t] @ w["w_hh"]
             gates[:, t] = np.concatenate([d_r, d_u, dn], axis=-1)  # whose parts r, u and n were
-    return h, gates, dq
+    return _gradients(w, x, h, gates, dq), None
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -192,3 +192,12 @@ def _one_thread() -> contextlib.AbstractContextManager[Any]:
 def _outer(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """sum over batch and time of left_t right_t^T."""
     return np.tensordot(left, right, axes=((0, 1), (0, 1)))
+
+
+BY_HAND: dict[type, Callable[[Arrays, np.ndarray, np.ndarray], tuple[Arrays, float | None]]] = {
+    RNN: _tanh,
+    LSTM: _lstm,
+    GRU: _gru,
+    LinearRNN: _dense,
+    LRU: _diagonal,
+}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from experiments.harness.kinds import kind_of
 from experiments.harness.reach import zero_state
 from experiments.wallclock.reference import Arrays, parameters
-from rnnscan import MLP, CausalSelfAttention
+from rnnscan import CausalSelfAttention
 
 QUERIES = 64  # at a time
 
@@ -40,7 +42,7 @@ def evaluate(layer: Any, x: np.ndarray, g: np.ndarray | None) -> Arrays:
       x: (batch, time, features).
       g: the cotangent of y, of y's shape; None for y alone.
     """
-    forward = ON_DEVICE.get(type(layer), _stepped)
+    forward = definition(layer)
     host = jax.default_device(jax.local_devices(backend="cpu")[0])
 
     def named(layer: Any, x: jax.Array, g: jax.Array | None) -> dict[str, jax.Array]:
@@ -50,9 +52,20 @@ def evaluate(layer: Any, x: np.ndarray, g: np.ndarray | None) -> Arrays:
         dlayer, dx = pullback(g)
         return {"y": y, "x": dx, **parameters(dlayer)}
 
-    with jax.enable_x64(True), host if forward is _stepped else contextlib.nullcontext():
+    with jax.enable_x64(True), contextlib.nullcontext() if on_device(layer) else host:
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (layer, x, g))
         return {name: np.asarray(leaf) for name, leaf in jax.jit(named)(*wide).items()}
+
+
+def definition(layer: Any) -> Callable[[Any, jax.Array], jax.Array]:
+    """(layer, x) -> y: what is called correct."""
+    whole = _called if kind_of(layer).one_output else _stepped
+    return WRITTEN_OUT.get(type(layer), whole)
+
+
+def on_device(layer: Any) -> bool:
+    """All steps at once: no loop, whose steps would cost more there."""
+    return definition(layer) is not _stepped
 
 
 def _called(layer: Any, x: jax.Array) -> jax.Array:
@@ -107,5 +120,4 @@ def _attention(layer: CausalSelfAttention, x: jax.Array) -> jax.Array:
     return y.reshape(batch, length, -1) @ layer.w_o.T
 
 
-# All steps at once: no loop, whose steps would cost more there.
-ON_DEVICE = {CausalSelfAttention: _attention, MLP: _called}
+WRITTEN_OUT = {CausalSelfAttention: _attention}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from experiments.harness.experiment import Record, Verdict
 from experiments.harness.figures import short_count, short_seconds
-from experiments.harness.kinds import LINEAR, STATE_SPACE
+from experiments.harness.kinds import KINDS
 from experiments.wallclock.records import (
     by_length,
     counted,
@@ -56,7 +56,8 @@ def waits(records: Sequence[Record]) -> Verdict:
     value = f"{share(reached)} of the limit"
     if reached >= _BUSY:
         return Verdict(claim, "refuted", f"{text} It hardly idles.", 5, value)
-    best = _best(of(good, direction=direction), LINEAR)
+    linear = [record for record in good if KINDS[record["kind"]].linear]
+    best = _best(of(linear, direction=direction))
     if not best:
         text += " No parallel method was timed beside it yet."
         return Verdict(claim, "open", text, 5, value)
@@ -76,7 +77,7 @@ def returns(records: Sequence[Record]) -> Verdict:
     the definition, step by step. Confirmed: all are, and a parallel method is clearly faster than
     the sequential one. Refined: all are, but no parallel method is faster here."""
     claim = "Mamba-like models return to linear recurrence to be parallel"
-    mine = [record for record in records if record.get("kind") in STATE_SPACE]
+    mine = [r for r in records if "kind" in r and KINDS[r["kind"]].state_space]
     wrong = [record for record in mine if not record["counts"]]
     if wrong:
         worst = max(wrong, key=lambda record: record["error"] / record["tolerance"])
@@ -87,7 +88,7 @@ def returns(records: Sequence[Record]) -> Verdict:
         )
         return Verdict(claim, "refuted", text, 8, f"error {worst['error']:.1e}")
     direction = distinct(mine, "direction")[-1:]
-    best = _best(of(mine, direction=direction[0]), STATE_SPACE) if direction else None
+    best = _best(of(mine, direction=direction[0])) if direction else None
     if not best:
         text = "No selective state-space layer was timed by a parallel and the sequential method."
         return Verdict(claim, "open", text, 8)
@@ -124,10 +125,10 @@ def _chain(record: Record, length: int) -> str:
     return text
 
 
-def _best(rows: Sequence[Record], kinds: Sequence[str]) -> _Gain | None:
-    """The largest gain at the longest length, of the layers of these kinds."""
+def _best(rows: Sequence[Record]) -> _Gain | None:
+    """The largest gain at the longest length."""
     gains = []
-    for layer in distinct([row for row in rows if row["kind"] in kinds], "layer"):
+    for layer in distinct(rows, "layer"):
         slow = by_length(of(rows, layer=layer, method="sequential"))
         for method in PARALLEL:
             fast = by_length(of(rows, layer=layer, method=method))

@@ -90,7 +90,7 @@ def predicted_seconds(layer: Any, way: str, direction: str, batch: int, length: 
 def reference_seconds(layer: Any, backward: bool, batch: int, length: int) -> float:
     """About how long the float64 reference takes: a loop on the host, or attention on the device,
     where a score was seen to take six times as long as in float32."""
-    if type(layer) in stepped.ON_DEVICE:
+    if stepped.on_device(layer):
         direction = BOTH if backward else FORWARD
         return 6 * predicted_seconds(layer, ONE_PASS, direction, batch, length)
     exponentials = batch * length * cost(layer, batch, length).exponentials

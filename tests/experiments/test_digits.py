@@ -15,7 +15,7 @@ from experiments.harness import config as harness_config
 from experiments.harness import sequence_models
 from experiments.harness.figures import STYLE
 from experiments.harness.kinds import KINDS
-from experiments.harness.layer_configs import Dense, Diagonal
+from experiments.harness.layer_options import Dense, Diagonal
 from experiments.harness.training import parameter_count
 from rnnscan.tasks import Split
 
@@ -124,7 +124,10 @@ def test_blocks_take_every_kind_and_a_bare_layer_must_have_a_state():
         x = jax.ShapeDtypeStruct((3, 8, 8), jnp.float32)
         logits, _ = jax.eval_shape(lambda model, x: model(x), model, x)
         assert logits.shape == (3, 10)
-    with pytest.raises(harness_config.ConfigError, match=r"depth = 0 with the layers .*MLP"):
+    with pytest.raises(
+        harness_config.ConfigError,
+        match=r'"MLP": has no recurrent state; digits with depth = 0 needs',
+    ):
         resolve(layers=layers)
 
 

@@ -9,7 +9,7 @@ from experiments.harness import figures
 
 
 def test_a_layer_keeps_its_colour_and_a_method_its_line():
-    layers = ("RNN", "LinearRNN", "LRU", "something else")
+    layers = ("RNN", "LinearRNN", "LRU", "MLP")
     looks = [figures.line_style(layer, "sequential") for layer in layers]
     assert len({look["color"] for look in looks}) == len({look["marker"] for look in looks}) == 4
     tree = figures.line_style("LRU", "associative")

@@ -15,8 +15,9 @@ from experiments.gradient_decay import closed_forms, decay_figures, experiment, 
 from experiments.gradient_decay import records as choose
 from experiments.harness import config as harness_config
 from experiments.harness.figures import STYLE
-from experiments.harness.kinds import KINDS, RECURRENT, Recurrence
-from experiments.harness.layer_configs import Attention, Convolution, Dense, build
+from experiments.harness.kinds import KINDS, Recurrence
+from experiments.harness.layer_configs import build
+from experiments.harness.layer_options import Attention, Convolution, Dense
 from experiments.harness.reach import log_norms, output_log_norms
 from rnnscan import LSTM
 from rnnscan.gradients import theory
@@ -75,7 +76,7 @@ def test_every_kind_has_the_curves_that_it_can_have(records):
     decay = of(records, study="decay")
     assert {record["kind"] for record in decay} == set(KINDS)
     for record in decay:
-        assert (record["state"] is not None) == (record["kind"] in RECURRENT)
+        assert (record["state"] is not None) == KINDS[record["kind"]].recurrent
         assert len(record["input"]["norms"]) == len(record["lags"]) - 1
         first = 1 if record["kind"] == "CausalSelfAttention" else 0
         assert record["input"]["norms"][first] == 0
@@ -273,13 +274,13 @@ def test_every_figure_and_table_of_any_subset(records):
     assert len(titles) == 4
     assert "T = 32" in titles[0]
     (table,) = experiment.summary(without_state).tables
-    assert len(table.rows) == len(KINDS) - len(RECURRENT)
+    assert len(table.rows) == sum(not kind.recurrent for kind in KINDS.values())
 
 
 def test_a_panel_tells_its_layers_apart(records):
     with mpl.rc_context(STYLE):
         figure = decay_figures.by_group(of(records, study="decay"))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list(choose.GROUPS)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [how.value for how in Recurrence]
     for axes in figure.axes:
         lines = [line for line in axes.lines if line.get_label() in choose.layers(records[:-6])]
         assert len({line.get_marker() for line in lines}) == len(lines) > 0

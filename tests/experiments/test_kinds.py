@@ -4,10 +4,9 @@ import inspect
 
 import jax
 import pytest
-from pydantic import TypeAdapter
 
 from experiments.harness.kinds import KINDS, cost, kind_of
-from experiments.harness.layer_configs import LayerConfig, build, describe_init
+from experiments.harness.layer_configs import build, by_default, describe_init
 from rnnscan import layers
 
 NO_LAYERS = {"SequenceModel", "KeyValueCache"}  # a network of layers, and a state
@@ -27,7 +26,7 @@ def test_no_two_layers_look_alike():
 @pytest.mark.parametrize("name", KINDS)
 def test_a_config_makes_every_layer_and_its_facts_are_so(name):
     kind = KINDS[name]
-    config = TypeAdapter(LayerConfig).validate_python({"name": "a layer", "kind": name})
+    config = by_default(name)
     assert describe_init(config)
 
     def made(hidden):
@@ -41,6 +40,8 @@ def test_a_config_makes_every_layer_and_its_facts_are_so(name):
     x = jax.ShapeDtypeStruct((3, 5, 6), "float32")
     y, state = jax.eval_shape(lambda layer, x: layer(x), layer, x)
     assert kind.one_output == (y.shape[1] == 1)
+    assert kind.attends == ("context" in kind.options.model_fields)
+    assert kind.between
     assert kind.complex_state == any(leaf.dtype.kind == "c" for leaf in jax.tree.leaves(state))
     assert not kind.linear or "method" in inspect.signature(kind.layer.__call__).parameters
     each = cost(layer, 3, 5)

@@ -101,5 +101,7 @@ def test_the_verdict_follows_the_accuracies(records):
 
 def test_a_net_for_whole_sequences_is_refused():
     layers = [{"name": "net", "kind": "MLP"}]
-    with pytest.raises(ConfigError, match=r"layers.*one output for a whole sequence"):
+    with pytest.raises(
+        ConfigError, match=r'layers\[0\].kind = "MLP": has one output.*recall needs'
+    ):
         resolve(experiment.Config, VALUES | {"layers": layers})

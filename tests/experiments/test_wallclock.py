@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from experiments import __main__ as command_line
 from experiments.harness import environment, registry, run_folder
-from experiments.harness.kinds import KINDS, LINEAR, STATE_SPACE
+from experiments.harness.kinds import KINDS
 from experiments.harness.layer_configs import LayerConfig
 from experiments.harness.timing import Contender
 from experiments.wallclock import experiment, peers, reference, stepped, tables, work
@@ -29,6 +29,7 @@ from experiments.wallclock.contenders import (
 from experiments.wallclock.records import counted
 
 METHODS = ("sequential", "associative", "auto")
+LINEAR = [name for name, kind in KINDS.items() if kind.linear]
 TINY = dict(
     lengths=[4],
     directions=[BOTH],
@@ -108,7 +109,7 @@ def shapes(kind, length, n, **options):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_result_that_is_slightly_wrong_does_not_pass(kind):
-    task = task_of(kind, **({"state_size": 2} if kind in STATE_SPACE else {}))
+    task = task_of(kind, **({"state_size": 2} if KINDS[kind].state_space else {}))
     it = contender(task, ways(kind, ("associative",))[0], BOTH)
     y, dlayer, dx = jax.jit(it.function)(*it.arguments)
     assert it.check((y, dlayer, dx)).passed
