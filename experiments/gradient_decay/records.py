@@ -93,6 +93,8 @@ def steps(value: float) -> str:
 
 
 def percent(fraction: float) -> str:
+    if np.isnan(fraction):
+        return "–"
     return f"{100 * fraction:.3g} %" if fraction > 0.1 else f"{100 * fraction:.2g} %"
 
 

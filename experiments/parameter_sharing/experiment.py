@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from experiments.harness import figures
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary, Table, Verdict
+from experiments.harness.figures import number
 from experiments.harness.kinds import KINDS
 from experiments.harness.layer_configs import LayerConfig, build
+from experiments.harness.records import distinct, select, unsound
 from rnnscan import MLP, RNN, CausalConv1D
 
 CLAIM = (
@@ -94,16 +96,15 @@ LAYER: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(LayerConfig)
 
 
 def _counts(records: Sequence[Record], study: str) -> dict[str, int]:
-    return {r["point"]["layer"]: r["parameters"] for r in records if r["point"]["study"] == study}
+    return {r["point"]["layer"]: r["parameters"] for r in select(records, study=study)}
 
 
 def _growth(records: Sequence[Record]) -> dict[str, dict[int, int]]:
-    counts: dict[str, dict[int, int]] = {}
-    for record in records:
-        if record["point"]["study"] == "growth":
-            mine = counts.setdefault(record["point"]["layer"], {})
-            mine[record["length"]] = record["parameters"]
-    return counts
+    grown = select(records, study="growth")
+    return {
+        kind: {r["length"]: r["parameters"] for r in select(grown, layer=kind)}
+        for kind in distinct(grown, "layer")
+    }
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
@@ -114,7 +115,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     for kind, by_length in counts.items():
         lengths = sorted(by_length)
         axes.plot(lengths, [by_length[n] for n in lengths], label=kind, **figures.line_style(kind))
-    first = next(record for record in records if record["point"]["study"] == "growth")
+    first = select(records, study="growth")[0]
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("sequence length T")
@@ -137,7 +138,7 @@ def _article_table(records: Sequence[Record]) -> Table | None:
     if not found:
         return None
     with_biases = _counts(records, "biases")
-    first = next(record for record in records if record["point"]["study"] == "article")
+    first = select(records, study="article")[0]
     inputs, hidden, length = first["input_size"], first["hidden"], first["length"]
     formulas = {
         "MLP": ("T D_in D_h", length * inputs * hidden),
@@ -145,14 +146,14 @@ def _article_table(records: Sequence[Record]) -> Table | None:
         "RNN": ("D_h (D_in + D_h)", hidden * (inputs + hidden)),
     }
     rows = [
-        (f"{kind}, no biases", f"{count:,}", formulas[kind][0], f"{formulas[kind][1]:,}")
+        (f"{kind}, no biases", number(count, ","), formulas[kind][0], f"{formulas[kind][1]:,}")
         for kind, count in found.items()
     ]
     if with_biases:
         count = with_biases["RNN"]
         formula = hidden * (inputs + hidden + 1)
         rows.append(
-            ("RNN, two biases as in torch", f"{count:,}", "D_h (D_in + D_h + 1)", f"{formula:,}")
+            ("RNN, two biases as in torch", number(count, ","), "D_h (D_in + D_h + 1)", f"{formula:,}")
         )
     return Table(
         f"D_in = {inputs}, D_h = {hidden}, T = {length}",
@@ -168,7 +169,7 @@ def _growth_table(records: Sequence[Record]) -> Table | None:
         return None
     lengths = sorted({length for by_length in counts.values() for length in by_length})
     rows = [
-        (kind, *(f"{by_length[n]:,}" if n in by_length else "–" for n in lengths))
+        (kind, *(number(by_length.get(n, np.nan), ",") for n in lengths))
         for kind, by_length in counts.items()
     ]
     columns = ("layer", *(f"T = {length:,}" for length in lengths))
@@ -180,6 +181,11 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     found, counts = _counts(records, "article"), _growth(records)
     if found.keys() != ARTICLE.keys() or "MLP" not in counts or "RNN" not in counts:
         return Verdict(claim, "open", "not every layer has been counted yet", 2)
+    if flaw := unsound(records, "parameters", above=0):
+        return Verdict(claim, "open", flaw, 2)
+    if few := [kind for kind, by_length in counts.items() if len(by_length) < 2]:
+        text = f"needs two lengths of every layer: {few[0]} was counted at one"
+        return Verdict(claim, "open", text, 2)
     lengths = sorted(counts["MLP"])
     growing = sorted(kind for kind, by in counts.items() if len(set(by.values())) > 1)
     # Least squares of parameters against length: how much of the growth a straight line leaves out.
