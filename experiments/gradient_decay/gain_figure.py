@@ -84,8 +84,7 @@ def by_gain(records: Sequence[Record]) -> Figure | None:
     figure.set_label(
         f"On what a dozen depends: a tanh RNN of {records[0]['hidden']} units with Gaussian W_hh. "
         f"{f'Median of {many}, bars from least to greatest' if many != 'one seed' else 'One seed'}"
-        f"; a point is missing where the "
-        f"gradient does not fall to {eps:g} within T = {length}."
+        f"; a point is missing where the gradient does not fall to {eps:g} within T = {length}."
     )
     return figure
 
