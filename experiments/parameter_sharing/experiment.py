@@ -153,7 +153,12 @@ def _article_table(records: Sequence[Record]) -> Table | None:
         count = with_biases["RNN"]
         formula = hidden * (inputs + hidden + 1)
         rows.append(
-            ("RNN, two biases as in torch", number(count, ","), "D_h (D_in + D_h + 1)", f"{formula:,}")
+            (
+                "RNN, two biases as in torch",
+                number(count, ","),
+                "D_h (D_in + D_h + 1)",
+                f"{formula:,}",
+            )
         )
     return Table(
         f"D_in = {inputs}, D_h = {hidden}, T = {length}",

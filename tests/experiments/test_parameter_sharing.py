@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.parameter_sharing import experiment
+from tests.experiments.spoil import INF, NAN, assert_nothing_flips, said
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,15 @@ def test_the_verdict_is_computed(records):
 def test_it_draws_what_there_is(records):
     assert set(experiment.plot(records)) == {"growth"}
     assert experiment.plot([]) == {}
+
+
+@pytest.mark.parametrize("value", [NAN, INF, 0])
+def test_a_wrong_count_flips_nothing(records, value):
+    few = [r for r in records if r["point"]["layer"] in experiment.ARTICLE]
+    assert_nothing_flips(experiment, few, "parameters", value, ["parameter sharing"], value != 0)
+
+
+def test_one_length_is_no_growth(records):
+    short = [r for r in records if r["length"] == 10]
+    assert [v.outcome for v in said(experiment, short)] == ["open"]
+    assert [v.outcome for v in said(experiment, records[:-1])] == ["open"]  # interrupted
