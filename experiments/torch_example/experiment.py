@@ -20,8 +20,8 @@ from experiments.harness.progress import say
 from experiments.harness.timing import compare
 from experiments.harness.training import Training, parameter_count, train
 from experiments.torch_example import present
-from experiments.torch_example import torch_reference as torch_side
-from experiments.torch_example.speed import BOTH, FORWARD, OURS, TORCH, contenders, flops
+from experiments.torch_example import reference as torch_side
+from experiments.torch_example.contenders import BOTH, FORWARD, OURS, TORCH, contenders, flops
 from rnnscan.tasks import digits
 
 CLAIM = (

@@ -11,7 +11,7 @@ from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.figures import number, short_seconds
 from experiments.harness.records import array, distinct, field, median, seeds, select, unsound
-from experiments.torch_example.speed import OURS, TORCH
+from experiments.torch_example.contenders import OURS, TORCH
 
 # What this package promises of its recurrent layers, in units of the largest reference value.
 TOLERANCES = {"float32": (1e-6, 1e-5), "float64": (1e-12, 1e-12)}

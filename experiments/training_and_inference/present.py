@@ -13,7 +13,7 @@ from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.figures import number, short_bytes, short_count, short_seconds
 from experiments.harness.kinds import KINDS
 from experiments.harness.records import by, distinct, median, select, unsound
-from experiments.training_and_inference.programs import CLASSIFY, GENERATE, PROGRAMS, TRAIN
+from experiments.training_and_inference.contenders import CLASSIFY, GENERATE, PROGRAMS, TRAIN
 
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
 TITLES = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.harness.training import Training
-from experiments.torch_example import experiment, speed, torch_reference
+from experiments.torch_example import contenders, experiment, reference
 from tests.experiments.spoil import INF, NAN, assert_nothing_flips, said
 
 CONFIG = experiment.Config(live=1, seeds=1, training=Training(epochs=2))
@@ -49,7 +49,7 @@ def test_verdicts_follow_the_records(records):
 
 
 def test_without_torch_what_needs_it_is_left_out(monkeypatch):
-    monkeypatch.setattr(torch_reference, "available", lambda: False)
+    monkeypatch.setattr(reference, "available", lambda: False)
     shape = experiment.Shape(length=4, batch=2, inputs=3, hidden=5)
     config = CONFIG.model_copy(update={"speed": (shape,)})
     for study in ("random", "speed"):
@@ -125,6 +125,6 @@ def test_a_nan_is_not_lost_in_a_maximum():
     good, bad = np.ones(3), np.array([1.0, np.nan, 1.0])
     expected = {"y": good, "last": good, "grad/a": good, "grad/b": good}
     for key in expected:
-        found = torch_reference.errors(expected | {key: bad}, expected)
+        found = reference.errors(expected | {key: bad}, expected)
         assert np.isnan(found).sum() == 1
-    assert not speed._check([good, bad], [good, good], 1).passed
+    assert not contenders._check([good, bad], [good, good], 1).passed

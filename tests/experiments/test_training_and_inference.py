@@ -7,7 +7,7 @@ import pytest
 
 from experiments.harness.kinds import KINDS
 from experiments.training_and_inference import experiment, present
-from experiments.training_and_inference.programs import PROGRAMS
+from experiments.training_and_inference.contenders import PROGRAMS
 from tests.experiments.spoil import INF, NAN, assert_nothing_flips, said
 
 LAYERS = tuple({"name": kind, "kind": kind} for kind in KINDS)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.timing import Check, Contender
-from experiments.torch_example.torch_reference import LAYERS
+from experiments.torch_example.reference import LAYERS
 
 FORWARD, BOTH = "forward", "forward+backward"
 OURS, TORCH = "rnnscan", "torch"
