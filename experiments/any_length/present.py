@@ -81,9 +81,8 @@ def _flaw(
     for kind in distinct(recurrences, "layer"):
         if len(select(recurrences, layer=kind)) < 2:
             return f"needs streams of two lengths at least: {kind} ran one"
-    for kind in (PLAIN, ATTENTION):
-        if len(select(windows, layer=kind)) < 2:
-            return f"needs two windows of {kind} at least"
+    if len(select(windows, layer=ATTENTION)) < 2:
+        return f"needs two windows of {ATTENTION} at least"
     for record in streams:
         if not record["finite"]:
             where = f"{record['point']['layer']} at {record['length']:,} steps"
@@ -113,13 +112,15 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     right = all(record["error"] is None or record["error"] <= _SAME for record in streams)
     hard = all(bool(r["refusal"]) == (r["length"] != r["made_for"]) for r in limits)
     largest = max(recurrences, key=lambda record: record["state_bytes"])
-    slope, plain = _slope(windows, ATTENTION), _slope(windows, PLAIN)
+    slope = _slope(windows, ATTENTION)
+    several = len(select(windows, layer=PLAIN)) > 1
+    beside = f" (RNN: T^{_slope(windows, PLAIN):.2f})" if several else ""
     text = (
         f"{len(kinds)} layers ran {longest:,} steps with the weights that ran "
         f"{min(r['length'] for r in streams):,}, carrying {short_bytes(largest['state_bytes'])} at "
         f"most ({largest['point']['layer']}). The fully connected net refuses every length but its "
-        f"own. Attention to the whole window: time grows as T^{slope:.2f} (RNN: T^{plain:.2f}) and "
-        "its cache as T."
+        f"own. Attention to the whole window: time grows as T^{slope:.2f}{beside} and its cache as "
+        "T."
     )
     if not (constant and right and hard):
         return Verdict(claim, "refuted", text, 3)

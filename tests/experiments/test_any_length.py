@@ -94,7 +94,6 @@ def test_a_wrong_window_has_no_time(records):
 @pytest.mark.parametrize(
     "missing",
     [
-        {"study": "window", "layer": "RNN", "length": 16},
         {"study": "window", "layer": "CausalSelfAttention", "length": 16},
         {"study": "limit", "layer": "MLP"},
     ],
@@ -112,6 +111,14 @@ def test_missing_records_leave_it_open(records):
         ]
     one = [r for r in records if "context" not in r or r["length"] == 50]
     assert [v.outcome for v in said(experiment, one)] == ["open"]
+
+
+def test_attention_is_judged_without_an_rnn_beside_it(records):
+    plain = {"study": "window", "layer": "RNN"}
+    some = [r for r in records if not plain.items() <= r["point"].items()]
+    (verdict,) = said(experiment, some)
+    assert verdict.outcome in ("confirmed", "refined")
+    assert "(RNN" not in verdict.text
 
 
 def test_a_net_that_refuses_its_own_length_is_no_net_of_any(records):
