@@ -33,7 +33,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     for kind in distinct(windows, "layer"):
         mine, look = select(windows, layer=kind), figures.line_style(kind)
         lengths, memory = array(mine, "length"), array(mine, "temporary_bytes")
-        middle.plot(lengths, [median(record) for record in mine], label=kind, **look)
+        middle.plot(lengths, [median(record) or np.nan for record in mine], label=kind, **look)
         right.plot(lengths, memory + array(mine, "state_bytes"), **look)
     if lengths := distinct(windows, "length"):
         for axes, title in ((middle, "A whole window: time"), (right, "A whole window: memory")):

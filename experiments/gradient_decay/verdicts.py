@@ -36,8 +36,11 @@ def of_a_dozen(decay: Sequence[Record], gain: Sequence[Record]) -> Verdict:
     reach = [record for record in decay if record["kind"] in ("RNN", *GATED)]
     if flaw := _flaw([*reach, *gain], "horizon") or _flaw(plain, "half_life", "norms"):
         return Verdict(claim, "open", flaw, 4)
-    eps = plain[0]["eps"]
+    eps, length = plain[0]["eps"], plain[0]["point"]["length"]
     horizon = _horizon(plain)
+    if np.isinf(horizon) and length < 3 * DOZEN:
+        text = f"its gradient is above {fraction(eps)} after all {length} steps: needs longer ones"
+        return Verdict(claim, "open", text, 4)
     interval = measured(plain, "state", "horizon")
     half = float(np.median(values(plain, "state", "half_life")))
     text = (
@@ -136,6 +139,8 @@ def _gated(decay: Sequence[Record], horizon: float) -> tuple[list[float], str]:
     if not usual:
         return [], ""
     parts = [f"{kind} takes {measured(mine, 'state', 'horizon')}" for kind, mine in usual.items()]
+    if np.isinf(horizon):
+        return [], f"At torch's start {' and '.join(parts)} steps."
     reach = [_horizon(mine) / horizon for mine in usual.values()]
     end = max(mine[0]["point"]["length"] for mine in usual.values()) / horizon
     times = " and ".join(

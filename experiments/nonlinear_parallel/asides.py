@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.harness.experiment import Outcome, Record, Verdict
 from experiments.harness.figures import short_count
-from experiments.harness.records import unsound
+from experiments.harness.records import array, select, unsound
 from experiments.nonlinear_parallel import records as kept
 from experiments.nonlinear_parallel.prediction import WITHIN, compared
 from experiments.nonlinear_parallel.records import ROUNDING
@@ -106,12 +106,9 @@ def training(records: Sequence[Record]) -> Verdict | None:
 
 
 def losses(found: Sequence[Record], way: str) -> dict[int, np.ndarray]:
-    """By seed."""
-    return {
-        r["point"]["seed"]: np.asarray(r["losses"], np.float64)
-        for r in found
-        if r["point"]["way"] == way
-    }
+    """By seed; nan where there is none."""
+    curves = {r["point"]["seed"]: array([r], "losses")[0] for r in select(found, way=way)}
+    return {seed: np.where(np.isfinite(curve), curve, np.nan) for seed, curve in curves.items()}
 
 
 def prediction(records: Sequence[Record]) -> Verdict | None:

@@ -24,7 +24,8 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     figure, ((axes,),) = figures.new_figure(size=(8.4, 5.2))
     for kind, by_length in counts.items():
         lengths = sorted(by_length)
-        axes.plot(lengths, [by_length[n] for n in lengths], label=kind, **figures.line_style(kind))
+        found = [by_length[n] or np.nan for n in lengths]
+        axes.plot(lengths, found, label=kind, **figures.line_style(kind))
     first = select(records, study="growth")[0]
     axes.set_xscale("log")
     axes.set_yscale("log")

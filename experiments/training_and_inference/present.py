@@ -37,7 +37,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
             figures.draw_band(
                 axes,
                 list(rows),
-                [np.asarray(r["seconds"]) / r["tokens"] for r in rows.values()],
+                [[s / r["tokens"] for s in r["seconds"] if s > 0] for r in rows.values()],
                 label=layer,
                 **figures.line_style(select(mine, layer=layer)[0]["kind"]),
             )

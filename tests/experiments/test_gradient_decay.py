@@ -336,6 +336,14 @@ def test_the_verdict_follows_the_horizon(horizon, outcome):
     assert verdict.value == f"1/1000 after {choose.steps(horizon)} steps"
 
 
+def test_a_sequence_too_short_to_forget_refutes_nothing():
+    short, gated = plain_record(99.0), plain_record(99.0, "gated", "LSTM")
+    assert said(experiment, [short, gated])[0].outcome == "refuted"  # 64 steps are five dozen
+    short["point"]["length"] = 16
+    verdict = said(experiment, [short, gated])[0]
+    assert (verdict.outcome, verdict.text.endswith("needs longer ones")) == ("open", True)
+
+
 def test_the_value_has_its_interval():
     records = [plain_record(horizon, seed=i) for i, horizon in enumerate((11.0, 12.0, 13.0))]
     assert dozen(*records).value == "1/1000 after 12.0 [11.0, 13.0] steps"

@@ -10,6 +10,9 @@ from tests.experiments.spoil import INF, NAN, assert_nothing_flips, said
 CONFIG = experiment.Config(live=1, seeds=1, training=Training(epochs=2))
 
 
+KEYS = ("value_error", "gradient_error")
+
+
 def of_study(study, config=CONFIG):
     points = [point for point in experiment.plan(config) if point["study"] == study]
     return list(experiment.run(config, points))
@@ -119,6 +122,21 @@ def test_a_classifier_trained_too_briefly_refutes_nothing():
     assert (verdict.outcome, verdict.number) == ("open", 11)
     assert "Trained too briefly" in verdict.text
     assert "(one seed)" in said(experiment, brief[:3])[1].text
+
+
+def test_the_worst_of_random_ones_may_be_none(monkeypatch):
+    errors = iter([0.1, NAN, 0.2, 0.1, 0.2, 0.3])
+    for module, name, fake in (
+        (reference, "available", lambda: True),
+        (reference, "reference", lambda seed, **case: {}),
+        (experiment.importlib.metadata, "version", lambda name: "2.9"),
+        (experiment, "_compared", lambda *_: dict.fromkeys(KEYS, next(errors))),
+    ):
+        monkeypatch.setattr(module, name, fake)
+    config = experiment.Config(live=3)
+    single, double = experiment.run(config, [{"study": "random", "layer": "RNN"}])
+    assert [single[key] for key in KEYS] == [0.2, 0.2]
+    assert np.isnan([double[key] for key in KEYS]).all()
 
 
 def test_a_nan_is_not_lost_in_a_maximum():

@@ -83,7 +83,7 @@ def test_spans_and_figures(records):
 
 @pytest.mark.parametrize("value", [NAN, INF, 0.0, []])
 def test_a_wrong_time_flips_nothing(records, value):
-    assert_nothing_flips(experiment, records, "seconds", value, ["serial"], value in ([], INF))
+    assert_nothing_flips(experiment, records, "seconds", value, ["serial"], draw=True)
 
 
 @pytest.mark.parametrize(("field", "value"), [("counts", False), ("temporary_bytes", NAN)])
