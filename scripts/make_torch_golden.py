@@ -7,7 +7,7 @@ Only a new case or another torch asks for it; what it writes is part of the repo
 
 from pathlib import Path
 
-from experiments.torch_example.torch_reference import ARTICLE, LAYERS, STORED, store
+from experiments.torch_example.reference import ARTICLE, LAYERS, STORED, store
 
 TESTS = Path(__file__).parents[1] / "tests" / "layers"
 

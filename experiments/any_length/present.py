@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
-from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.figures import number, short_bytes, short_count, short_seconds
+from experiments.harness.records import array, distinct, median, select, unsound
 
 _SAME = 1e-4  # relative: chunks against a whole, float32, hundreds of dependent roundings
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
+CHECKED = 4096  # steps of the longest window whose result is checked
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
@@ -21,23 +23,19 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         return {}
     figure, (panels,) = figures.new_figure(1, 3, size=(13.4, 4.9))
     left, middle, right = panels
-    for kind in _kinds(streams):
-        mine = [record for record in streams if record["point"]["layer"] == kind]
-        look = figures.line_style(kind)
-        lengths = [record["length"] for record in mine]
-        left.plot(lengths, [record["state_bytes"] for record in mine], label=kind, **look)
+    for kind in distinct(streams, "layer"):
+        mine, look = select(streams, layer=kind), figures.line_style(kind)
+        left.plot(array(mine, "length"), array(mine, "state_bytes"), label=kind, **look)
     left.set_xscale("log")
     figures.bytes_axis(left, "state carried from step to step")
     left.set_title("Streamed, one object")
     left.set_xlabel("steps so far")
-    for kind in _kinds(windows):
-        mine = [record for record in windows if record["point"]["layer"] == kind]
-        look = figures.line_style(kind)
-        lengths = [record["length"] for record in mine]
-        middle.plot(lengths, [np.median(r["seconds"]) for r in mine], label=kind, **look)
-        right.plot(lengths, [r["temporary_bytes"] + r["state_bytes"] for r in mine], **look)
-    lengths = sorted({record["length"] for record in windows})
-    if lengths:
+    for kind in distinct(windows, "layer"):
+        mine, look = select(windows, layer=kind), figures.line_style(kind)
+        lengths, memory = array(mine, "length"), array(mine, "temporary_bytes")
+        middle.plot(lengths, [median(record) or np.nan for record in mine], label=kind, **look)
+        right.plot(lengths, memory + array(mine, "state_bytes"), **look)
+    if lengths := distinct(windows, "length"):
         for axes, title in ((middle, "A whole window: time"), (right, "A whole window: memory")):
             figures.length_axis(axes, lengths, "window T")
             axes.set_title(title)
@@ -57,52 +55,72 @@ def summary(records: Sequence[Record]) -> Summary:
 
 
 def _of(records: Sequence[Record], study: str) -> list[Record]:
-    return [r for r in records if r["point"]["study"] == study and "skipped" not in r]
+    return [record for record in select(records, study=study) if "skipped" not in record]
 
 
-def _kinds(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(record["point"]["layer"] for record in records))
-
-
-def _slope(records: Sequence[Record], kind: str) -> float:
+def _slope(windows: Sequence[Record], kind: str) -> float:
     """Of log time against log length, over the three longest windows.
 
     The shortest time of each: what delays a sample is not the length.
     """
-    mine = sorted(
-        (r["length"], float(np.min(r["seconds"]))) for r in records if r["point"]["layer"] == kind
-    )[-3:]
-    if len(mine) < 2:
-        return float("nan")
-    lengths, seconds = np.log(np.array(mine)).T
+    mine = sorted((r["length"], min(r["seconds"])) for r in select(windows, layer=kind))[-3:]
+    lengths, seconds = np.log(np.array(mine, np.float64)).T
     return float(np.polyfit(lengths, seconds, 1)[0])
+
+
+def _flaw(
+    recurrences: Sequence[Record],
+    streams: Sequence[Record],
+    windows: Sequence[Record],
+    limits: Sequence[Record],
+) -> str:
+    """Why no verdict follows; empty where one does."""
+    own = [record["length"] == record["made_for"] for record in limits]
+    if not (recurrences and any(own) and not all(own)):
+        return "needs streams, windows and the fully connected net"
+    for kind in distinct(recurrences, "layer"):
+        if len(select(recurrences, layer=kind)) < 2:
+            return f"needs streams of two lengths at least: {kind} ran one"
+    if len(select(windows, layer=ATTENTION)) < 2:
+        return f"needs two windows of {ATTENTION} at least"
+    for record in streams:
+        if not record["finite"]:
+            where = f"{record['point']['layer']} at {record['length']:,} steps"
+            return f"The outputs of {where} are not finite: it diverged, draw other weights."
+    compared = [record for record in streams if record["error"] is not None]
+    checked = select(windows, layer=PLAIN) + select(windows, layer=ATTENTION)
+    short = [record for record in checked if record["length"] <= CHECKED]
+    flaw = unsound([*streams, *windows], "state_bytes") or unsound([*compared, *short], "error")
+    if flaw := flaw or unsound(checked, "seconds", above=0):
+        return flaw
+    for record in short:
+        if record["error"] > _SAME:
+            where = f"{record['point']['layer']} over {record['length']:,} steps"
+            return f"The window of {where} is off by {record['error']:.0e}: its time is none."
+    return ""
 
 
 def _verdict(records: Sequence[Record]) -> Verdict:
     claim = "any length: the same weights, in constant state memory"
     streams, windows, limits = (_of(records, s) for s in ("stream", "window", "limit"))
-    if not streams or not limits or not {ATTENTION, PLAIN} <= {*_kinds(windows)}:
-        return Verdict(claim, "open", "needs streams, windows and the fully connected net", 3)
-    recurrences = [record for record in streams if record["context"] is None]
+    recurrences = select(streams, context=None)
+    if flaw := _flaw(recurrences, streams, windows, limits):
+        return Verdict(claim, "open", flaw, 3)
+    kinds = distinct(recurrences, "layer")
     longest = max(record["length"] for record in recurrences)
-    constant = all(
-        len({r["state_bytes"] for r in recurrences if r["point"]["layer"] == kind}) == 1
-        for kind in _kinds(recurrences)
-    )
-    right = all(
-        record["finite"] and (record["error"] is None or record["error"] <= _SAME)
-        for record in streams
-    )
-    refused = [record for record in limits if record["length"] != record["made_for"]]
-    hard = all(record["refusal"] for record in refused) and len(refused) < len(limits)
+    constant = all(len(distinct(select(recurrences, layer=k), "state_bytes")) == 1 for k in kinds)
+    right = all(record["error"] is None or record["error"] <= _SAME for record in streams)
+    hard = all(bool(r["refusal"]) == (r["length"] != r["made_for"]) for r in limits)
     largest = max(recurrences, key=lambda record: record["state_bytes"])
-    slope, plain = _slope(windows, ATTENTION), _slope(windows, PLAIN)
+    slope = _slope(windows, ATTENTION)
+    several = len(select(windows, layer=PLAIN)) > 1
+    beside = f" (RNN: T^{_slope(windows, PLAIN):.2f})" if several else ""
     text = (
-        f"{len(_kinds(recurrences))} layers ran {longest:,} steps with the weights that ran "
+        f"{len(kinds)} layers ran {longest:,} steps with the weights that ran "
         f"{min(r['length'] for r in streams):,}, carrying {short_bytes(largest['state_bytes'])} at "
         f"most ({largest['point']['layer']}). The fully connected net refuses every length but its "
-        f"own. Attention to the whole window: time grows as T^{slope:.2f} (RNN: T^{plain:.2f}) and "
-        "its cache as T."
+        f"own. Attention to the whole window: time grows as T^{slope:.2f}{beside} and its cache as "
+        "T."
     )
     if not (constant and right and hard):
         return Verdict(claim, "refuted", text, 3)
@@ -116,17 +134,16 @@ def _stream_table(records: Sequence[Record]) -> Table | None:
         return None
     longest = max(record["length"] for record in streams)
     rows = []
-    for kind in _kinds(streams):
-        mine = [record for record in streams if record["point"]["layer"] == kind]
+    for kind in distinct(streams, "layer"):
+        mine = select(streams, layer=kind)
         last = max(mine, key=lambda record: record["length"])
         errors = [record["error"] for record in mine if record["error"] is not None]
-        sizes = {record["state_bytes"] for record in mine}
         rows.append(
             (
                 kind if last["context"] is None else f"{kind}, window {last['context']}",
-                " to ".join(short_bytes(size) for size in sorted(sizes)),
+                " to ".join(short_bytes(size) for size in sorted(distinct(mine, "state_bytes"))),
                 short_seconds(last["seconds"] / last["length"]),
-                f"{max(errors):.0e}" if errors else "–",
+                number(np.max(errors), ".0e") if errors else "–",
             )
         )
     return Table(
@@ -144,7 +161,7 @@ def _window_table(records: Sequence[Record]) -> Table | None:
     rows = [
         (
             f"{record['point']['layer']}, T = {short_count(record['length'])}",
-            short_seconds(float(np.median(record["seconds"]))),
+            short_seconds(median(record)),
             short_bytes(record["temporary_bytes"]),
             short_bytes(record["state_bytes"]),
         )

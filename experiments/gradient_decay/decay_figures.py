@@ -27,6 +27,7 @@ from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
 from experiments.harness.gradient_figures import LN10, layer_look, power_of_ten_axis
 from experiments.harness.kinds import KINDS
+from experiments.harness.records import seeds
 
 COLUMNS = 3
 FLOOR, CEILING = -7.0, 2.0  # of the panels that show what is still remembered, powers of ten
@@ -94,7 +95,7 @@ def full_range(records: Sequence[Record]) -> Figure | None:
     axes = panels[0, 0]
     _draw(axes, mine, "state", theory=False, rings=False)
     norms = np.concatenate([record["state"]["norms"] for record in mine]).astype(np.float64)
-    bottom = 1.05 * norms[np.isfinite(norms)].min() / LN10
+    bottom = 1.05 * norms[np.isfinite(norms)].min(initial=np.log(FLOAT32_TINY)) / LN10
     end = max(lengths(mine))
     axes.axhspan(bottom, underflow, color="#ececec", zorder=0)
     axes.axhline(underflow, color="black", linewidth=1)
@@ -198,10 +199,10 @@ def _mixed(records: Sequence[Record]) -> bool:
 
 def _how(records: Sequence[Record]) -> str:
     first = records[0]
-    seeds = len({record["seed"] for record in records})
+    many = seeds(records)
     narrow = any(KINDS[record["kind"]].as_wide_as_input for record in records)
     return (
         f"{first['hidden']} units{' (state-space: as its input)' if narrow else ''}, "
-        f"{first['input_size']} white inputs of std {first['input_std']:g}; line: median of "
-        f"{seeds} seeds, band: all of them."
+        f"{first['input_size']} white inputs of std {first['input_std']:g}; "
+        f"{f'line: median of {many}, band: all of them' if many != 'one seed' else many}."
     )

@@ -13,6 +13,7 @@ from experiments.gradient_decay.decay_figures import THEORY
 from experiments.gradient_decay.records import DOZEN, mean_field_horizon, where
 from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
+from experiments.harness.records import seeds
 
 
 def by_gain(records: Sequence[Record]) -> Figure | None:
@@ -79,11 +80,11 @@ def by_gain(records: Sequence[Record]) -> Figure | None:
     for axes in panels:
         axes.set_xlabel("gain of $W_{hh}$ (its spectral radius at large n)")
     figures.legend_below(figure)
-    seeds = len({record["seed"] for record in records})
+    many = seeds(records)
     figure.set_label(
-        f"On what a dozen depends: a tanh RNN of {records[0]['hidden']} units with Gaussian "
-        f"W_hh. Median of {seeds} seeds, bars from least to greatest; a point is missing where the "
-        f"gradient does not fall to {eps:g} within T = {length}."
+        f"On what a dozen depends: a tanh RNN of {records[0]['hidden']} units with Gaussian W_hh. "
+        f"{f'Median of {many}, bars from least to greatest' if many != 'one seed' else 'One seed'}"
+        f"; a point is missing where the gradient does not fall to {eps:g} within T = {length}."
     )
     return figure
 

@@ -97,6 +97,8 @@ def steps(value: float) -> str:
 
 
 def percent(fraction: float) -> str:
+    if np.isnan(fraction):
+        return "–"
     return f"{100 * fraction:.3g} %" if fraction > 0.1 else f"{100 * fraction:.2g} %"
 
 
@@ -106,12 +108,16 @@ def fraction(eps: float) -> str:
 
 
 def with_interval(found: np.ndarray, limit: float = np.inf) -> str:
-    """Median and 95 % bootstrap interval over seeds; what lies beyond the measured lags as such."""
+    """Median and 95 % bootstrap interval over seeds; of one seed no interval; what lies
+    beyond the measured lags as such."""
 
     def text(value: float) -> str:
         return f"> {limit:g}" if value > limit else steps(value)
 
-    middle, (low, high) = float(np.median(found)), bootstrap_interval(found)
+    middle = float(np.median(found))
+    if len(found) == 1:
+        return text(middle)
+    low, high = bootstrap_interval(found)
     if text(low) == text(high) == text(middle):
         return text(middle)
     return f"{text(middle)} [{text(low)}, {text(high)}]"

@@ -23,6 +23,7 @@ from experiments.gradient_decay.records import (
     with_state,
 )
 from experiments.harness.experiment import Record, Table
+from experiments.harness.records import seeds
 
 _FLAT = 0.1  # ln of the change over the fitted lags up to which a curve is called flat
 
@@ -85,7 +86,7 @@ def by_length(records: Sequence[Record]) -> Table | None:
         "State: half-life of the fitted exponential by sequence length T, in steps",
         ("layer", "start", *(f"T = {length}" for length in lengths(records))),
         tuple(rows),
-        note="Median [95 % bootstrap interval over seeds]. A short one has fewer lags to fit.",
+        note=f"{_interval(records, 'Median')}. A short one has fewer lags to fit.",
         brief=False,
     )
 
@@ -111,7 +112,7 @@ def by_gain(records: Sequence[Record]) -> Table | None:
         f"A tanh RNN's horizon: steps until the gradient is {eps:g}, measured / mean field",
         ("gain of W_hh", *(f"input std {std:g}" for std in stds)),
         tuple(rows),
-        note=f"Median [95 % bootstrap interval over seeds], up to T = {length}.",
+        note=f"{_interval(records, 'Median')}, up to T = {length}.",
         brief=False,
     )
 
@@ -137,7 +138,10 @@ def _law(mine: Sequence[Record]) -> str:
     """Of the state's curve."""
     if any(record["state"]["law"] is None for record in mine):
         return "falls to 0"
-    if np.abs(values(mine, "state", "rate")).max() * mine[0]["state"]["fit_lags"] < _FLAT:
+    steepest = np.abs(values(mine, "state", "rate")).max()
+    if np.isnan(steepest):
+        return "–"
+    if steepest * mine[0]["state"]["fit_lags"] < _FLAT:
         return "flat"
     powers = sum(record["state"]["law"] == "power" for record in mine)
     law = "power law" if powers > len(mine) / 2 else "exponential"
@@ -152,5 +156,10 @@ def _fitted_half_lives(records: Sequence[Record]) -> np.ndarray:
 
 
 def _medians(records: Sequence[Record]) -> str:
-    seeds = len({record["seed"] for record in records})
-    return f"Median of {seeds} seeds [95 % bootstrap interval over seeds]."
+    return f"{_interval(records, f'Median of {seeds(records)}')}."
+
+
+def _interval(records: Sequence[Record], many: str) -> str:
+    """What a number and its brackets are; one seed has none."""
+    several = len({record["seed"] for record in records}) > 1
+    return f"{many} [95 % bootstrap interval over seeds]" if several else "One seed"

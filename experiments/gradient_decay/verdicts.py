@@ -21,6 +21,7 @@ from experiments.gradient_decay.records import (
 )
 from experiments.harness.experiment import Outcome, Record, Verdict
 
+GATED = ("LSTM", "GRU")
 FURTHER = 2.0  # times as far is what "further" means
 
 
@@ -32,8 +33,14 @@ def of_a_dozen(decay: Sequence[Record], gain: Sequence[Record]) -> Verdict:
     if not plain:
         text = "no tanh RNN with torch's default weights among the records yet"
         return Verdict(claim, "open", text, 4)
-    eps = plain[0]["eps"]
+    reach = [record for record in decay if record["kind"] in ("RNN", *GATED)]
+    if flaw := _flaw([*reach, *gain], "horizon") or _flaw(plain, "half_life", "norms"):
+        return Verdict(claim, "open", flaw, 4)
+    eps, length = plain[0]["eps"], plain[0]["point"]["length"]
     horizon = _horizon(plain)
+    if np.isinf(horizon) and length < 3 * DOZEN:
+        text = f"its gradient is above {fraction(eps)} after all {length} steps: needs longer ones"
+        return Verdict(claim, "open", text, 4)
     interval = measured(plain, "state", "horizon")
     half = float(np.median(values(plain, "state", "half_life")))
     text = (
@@ -73,8 +80,13 @@ def of_closed_forms(decay: Sequence[Record]) -> Verdict:
             continue
         expected = np.array(mine[0][of]["theory"], np.float64)
         early = (np.array(mine[0]["lags"])[: len(expected)] <= DOZEN) & np.isfinite(expected)
-        found = np.median([np.array(r[of]["norms"], np.float64)[early] for r in mine], axis=0)
-        rows.append((float(np.abs(found - expected[early]).max()), layer))
+        found = values(mine, of, "norms")[:, early]
+        if not found.size:
+            continue
+        if not np.isfinite(found).all():
+            text = f"The norms of {layer} hold no finite numbers: measure again."
+            return Verdict(claim, "open", text)
+        rows.append((float(np.abs(np.median(found, axis=0) - expected[early]).max()), layer))
     if not rows:
         return Verdict(claim, "open", "no records with a closed form yet")
     worst, layer = max(rows)
@@ -85,6 +97,19 @@ def of_closed_forms(decay: Sequence[Record]) -> Verdict:
         "slowest decay."
     )
     return Verdict(claim, "confirmed" if worst < np.log(2) else "refined", text)
+
+
+def _flaw(records: Sequence[Record], *keys: str) -> str:
+    """Why no verdict can rest on these numbers of the state; a horizon may lie beyond the lags."""
+    for record in records:
+        for key in keys:
+            found = values([record], "state", key)
+            wrong = np.isnan(found) | ((found <= 0) if key != "norms" else np.isinf(found))
+            if wrong.any() or not found.size:
+                where = " ".join(map(str, record["point"].values()))
+                what = key.replace("_", "-")
+                return f"{where}, seed {record['seed']}, has no sound {what}: measure again."
+    return ""
 
 
 def _usual_start(decay: Sequence[Record], kind: str) -> list[Record]:
@@ -109,11 +134,13 @@ def _further(decay: Sequence[Record], horizon: float, kinds: Sequence[str]) -> l
 
 def _gated(decay: Sequence[Record], horizon: float) -> tuple[list[float], str]:
     """How many times as far as `horizon` LSTM and GRU reach at their usual start, and in words."""
-    usual = {kind: _usual_start(decay, kind) for kind in ("LSTM", "GRU")}
+    usual = {kind: _usual_start(decay, kind) for kind in GATED}
     usual = {kind: records for kind, records in usual.items() if records}
     if not usual:
         return [], ""
     parts = [f"{kind} takes {measured(mine, 'state', 'horizon')}" for kind, mine in usual.items()]
+    if np.isinf(horizon):
+        return [], f"At torch's start {' and '.join(parts)} steps."
     reach = [_horizon(mine) / horizon for mine in usual.values()]
     end = max(mine[0]["point"]["length"] for mine in usual.values()) / horizon
     times = " and ".join(

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.harness.experiment import Outcome, Record, Verdict
 from experiments.harness.figures import short_count
+from experiments.harness.records import array, select, unsound
 from experiments.nonlinear_parallel import records as kept
 from experiments.nonlinear_parallel.prediction import WITHIN, compared
 from experiments.nonlinear_parallel.records import ROUNDING
@@ -23,14 +24,18 @@ def fewest(records: Sequence[Record]) -> Verdict | None:
     if not found:
         return None
     name = "K*(T), the fewest iterations within 1e-4, does not grow with T"
-    series = fewest_series(found)
     lengths = sorted({r["point"]["length"] for r in found})
-    if len(lengths) < 2 or len({r["point"]["seed"] for r in found}) < 2:
+    seeds = {r["point"]["seed"] for r in found}
+    if len(lengths) < 2 or len(seeds) < 2:
         return Verdict(name, "open", "Needs two lengths and two seeds.")
-    if not all(np.isfinite(r["exponent"]) and np.isfinite(r["errors"][0]) for r in found):
+    begun = [{**r, "first error": r["errors"][:1]} for r in found]
+    if unsound(begun, "exponent", "first error") or not all(map(kept.sound, found)):
         return Verdict(name, "open", "The records hold numbers that are none.")
+    series = fewest_series(found)
     if any(set(rows) != set(lengths) for rows in series.values()):
         return Verdict(name, "open", "Some lengths were not measured yet.")
+    if len(found) < len(series) * len(lengths) * len(seeds):
+        return Verdict(name, "open", "Some seeds were not measured yet.")
     first, last = lengths[0], lengths[-1]
     ends = {title: (rows[first], rows[last]) for title, rows in series.items()}
     flat = [title for title, (low, high) in ends.items() if high <= low + 1]
@@ -72,10 +77,14 @@ def training(records: Sequence[Record]) -> Verdict | None:
         return Verdict(name, "open", "Needs the three ways of every seed.")
     if len(truth) < 2:
         return Verdict(name, "open", "Needs two seeds.")
+    if flaw := unsound(found, "losses", "converged", "iterations"):
+        return Verdict(name, "open", flaw)
     every = [curve for way in (truth, loop, newton) for curve in way.values()]
-    if not all(np.isfinite(curve).all() for curve in every):
-        return Verdict(name, "open", "The losses hold numbers that are none.")
-    steps = min(TRAINED, min(map(len, every)))
+    if len(set(map(len, every))) > 1:
+        return Verdict(name, "open", "Some were trained for fewer steps than others.")
+    if any(curve[-1] > 2 * curve[0] for curve in every):
+        return Verdict(name, "open", "A training diverged: take smaller steps.")
+    steps = min(TRAINED, len(every[0]))
     own, other = (
         max(np.max(np.abs(way[seed] - truth[seed])[:steps]) for seed in truth)
         for way in (loop, newton)
@@ -97,20 +106,20 @@ def training(records: Sequence[Record]) -> Verdict | None:
 
 
 def losses(found: Sequence[Record], way: str) -> dict[int, np.ndarray]:
-    """By seed."""
-    return {
-        r["point"]["seed"]: np.asarray(r["losses"], np.float64)
-        for r in found
-        if r["point"]["way"] == way
-    }
+    """By seed; nan where there is none."""
+    curves = {r["point"]["seed"]: array([r], "losses")[0] for r in select(found, way=way)}
+    return {seed: np.where(np.isfinite(curve), curve, np.nan) for seed, curve in curves.items()}
 
 
 def prediction(records: Sequence[Record]) -> Verdict | None:
     """Whether the mean field says how many iterations there are."""
-    found = compared(records)
-    if not found:
+    tried = [r for r in kept.newton(records) if r["point"]["cell"] == "rnn"]
+    if not tried:
         return None
     name = "the mean field predicts Newton's iterations, with nothing fitted"
+    if not all(map(kept.sound, tried)):
+        return Verdict(name, "open", "The records hold numbers that are none: measure again.")
+    found = compared(tried)
     if len(found) < _ENOUGH:
         return Verdict(name, "open", f"Needs {_ENOUGH} recurrences; there are {len(found)}.")
     done = [it for it in found if np.isfinite(it.measured)]

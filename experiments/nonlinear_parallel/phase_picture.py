@@ -92,9 +92,7 @@ def pays_by_span(record: Record) -> bool:
 
 def pace(record: Record) -> float:
     """How many times as long as the plain loop; nan where it was not timed."""
-    if not record.get("counts") or not record.get("sequential_seconds"):
-        return float("nan")
-    return float(np.median(record["seconds"]) / np.median(record["sequential_seconds"]))
+    return kept.seconds(record) / kept.middle(record.get("sequential_seconds", ()))
 
 
 def _in_seconds(found: Sequence[Record]) -> str:

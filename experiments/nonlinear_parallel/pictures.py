@@ -143,8 +143,9 @@ def training(records: Sequence[Record]) -> Figure | None:
         (newton, colours.BLUE, "-", "newton, float32"),
         (loop, colours.ORANGE, (0, (4, 2)), "step by step, float32"),
     ):
-        apart = [np.abs(curve - truth[seed]) for seed, curve in curves.items() if seed in truth]
-        if apart:
+        both = ((curve, truth.get(seed, ())) for seed, curve in curves.items())
+        apart = [np.abs(curve - true) for curve, true in both if len(curve) == len(true)]
+        if len(set(map(len, apart))) == 1:
             worst = np.max(apart, axis=0)
             style = {"color": color, "linestyle": line, "linewidth": 1.5, "label": label}
             panels[1].plot(np.arange(1, len(worst) + 1), worst, **style)

@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from experiments.harness.experiment import Record, Summary
 from experiments.nonlinear_parallel import asides, pictures, tables, verdicts
+from experiments.nonlinear_parallel import records as kept
 from experiments.nonlinear_parallel.phase_picture import phase
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    records = _whole(records)
+    records = kept.whole(records)
     found = {
         "methods": pictures.methods(records),
         "phase": phase(records),
@@ -24,12 +25,6 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    whole = _whole(records)
-    others = (asides.fewest(whole), asides.training(whole), asides.prediction(whole))
+    others = (asides.fewest(records), asides.training(records), asides.prediction(records))
     said = [verdict for verdict in others if verdict is not None]
-    return Summary((verdicts.claim(records), *said), tables.tables(whole))
-
-
-def _whole(records: Sequence[Record]) -> list[Record]:
-    """Without those that lack a number; claim 7 is open where there are any."""
-    return [r for r in records if r.get("iterations", 0) is not None]
+    return Summary((verdicts.claim(records), *said), tables.tables(kept.whole(records)))

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.harness.experiment import Record, Table
-from experiments.harness.figures import short_seconds
+from experiments.harness.figures import number, short_seconds
+from experiments.harness.records import array
 from experiments.nonlinear_parallel import records as kept
 from experiments.nonlinear_parallel.asides import fewest_series
 from experiments.nonlinear_parallel.programs import NEWTON, PLAIN
@@ -88,12 +89,12 @@ def _on_gpu(records: Sequence[Record], cell: str, width: int, length: int) -> st
     if not newton:
         return _WAITS
     loop, mine = (
-        float(np.nanmedian([kept.seconds(r) for r in rows])) if rows else float("nan")
+        float(np.median([kept.seconds(r) for r in rows if r.get("counts")] or np.nan))
         for rows in (here(PLAIN), newton)
     )
     return (
         f"{kept.median(newton, 'iterations'):g} iterations, error "
-        f"{max(r['error'] for r in newton):.1e}; scan {short_seconds(loop)}, Newton "
+        f"{number(np.max(array(newton, 'error')), '.1e')}; scan {short_seconds(loop)}, Newton "
         f"{short_seconds(mine)}"
     )
 

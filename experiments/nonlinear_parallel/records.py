@@ -35,6 +35,24 @@ def newton(records: Iterable[Record]) -> list[Record]:
     return [r for r in [*methods(records), *grid] if r.get("method") == NEWTON]
 
 
+def whole(records: Iterable[Record]) -> list[Record]:
+    """Those that hold the numbers that they should; there is no verdict where others are."""
+    return [r for r in records if sound(r)]
+
+
+def sound(record: Record) -> bool:
+    """A fewest may be none, the error of what gave up anything, an exponent minus infinity."""
+    if "fewest" in record:
+        return record["fewest"] is None or bool(np.isfinite(record["fewest"]))
+    if "method" not in record:
+        return True
+    finite = ["overshoot", "sequential_error", "largest", "iterations"]
+    finite += ["error"] if record["converged"] else []
+    numbers = np.array([record.get(key) for key in finite], np.float64)
+    bounds = [record.get("exponent"), -record.get("error_bound", 0.0)]
+    return bool(np.isfinite(numbers).all() and (np.array(bounds, np.float64) < np.inf).all())
+
+
 def forgets(record: Record) -> bool:
     """Clearly negative, and no stretch along which a distance grows a thousandfold."""
     return record["exponent"] <= FORGETS and record["overshoot"] <= STRETCH
@@ -66,7 +84,14 @@ def groups(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
 
 def seconds(record: Record) -> float:
     """The median of a time that counts; nan where there is none."""
-    return float(np.median(record["seconds"])) if record.get("counts") else float("nan")
+    return middle(record["seconds"]) if record.get("counts") else float("nan")
+
+
+def middle(samples: Sequence[float]) -> float:
+    """The median of times; nan where one of them is none."""
+    found = np.asarray(samples, np.float64)
+    known = found.size and (np.isfinite(found) & (found > 0)).all()
+    return float(np.median(found)) if known else float("nan")
 
 
 def slowdown(records: Sequence[Record], of: str = NEWTON) -> dict[tuple[Any, ...], list[float]]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.harness.experiment import Record, Table
-from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.figures import number, short_bytes, short_count, short_seconds
+from experiments.harness.records import array
 from experiments.nonlinear_parallel import published
 from experiments.nonlinear_parallel import records as kept
 from experiments.nonlinear_parallel.prediction import WITHIN, compared
@@ -41,8 +42,8 @@ def _iterations(records: Sequence[Record]) -> Table:
         newton = by[NEWTON]
         errors = "–"
         if newton:
-            error, own = (max(r[key] for r in newton) for key in ("error", "sequential_error"))
-            errors = f"{error:.1e} / {own:.1e}"
+            error, own = (np.max(array(newton, key)) for key in ("error", "sequential_error"))
+            errors = f"{number(error, '.1e')} / {own:.1e}"
         rows.append(
             (
                 f"{cell}, T = {short_count(length)}, D = {width}, g = {gain:g}",

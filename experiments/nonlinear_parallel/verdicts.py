@@ -45,18 +45,15 @@ def _flaw(records: Sequence[Record], tried: Sequence[Record]) -> str:
     if not tried:
         return "Newton's iteration was not measured yet."
     for r in tried:
-        numbers = [r.get(key) for key in ("exponent", "overshoot", "sequential_error", "largest")]
-        numbers += [r.get("iterations")]
-        numbers += [r.get("error")] if r.get("converged") else []
-        if any(number is None or np.isnan(number) for number in numbers):
+        if not kept.sound(r):
             return f"The records hold numbers that are none, at {_place(r)}."
     seeds = {r["point"]["seed"] for r in kept.methods(records)}
     if len(seeds) < 2:
         return "Only one seed was measured."
     for r in kept.methods(records):
         samples = np.asarray(r.get("seconds", ()), np.float64)
-        if not np.all(samples > 0):
-            return f"A time is not above zero, at {_place(r)}."
+        if not np.all((samples > 0) & np.isfinite(samples)):
+            return f"A time is not above zero or not finite, at {_place(r)}."
     for group, ratios in kept.slowdown(records).items():
         if min(ratios) < 0.5 and max(ratios) > 2:
             place = f"T = {short_count(group[-1])}, D = {group[1]}, gain {group[2]:g}"

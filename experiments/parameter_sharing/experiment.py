@@ -6,24 +6,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import pydantic
 from matplotlib.figure import Figure
 
-from experiments.harness import figures
 from experiments.harness.config import Config as BaseConfig
-from experiments.harness.experiment import Point, Record, Summary, Table, Verdict
+from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.kinds import KINDS
 from experiments.harness.layer_configs import build, by_default
+from experiments.parameter_sharing import present
+from experiments.parameter_sharing.present import ARTICLE
 from rnnscan import MLP, RNN, CausalConv1D
 
 CLAIM = (
     "Claim 2, parameter sharing: an RNN has D_h (D_in + D_h + 1) parameters whatever the length, "
     "where a fully connected net's grow with it. Counted from the arrays of real layers."
 )
-# What the article says of input 100, hidden 128, length 10 and no biases.
-ARTICLE = {"MLP": 128_000, "CausalConv1D": 38_400, "RNN": 29_184}
-WITH_ONE_BIAS, WITH_TWO = 29_312, 29_440
 
 
 class Config(BaseConfig):
@@ -70,6 +67,14 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
         }
 
 
+def plot(records: Sequence[Record]) -> dict[str, Figure]:
+    return present.plot(records)
+
+
+def summary(records: Sequence[Record]) -> Summary:
+    return present.summary(records)
+
+
 def _layer(config: Config, point: Point) -> Any:
     """The layer with shapes in place of numbers: nothing is allocated."""
     inputs, hidden = config.input_size, config.hidden
@@ -88,114 +93,3 @@ def _layer(config: Config, point: Point) -> Any:
         return RNN.init(key, inputs, hidden, bias=False)
 
     return jax.eval_shape(made)
-
-
-def _counts(records: Sequence[Record], study: str) -> dict[str, int]:
-    return {r["point"]["layer"]: r["parameters"] for r in records if r["point"]["study"] == study}
-
-
-def _growth(records: Sequence[Record]) -> dict[str, dict[int, int]]:
-    counts: dict[str, dict[int, int]] = {}
-    for record in records:
-        if record["point"]["study"] == "growth":
-            mine = counts.setdefault(record["point"]["layer"], {})
-            mine[record["length"]] = record["parameters"]
-    return counts
-
-
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    counts = _growth(records)
-    if not counts:
-        return {}
-    figure, ((axes,),) = figures.new_figure(size=(8.4, 5.2))
-    for kind, by_length in counts.items():
-        lengths = sorted(by_length)
-        axes.plot(lengths, [by_length[n] for n in lengths], label=kind, **figures.line_style(kind))
-    first = next(record for record in records if record["point"]["study"] == "growth")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("sequence length T")
-    axes.set_ylabel("parameters")
-    figures.legend_below(figure)
-    figure.set_label(
-        f"Parameters of a layer of {first['hidden']} units that reads {first['input_size']} "
-        "features a step, counted from its arrays, biases included."
-    )
-    return {"growth": figure}
-
-
-def summary(records: Sequence[Record]) -> Summary:
-    tables = [table for table in (_article_table(records), _growth_table(records)) if table]
-    return Summary((_verdict(records),), tuple(tables))
-
-
-def _article_table(records: Sequence[Record]) -> Table | None:
-    found = _counts(records, "article")
-    if not found:
-        return None
-    with_biases = _counts(records, "biases")
-    first = next(record for record in records if record["point"]["study"] == "article")
-    inputs, hidden, length = first["input_size"], first["hidden"], first["length"]
-    formulas = {
-        "MLP": ("T D_in D_h", length * inputs * hidden),
-        "CausalConv1D": ("3 D_in D_h", 3 * inputs * hidden),
-        "RNN": ("D_h (D_in + D_h)", hidden * (inputs + hidden)),
-    }
-    rows = [
-        (f"{kind}, no biases", f"{count:,}", formulas[kind][0], f"{formulas[kind][1]:,}")
-        for kind, count in found.items()
-    ]
-    if with_biases:
-        count = with_biases["RNN"]
-        formula = hidden * (inputs + hidden + 1)
-        rows.append(
-            ("RNN, two biases as in torch", f"{count:,}", "D_h (D_in + D_h + 1)", f"{formula:,}")
-        )
-    return Table(
-        f"D_in = {inputs}, D_h = {hidden}, T = {length}",
-        ("layer", "counted", "the article's formula", "gives"),
-        tuple(rows),
-        note="The formula has one bias vector; torch and this package keep two, which only add up.",
-    )
-
-
-def _growth_table(records: Sequence[Record]) -> Table | None:
-    counts = _growth(records)
-    if not counts:
-        return None
-    lengths = sorted({length for by_length in counts.values() for length in by_length})
-    rows = [
-        (kind, *(f"{by_length[n]:,}" if n in by_length else "–" for n in lengths))
-        for kind, by_length in counts.items()
-    ]
-    columns = ("layer", *(f"T = {length:,}" for length in lengths))
-    return Table("Parameters, biases included", columns, tuple(rows))
-
-
-def _verdict(records: Sequence[Record]) -> Verdict:
-    claim = "parameter sharing: an RNN's parameters do not depend on the length"
-    found, counts = _counts(records, "article"), _growth(records)
-    if found.keys() != ARTICLE.keys() or "MLP" not in counts or "RNN" not in counts:
-        return Verdict(claim, "open", "not every layer has been counted yet", 2)
-    lengths = sorted(counts["MLP"])
-    growing = [kind for kind, by in counts.items() if len(set(by.values())) > 1]
-    # Least squares of parameters against length: how much of the growth a straight line leaves out.
-    values = np.array([counts["MLP"][n] for n in lengths], float)
-    line = np.polyfit(lengths, values, 1)
-    straight = float(np.abs(np.polyval(line, lengths) - values).max() / values.max())
-    made_for_one = [kind for kind in counts if KINDS[kind].one_output]
-    grows = growing == made_for_one and straight < 1e-6
-    text = (
-        f"Counted: fully connected {found['MLP']:,}, convolution {found['CausalConv1D']:,}, RNN "
-        f"{found['RNN']:,} without biases. From T = {lengths[0]:,} to {lengths[-1]:,} the fully "
-        f"connected net grows {values[-1] / values[0]:,.0f} times, on a straight line; of the "
-        f"{len(counts)} layers {len(growing)} grow{'s' if len(growing) == 1 else ''}."
-    )
-    biases = _counts(records, "biases").get("RNN")
-    if biases:
-        text += (
-            f" With biases the RNN has {biases:,}: two vectors where the article's formula has one."
-        )
-    outcome = "confirmed" if grows and found == ARTICLE else "refuted" if not grows else "refined"
-    value = " / ".join(f"{found[kind]:,}" for kind in ARTICLE)
-    return Verdict(claim, outcome, text, 2, value)

@@ -17,7 +17,7 @@ from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
 from experiments.harness.timing import compare
 from experiments.training_and_inference import present
-from experiments.training_and_inference.programs import GENERATE, PROGRAMS, TRAIN, contender
+from experiments.training_and_inference.contenders import GENERATE, PROGRAMS, TRAIN, contender
 
 CLAIM = (
     "Claim 10, training and inference differ: generation is serial for every model; to classify, "

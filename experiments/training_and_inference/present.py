@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
-from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.figures import number, short_bytes, short_count, short_seconds
 from experiments.harness.kinds import KINDS
-from experiments.training_and_inference.programs import CLASSIFY, GENERATE, PROGRAMS, TRAIN
+from experiments.harness.records import by, distinct, median, select, unsound
+from experiments.training_and_inference.contenders import CLASSIFY, GENERATE, PROGRAMS, TRAIN
 
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
 TITLES = {
@@ -27,22 +28,20 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     done = _done(records)
     if not done:
         return {}
-    programs = [program for program in PROGRAMS if _of(done, program)]
+    programs = [program for program in PROGRAMS if select(done, program=program)]
     figure, (panels,) = figures.new_figure(1, len(programs), size=(4.7 * len(programs), 5.4))
     for axes, program in zip(panels, programs, strict=True):
-        mine = _of(done, program)
-        for layer in _layers(mine):
-            rows = sorted(
-                (record["point"]["length"], record) for record in mine if record["layer"] == layer
-            )
+        mine = select(done, program=program)
+        for layer in distinct(mine, "layer"):
+            rows = by(select(mine, layer=layer), "length")
             figures.draw_band(
                 axes,
-                [length for length, _ in rows],
-                [np.asarray(record["seconds"]) / record["tokens"] for _, record in rows],
+                list(rows),
+                [[s / r["tokens"] for s in r["seconds"] if s > 0] for r in rows.values()],
                 label=layer,
-                **figures.line_style(rows[0][1]["kind"]),
+                **figures.line_style(select(mine, layer=layer)[0]["kind"]),
             )
-        figures.length_axis(axes, [record["point"]["length"] for record in mine])
+        figures.length_axis(axes, map(_length, mine))
         figures.seconds_axis(axes, _PER[program])
         axes.set_title(TITLES[program])
     figures.legend_below(figure)
@@ -57,7 +56,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
 
 def summary(records: Sequence[Record]) -> Summary:
     done = _done(records)
-    tables = [_time_table(done, program) for program in PROGRAMS if _of(done, program)]
+    tables = [_time_table(done, program) for program in PROGRAMS if select(done, program=program)]
     if done:
         tables.append(_memory_table(done))
     return Summary((_verdict(done),), tuple(tables))
@@ -71,80 +70,75 @@ def span(kind: str, length: int) -> int:
 
 
 def _done(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.get("counts")]
-
-
-def _of(records: Sequence[Record], program: str) -> list[Record]:
-    return [record for record in records if record["point"]["program"] == program]
-
-
-def _layers(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(record["layer"] for record in records))
+    return select(records, counts=True)
 
 
 def _seconds(record: Record) -> float:
-    return float(np.median(record["seconds"])) / record["tokens"]
+    return median(record) / record["tokens"]
 
 
-def _times(records: Sequence[Record], program: str) -> dict[str, dict[int, float]]:
-    """seconds[kind][length], of the first layer of a kind."""
-    found: dict[str, dict[int, float]] = {}
-    for record in _of(records, program):
-        found.setdefault(record["kind"], {}).setdefault(record["point"]["length"], _seconds(record))
-    return found
+def _first(records: Sequence[Record], program: str, kind: str) -> list[Record]:
+    """Of a program and of the first layer of a kind, the shortest first."""
+    mine = select(records, program=program, kind=kind)
+    return sorted(select(mine, layer=mine[0]["layer"]), key=_length) if mine else []
+
+
+def _length(record: Record) -> int:
+    return record["point"]["length"]
 
 
 def _slope(by_length: dict[int, float]) -> float:
-    """Of log time against log length, over the longer half."""
+    """Of log time against log length, over the longer half; nan where there is none."""
     lengths = sorted(by_length)
     lengths = lengths[len(lengths) // 2 - 1 :] if len(lengths) > 2 else lengths
-    if len(lengths) < 2:
+    seconds = np.array([by_length[n] for n in lengths])
+    if len(lengths) < 2 or not (np.isfinite(seconds) & (seconds > 0)).all():
         return math.nan
-    return float(np.polyfit(np.log(lengths), np.log([by_length[n] for n in lengths]), 1)[0])
+    return float(np.polyfit(np.log(lengths), np.log(seconds), 1)[0])
 
 
 def _verdict(records: Sequence[Record]) -> Verdict:
     claim = "generation is serial for all; in classification attention reads in one pass"
-    classify, generate = _times(records, CLASSIFY), _times(records, GENERATE)
-    needed = {ATTENTION, PLAIN}
-    if not needed <= classify.keys() or not needed <= generate.keys():
+    mine = {(p, k): _first(records, p, k) for p in (CLASSIFY, GENERATE) for k in (PLAIN, ATTENTION)}
+    if not all(mine.values()):
         text = f"needs {PLAIN} and {ATTENTION}, classifying and generating"
         return Verdict(claim, "open", text, 10)
-    longest = max(classify[PLAIN].keys() & classify[ATTENTION].keys(), default=0)
-    if longest < 2 or len(classify[PLAIN]) < 2:
+    if flaw := unsound([r for rows in mine.values() for r in rows], "seconds", above=0):
+        return Verdict(claim, "open", flaw, 10)
+    times = {key: {_length(r): _seconds(r) for r in rows} for key, rows in mine.items()}
+    rnn, attention = times[CLASSIFY, PLAIN], times[CLASSIFY, ATTENTION]
+    token, query = times[GENERATE, PLAIN], times[GENERATE, ATTENTION]
+    both = sorted(rnn.keys() & attention.keys())
+    if len(both) < 2 or len(token.keys() & query.keys()) < 2:
         return Verdict(claim, "open", "needs two lengths at least", 10)
-    shortest = min(generate[PLAIN])
-    state = {kind: by[max(by)] / by[shortest] for kind, by in generate.items() if shortest in by}
-    ratio = classify[ATTENTION][longest] / classify[PLAIN][longest]
+    longest, shortest = both[-1], min(token.keys() & query.keys())
+    ratio = attention[longest] / rnn[longest]
     text = (
         f"To classify {longest:,} steps the RNN has {span(PLAIN, longest):,} that wait for each "
         f"other, attention {span(ATTENTION, longest)}; its time grows as "
-        f"T^{_slope(classify[PLAIN]):.2f}, attention's as T^{_slope(classify[ATTENTION]):.2f}, and "
+        f"T^{_slope(rnn):.2f}, attention's as T^{_slope(attention):.2f}, and "
         f"at {longest:,} attention takes {ratio:.2g} times the RNN's. A token costs the RNN "
-        f"{short_seconds(generate[PLAIN][max(generate[PLAIN])])} after {max(generate[PLAIN]):,} "
-        f"steps, {state[PLAIN]:.2g} times that after {shortest}; attention "
-        f"{short_seconds(generate[ATTENTION][max(generate[ATTENTION])])}, "
-        f"{state[ATTENTION]:.2g} times."
+        f"{short_seconds(token[max(token)])} after {max(token):,} "
+        f"steps, {token[max(token)] / token[shortest]:.2g} times that after {shortest}; attention "
+        f"{short_seconds(query[max(query)])}, {query[max(query)] / query[shortest]:.2g} times."
     )
     # One pass is an advantage only where there are units to do it side by side.
     value = f"attention {ratio:.2g} times the RNN, T = {short_count(longest)}"
     if ratio < 1:
         return Verdict(claim, "confirmed", text, 10, value)
-    crossing = [n for n in sorted(classify[PLAIN]) if n in classify[ATTENTION]]
-    slower = [n for n in crossing if classify[ATTENTION][n] > classify[PLAIN][n]]
-    text += f" One pass is no shorter here: attention is slower from T = {slower[0]:,} on."
+    slower = next(n for n in both if attention[n] >= rnn[n])
+    text += f" One pass is no shorter here: attention is slower from T = {slower:,} on."
     return Verdict(claim, "refined", text, 10, value)
 
 
 def _time_table(records: Sequence[Record], program: str) -> Table:
-    mine = _of(records, program)
-    lengths = sorted({record["point"]["length"] for record in mine})
+    mine = select(records, program=program)
+    lengths = sorted(set(map(_length, mine)))
     rows = []
-    for layer in _layers(mine):
-        by_length = {r["point"]["length"]: r for r in mine if r["layer"] == layer}
-        cells = [short_seconds(_seconds(by_length[n])) if n in by_length else "–" for n in lengths]
-        slope = _slope({n: _seconds(record) for n, record in by_length.items()})
-        rows.append((layer, *cells, f"{slope:.2f}"))
+    for layer in distinct(mine, "layer"):
+        found = {n: _seconds(r) for n, r in by(select(mine, layer=layer), "length").items()}
+        cells = (short_seconds(found.get(n, math.nan)) for n in lengths)
+        rows.append((layer, *cells, number(_slope(found), ".2f")))
     return Table(
         f"{TITLES[program]}: {_PER[program]}",
         ("layer", *(f"T = {short_count(n)}" for n in lengths), "grows as T^"),
@@ -154,18 +148,16 @@ def _time_table(records: Sequence[Record], program: str) -> Table:
 
 
 def _memory_table(records: Sequence[Record]) -> Table:
-    longest = max(record["point"]["length"] for record in records)
-    mine = [record for record in records if record["point"]["length"] == longest]
+    longest = max(map(_length, records))
+    mine = select(records, length=longest)
     rows = []
-    for layer in _layers(mine):
-        found = {r["point"]["program"]: r for r in mine if r["layer"] == layer}
-        some = next(iter(found.values()))
-        cells = [
-            short_bytes(found[program]["temporary_bytes"]) if program in found else "–"
-            for program in PROGRAMS
-        ]
+    for layer in distinct(mine, "layer"):
+        found = by(select(mine, layer=layer), "program")
+        temporary = {program: r["temporary_bytes"] for program, r in found.items()}
+        cells = [short_bytes(temporary.get(program, math.nan)) for program in PROGRAMS]
         state = short_bytes(found[GENERATE]["state_bytes"]) if GENERATE in found else "–"
-        rows.append((layer, f"{some['parameters']:,}", *cells, state))
+        parameters = next(iter(found.values()))["parameters"]
+        rows.append((layer, number(parameters, ","), *cells, state))
     return Table(
         f"Memory at T = {longest:,}: temporaries of each program, and the state of one sequence",
         ("layer", "parameters", *PROGRAMS, "state"),

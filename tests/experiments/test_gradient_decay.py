@@ -21,6 +21,7 @@ from experiments.harness.layer_options import Attention, Convolution, Dense
 from experiments.harness.reach import log_norms, output_log_norms
 from rnnscan import LSTM
 from rnnscan.gradients import theory
+from tests.experiments.spoil import INF, NAN, assert_nothing_flips, said
 
 FOLDER = Path(experiment.__file__).parent
 SMALL = {
@@ -336,6 +337,14 @@ def test_the_verdict_follows_the_horizon(horizon, outcome):
     assert verdict.value == f"1/1000 after {choose.steps(horizon)} steps"
 
 
+def test_a_sequence_too_short_to_forget_refutes_nothing():
+    short, gated = plain_record(99.0), plain_record(99.0, "gated", "LSTM")
+    assert said(experiment, [short, gated])[0].outcome == "refuted"  # 64 steps are five dozen
+    short["point"]["length"] = 16
+    verdict = said(experiment, [short, gated])[0]
+    assert (verdict.outcome, verdict.text.endswith("needs longer ones")) == ("open", True)
+
+
 def test_the_value_has_its_interval():
     records = [plain_record(horizon, seed=i) for i, horizon in enumerate((11.0, 12.0, 13.0))]
     assert dozen(*records).value == "1/1000 after 12.0 [11.0, 13.0] steps"
@@ -394,3 +403,63 @@ def test_every_fault_of_a_config_is_reported_at_once():
     same = [SMALL["layers"][0]] * 2
     with pytest.raises(harness_config.ConfigError, match=r"RNN torch.*more than once"):
         resolve(layers=same)
+
+
+def with_gains(*horizons):
+    """Two seeds of a tanh RNN, an LSTM, and a study of gains."""
+    decay = [plain_record(12.0), plain_record(13.0, seed=1), plain_record(48.0, "a", "LSTM")]
+    sizes = {"hidden": 32, "input_size": 4, "input_std": 1.0, "drive_std": 0.3, "eps": 1e-3}
+    gains = [
+        {
+            "point": {"study": "gain", "gain": 0.5 * (n + 1), "input_std": 1.0},
+            "seed": 0,
+            "length": 64,
+            **sizes,
+            "state": {**plain_record(horizon)["state"], "law": None},
+            "theory_exponent": -0.1,
+        }
+        for n, horizon in enumerate(horizons)
+    ]
+    for record in decay:
+        record["input"]["theory"] = record["input"]["theory"][:-1]
+    return [r | sizes for r in decay] + gains
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "claims"),
+    [
+        ("horizon", [NAN, 0.0, -INF], ["dozen"]),
+        ("half_life", [NAN, 0.0], ["dozen"]),
+        ("norms", [NAN, INF], ["dozen"]),
+        ("theory", [NAN], []),
+        ("rate", [NAN], []),
+        ("float32_lag", [NAN, 30.0], []),
+        ("theory_half_life", [NAN], []),
+        ("share_of_newest", [NAN], []),
+        ("theory_exponent", [NAN], []),
+    ],
+)
+def test_a_wrong_number_flips_nothing(monkeypatch, field, values, claims):
+    monkeypatch.setattr(choose, "bootstrap_interval", lambda found: (min(found), max(found)))
+    for value in values:
+        records = with_gains(10.0, 30.0)
+        assert dozen(*records).outcome == "refined"
+        assert_nothing_flips(experiment, records, field, value, claims, draw=value is values[0])
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_no_closed_form_is_held_against_what_is_none(value):
+    record = plain_record(12.0)
+    for of in ("state", "input"):
+        record[of]["norms"][3] = value
+    verdict = said(experiment, [record])[1]
+    assert verdict.outcome == "open"
+    record["state"]["theory"] = [NAN] * 65
+    assert said(experiment, [record])[1].text == "no records with a closed form yet"
+
+
+def test_one_seed_has_no_interval():
+    verdict = said(experiment, [plain_record(12.0)])[0]
+    assert "[" not in verdict.value
+    notes = [table.note for table in experiment.summary([plain_record(12.0)]).tables]
+    assert all("One seed" in note and "interval" not in note for note in notes)

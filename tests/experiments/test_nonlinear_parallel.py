@@ -22,6 +22,7 @@ from experiments.nonlinear_parallel import (
 from experiments.nonlinear_parallel import records as kept
 from experiments.nonlinear_parallel.training import WAYS
 from rnnscan import GRU, LSTM
+from tests.experiments.spoil import INF, NAN, assert_nothing_flips, said
 
 TINY = {
     "max_iterations": 16,
@@ -158,7 +159,6 @@ def lost(seed, **changes):
 
 GOOD = [it(seed) for seed in (0, 1) for it in (loop, newton)]
 CHAOS = [lost(seed) for seed in (0, 1)]
-NAN = float("nan")
 
 
 @pytest.mark.parametrize(
@@ -354,3 +354,63 @@ def test_bad_configs_are_told():
     changed["cases"][0]["methods"] = ["newtown"]
     with pytest.raises(ConfigError, match="newtown"):
         resolve(experiment.Config, changed, [])
+
+
+# What flips nothing
+
+
+def drawn(monkeypatch):
+    def predicted(gain, scale, *_):
+        return INF if gain > 2 and scale < 1 else 5.0
+
+    monkeypatch.setattr(prediction, "_predicted", predicted)
+    many = [
+        it(seed, gain=g) for g in (0.8, 1.0, 1.1, 1.2) for seed in (0, 1) for it in (loop, newton)
+    ]
+    return [*GOOD, *many, *CHAOS, *grid(), *counts(3, 4), *trained()]
+
+
+SERIAL, FEWEST, MEAN_FIELD, TRAINING = "serial", "K*(T)", "mean field", "training with"
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "claims"),
+    [
+        ("exponent", [NAN, INF], [SERIAL, FEWEST, MEAN_FIELD]),
+        ("overshoot", [NAN, INF], [SERIAL, MEAN_FIELD]),
+        ("sequential_error", [NAN, INF], [SERIAL]),
+        ("largest", [NAN, INF], [SERIAL]),
+        ("iterations", [NAN, INF, None], [SERIAL, MEAN_FIELD, TRAINING]),
+        ("error_bound", [NAN], [SERIAL]),
+        ("seconds", [NAN, INF, 0.0], [SERIAL]),
+        ("sequential_seconds", [NAN, INF, 0.0, []], []),
+        ("compile_seconds", [NAN], []),
+        ("temporary_bytes", [NAN], []),
+        ("counts", [False], []),
+        ("fewest", [NAN, INF], [FEWEST]),
+        ("errors", [[NAN], [INF], []], [FEWEST]),
+        ("losses", [NAN, INF, []], [TRAINING]),
+        ("converged", [NAN], [TRAINING]),
+    ],
+)
+def test_a_wrong_number_flips_nothing(monkeypatch, field, values, claims):
+    records = drawn(monkeypatch)
+    outcomes = [v.outcome for v in said(experiment, records)]
+    assert outcomes == ["refined", "confirmed", "confirmed", "confirmed"]
+    for value in values:
+        assert_nothing_flips(
+            experiment, records, field, value, claims, draw=value in (values[0], INF)
+        )
+
+
+def test_the_error_of_what_converged_is_a_number():
+    for value in (NAN, INF):
+        assert present.summary([*GOOD, newton(2, error=value)]).verdicts[0].outcome == "open"
+    assert present.summary([*GOOD, newton(2, exponent=-INF)]).verdicts[0].outcome == "refuted"
+
+
+def test_an_interrupted_run_leaves_it_open():
+    assert asides.fewest(counts(3, 4)[:-1]).outcome == "open"
+    assert asides.training([*trained()[:-1], trained()[-1] | {"losses": [2.0]}]).outcome == "open"
+    grown = [r | {"losses": [2.0, 9.0, 40.0]} for r in trained()]
+    assert "diverged" in asides.training(grown).text

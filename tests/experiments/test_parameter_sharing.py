@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.parameter_sharing import experiment
+from experiments.parameter_sharing import experiment, present
+from tests.experiments.spoil import INF, NAN, assert_nothing_flips, said
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def test_the_counts_are_those_of_the_article(records):
 
 
 def test_only_the_fully_connected_net_grows(records):
-    counts = experiment._growth(records)
+    counts = present._growth(records)
     assert {kind for kind, by in counts.items() if by[10] != by[1000]} == {"MLP"}
     assert counts["MLP"] == {10: 128_128, 1000: 12_800_128}
 
@@ -47,3 +48,15 @@ def test_the_verdict_is_computed(records):
 def test_it_draws_what_there_is(records):
     assert set(experiment.plot(records)) == {"growth"}
     assert experiment.plot([]) == {}
+
+
+@pytest.mark.parametrize("value", [NAN, INF, 0])
+def test_a_wrong_count_flips_nothing(records, value):
+    few = [r for r in records if r["point"]["layer"] in present.ARTICLE]
+    assert_nothing_flips(experiment, few, "parameters", value, ["parameter sharing"], draw=True)
+
+
+def test_one_length_is_no_growth(records):
+    short = [r for r in records if r["length"] == 10]
+    assert [v.outcome for v in said(experiment, short)] == ["open"]
+    assert [v.outcome for v in said(experiment, records[:-1])] == ["open"]  # interrupted

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.harness.kinds import KINDS
 from experiments.training_and_inference import experiment, present
-from experiments.training_and_inference.programs import PROGRAMS
+from experiments.training_and_inference.contenders import PROGRAMS
+from tests.experiments.spoil import INF, NAN, assert_nothing_flips, said
 
 LAYERS = tuple({"name": kind, "kind": kind} for kind in KINDS)
 SMALL = {"features": 4, "hidden": 8, "tokens": 3, "batch": 2, "rounds": 3, "sample_seconds": 1e-5}
@@ -78,3 +79,30 @@ def test_spans_and_figures(records):
     ]
     assert set(experiment.plot(records)) == {"time"}
     assert all(np.isfinite(r["seconds"]).all() for r in records)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, 0.0, []])
+def test_a_wrong_time_flips_nothing(records, value):
+    assert_nothing_flips(experiment, records, "seconds", value, ["serial"], draw=True)
+
+
+@pytest.mark.parametrize(("field", "value"), [("counts", False), ("temporary_bytes", NAN)])
+def test_a_failed_check_flips_nothing(records, field, value):
+    assert_nothing_flips(experiment, records, field, value, ["serial"] * (field == "counts"), True)
+
+
+def test_any_subset_has_a_verdict(records):
+    for some in range(len(records)):
+        (verdict,) = said(experiment, records[:some])
+        assert verdict.outcome == "open"
+    one = [r for r in records if r["point"] != {"program": "generate", "length": 12}]
+    (verdict,) = said(experiment, one)
+    assert (verdict.outcome, verdict.text) == ("open", "needs two lengths at least")
+
+
+def test_lines_of_one_layer_are_not_mixed_with_anothers(records):
+    """A second RNN does not stand in where the first one failed."""
+    other = [{**r, "layer": "other"} for r in records if r["kind"] == "RNN"]
+    failed = [{**r, "counts": r["kind"] != "RNN" or r["point"]["length"] != 12} for r in records]
+    (verdict,) = said(experiment, failed + other)
+    assert verdict.outcome == "open"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.torch_example.torch_reference import LAYERS, computed, errors, reference, stored
+from experiments.torch_example.reference import LAYERS, computed, errors, reference, stored
 
 FILES = {name: Path(__file__).with_name(f"torch_{name.lower()}.npz") for name in LAYERS}
 STORED = {name: stored(path) for name, path in FILES.items()}
