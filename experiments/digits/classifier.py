@@ -9,15 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from experiments.harness.kinds import AS_WIDE_AS_INPUT, RECURRENT
+from experiments.harness.kinds import KINDS
 from experiments.harness.layer_configs import Layer, LayerConfig, build
 from experiments.harness.training import classification_loss
 from rnnscan import SequenceModel
 from rnnscan.tasks.digits import CLASSES
 
 Head = Literal["linear", "mlp"]
-# The kinds whose last output, of any width, holds what they know of a sequence with nothing around.
-BARE = tuple(kind for kind in RECURRENT if kind not in AS_WIDE_AS_INPUT)
+
+
+def stands_alone(kind: str) -> bool:
+    """Its last output, of any width, holds what it knows of a sequence with nothing around."""
+    return KINDS[kind].recurrent and not KINDS[kind].as_wide_as_input
 
 
 @jax.tree_util.register_dataclass

@@ -7,7 +7,7 @@ its records keep how the training loss went, which says whether a training says 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.harness.experiment import Point, Record
+from experiments.harness.gradient_figures import layer_look
 from experiments.harness.layer_configs import LayerConfig
 from experiments.harness.records import array, distinct, field, seeds, select
 from experiments.harness.sequence_models import check_budget, make, widest
@@ -87,50 +88,64 @@ def fit(
     }
 
 
-def doubt(records: Iterable[Record], chance: float, *fields: str, settled: bool) -> str:
+def doubt(records: Iterable[Record], chance: float, *fields: str, goal: float | None = None) -> str:
     """Why no verdict may rest on these records, in words; "" where one may.
 
-    Never on a field that is not finite, nor on a training that diverged: its loss ends above where
-    it began, or nowhere. And where what was not reached decides (`settled`), not on one that was
-    too brief: it has not come below guessing, or more than a third of what its loss fell below that
-    came in the second half of the epochs. The rate falls to 0 with the last epoch, so that every
-    loss is flat at its end and only the whole of it tells.
+    Never on a field that is nan or inf, nor on a training that diverged: its loss ends above where
+    it began, or nowhere. And where it is a goal not reached that decides, not on a training that
+    was too brief: it ends no better than guessing, or more than a third of what its loss fell below
+    that came in the second half of the epochs, or as much more of that half would reach the goal.
+    The rate falls to 0 with the last epoch, so that every curve is flat at its end, and only the
+    whole of it tells.
 
     Args:
       chance: the loss of guessing, nats.
-      fields: which decide.
+      fields: which decide; the first is the score, and what the goal is for.
+      goal: that was not reached; inf where it is none of the score.
 
-    >>> def record(*losses):
-    ...     return {"point": {"layer": "LRU", "seed": 0}, "train_loss": losses, "score": 0.4}
-    >>> doubt([record(2.0, 1.1, 1.0, 0.9)], 2.3, "score", settled=True)
-    ''
-    >>> doubt([record(2.0, 1.8, 1.6, 1.4)], 2.3, "score", settled=True)
-    'trained too briefly: LRU, seed 0.'
-    >>> doubt([record(2.0, 1.8, 1.6, 1.4)], 2.3, "score", settled=False)
-    ''
-    >>> doubt([record(2.0, math.nan)], 2.3, "score", settled=False)
-    'diverged: LRU, seed 0.'
+    >>> def record(*losses, **more):
+    ...     validated = {"validation_accuracy": [0.1, 0.3, 0.4, 0.4]}
+    ...     point = {"layer": "LRU", "seed": 0}
+    ...     return {"point": point, "train_loss": losses, "score": 0.4} | validated | more
+    >>> settled, brief = record(2.0, 1.1, 1.0, 0.9), record(2.0, 1.8, 1.6, 1.4)
+    >>> doubt([settled], 2.3, "score", goal=0.9), doubt([brief], 2.3, "score")
+    ('', '')
+    >>> doubt([brief], 2.3, "score", goal=0.9)
+    'trained too briefly: LRU.'
+    >>> doubt([settled | {"validation_accuracy": [0.1, 0.2, 0.3, 0.5]}], 2.3, "score", goal=0.6)
+    'trained too briefly: LRU.'
+    >>> doubt([record(2.0, math.nan)], 2.3, "score")
+    'diverged: LRU.'
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for record in records:
-        why = _doubt(record, chance, fields, settled=settled)
-        if why:
-            found.setdefault(why, []).append(describe(record["point"]))
+        if why := _doubt(record, chance, fields, goal):
+            found.setdefault(why, {})[record["point"]["layer"]] = None
     return " ".join(f"{why}: {'; '.join(names)}." for why, names in found.items())
 
 
-def _doubt(record: Record, chance: float, fields: Iterable[str], *, settled: bool) -> str:
+def _doubt(record: Record, chance: float, fields: Sequence[str], goal: float | None) -> str:
     losses = np.asarray(record["train_loss"], float)
     end = float(losses[-1]) if len(losses) else math.nan
     began = [chance, *record.get("validation_loss", losses)[:1]]  # untrained, where that was kept
     if not end <= 1.1 * max(began):
         return "diverged"
-    if not all(np.isfinite(np.asarray(field(record, name), float)).all() for name in fields):
+    if not all((np.asarray(field(record, name), float) < math.inf).all() for name in fields):
         return "not a number"
-    early = min([chance, *losses[: len(losses) // 2]])
-    if settled and (end > 0.99 * chance or early - end > LATE * (chance - end)):
+    half = len(losses) // 2
+    early = min([chance, *losses[:half]])
+    if goal is not None and (
+        end > 0.99 * chance
+        or early - end > LATE * (chance - end)
+        or record[fields[0]] + _late_gain(record["validation_accuracy"], half) >= goal
+    ):
         return "trained too briefly"
     return ""
+
+
+def _late_gain(validated: Sequence[float], half: int) -> float:
+    """By how much the best after so many epochs was surpassed; the untrained model comes first."""
+    return max(validated) - max(validated[: half + 1])
 
 
 def done(records: Iterable[Record], score: str = "test_accuracy") -> list[Record]:
@@ -144,15 +159,45 @@ def layers(records: Iterable[Record]) -> dict[str, list[Record]]:
     return {layer: select(records, layer=layer) for layer in distinct(records, "layer")}
 
 
-def over(statistic: str, records: Sequence[Record]) -> str:
-    """What numbers over seeds are; of one seed there is none.
+def looks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """A look for each layer, the same in every figure."""
+    seen: dict[str, int] = {}
+    found = {}
+    for layer, mine in layers(records).items():
+        kind = mine[0]["kind"]
+        found[layer] = layer_look(kind, seen.get(kind, 0))
+        seen[kind] = seen.get(kind, 0) + 1
+    return found
+
+
+def validates_best(of: Mapping[str, Sequence[Record]]) -> str:
+    """The layer whose best epochs have the highest mean accuracy in validation, so that the test
+    set chooses nothing; of: the records of each."""
+
+    def validated(layer: str) -> float:
+        best = np.mean([max(record["validation_accuracy"]) for record in of[layer]])
+        return float(np.nan_to_num(best, nan=-1))
+
+    return max(of, key=validated)
+
+
+def percent(share: float) -> str:
+    """
+    >>> percent(0.9713), percent(math.nan)
+    ('97.1', '–')
+    """
+    return "–" if math.isnan(share) else f"{100 * share:.1f}"
+
+
+def over(words: str, records: Sequence[Record]) -> str:
+    """Of how many seeds a number is; of one there is no median and no range.
 
     >>> one, two = ({"point": {"seed": seed}} for seed in range(2))
-    >>> over("median", [one, two]), over("median", [one])
+    >>> over("median of", [one, two]), over("median of", [one])
     ('median of 2 seeds', 'one seed')
     """
     count = seeds(records)
-    return count if count == "one seed" else f"{statistic} of {count}"
+    return count if count == "one seed" else f"{words} {count}"
 
 
 def spread(values: np.ndarray, text: Callable[[float], str]) -> str:

@@ -11,7 +11,7 @@ from experiments.harness import figures, study
 from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.figures import short_seconds
 from experiments.harness.gradient_figures import LN10, power_of_ten_axis
-from experiments.harness.records import array, select
+from experiments.harness.records import array, seeds, select
 
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
 _SOLVED = 0.9  # of the answers
@@ -42,7 +42,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     figures.legend_below(figure)
     figure.set_label(
         f"Associative recall of {done[0]['pairs']} pairs in {done[0]['length']} steps, models of "
-        f"{study.parameters(done)} parameters; {study.over('median', done)}, bands: all."
+        f"{study.parameters(done)} parameters; {study.over('median of', done)}, bands: all."
     )
     return {"recall": figure}
 
@@ -61,10 +61,12 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     of = study.layers(records)
     recalled = {layer: float(np.median(array(of[layer], "test_accuracy"))) for layer in of}
     attention, plain = (recalled[of_kind[kind]] for kind in (ATTENTION, PLAIN))
-    refuted = attention < max(_SOLVED, plain + 0.1)
+    goal = max(_SOLVED, plain + 0.1)
+    refuted = attention < goal
     deciding = [*of[of_kind[ATTENTION]], *of[of_kind[PLAIN]]]
     chance = -np.log(records[0]["chance"])
-    if why := study.doubt(deciding, chance, "test_accuracy", settled=refuted):
+    asked = goal if refuted else None
+    if why := study.doubt(deciding, chance, "test_accuracy", goal=asked):
         return Verdict(claim, "open", why, 9)
     first = records[0]
     others = (layer for layer in of if layer != of_kind[ATTENTION] and recalled[layer] >= 0)
@@ -74,7 +76,7 @@ def _verdict(records: Sequence[Record]) -> Verdict:
         f"{100 * attention:.1f} %, a tanh RNN with as many parameters {100 * plain:.1f} % (chance "
         f"{100 * first['chance']:.1f} %); best of the others: {best}, {100 * recalled[best]:.1f} %."
     )
-    text += " One seed." if study.over("", records) == "one seed" else ""
+    text += " One seed." if seeds(records) == "one seed" else ""
     text += _beyond_window(records)
     value = f"{100 * attention:.0f} % against {100 * plain:.0f} %"
     if refuted:
@@ -118,7 +120,7 @@ def _table(records: Sequence[Record]) -> Table:
             (
                 layer,
                 f"{mine[0]['parameters']:,}",
-                study.spread(100 * array(mine, "test_accuracy"), "{:.1f}".format),
+                study.spread(array(mine, "test_accuracy"), study.percent),
                 *(f"{by_bin[i]:.0f}" if np.isfinite(by_bin[i]) else "–" for i in (0, -1)),
                 f"10^{gradient:.1f}" if np.isfinite(gradient) else "0",
                 short_seconds(float(np.median(study.steps(mine)))),

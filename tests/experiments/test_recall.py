@@ -110,7 +110,7 @@ def test_the_verdict_follows_the_accuracies(records):
     [
         (0.99, 0.3, BRIEF, "confirmed", "One seed."),
         (0.6, 0.3, SETTLED, "refuted", "One seed."),
-        (0.6, 0.3, BRIEF, "open", "trained too briefly: attention, seed 0; RNN, seed 0."),
+        (0.6, 0.3, BRIEF, "open", "trained too briefly: attention; RNN."),
         (0.6, 0.3, (1.3,), "open", "trained too briefly"),
         (0.99, 0.3, (1.3, math.nan), "open", "diverged"),
         (0.99, 0.3, (1.3, 9.0), "open", "diverged"),
