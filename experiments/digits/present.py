@@ -304,7 +304,7 @@ def _mixer(records: Sequence[Record]) -> Verdict:
     best = study.validates_best(of)
     mine = of[best]
     tested = array(mine, "test_accuracy")
-    refuted = tested.mean() < _GOAL
+    refuted = not tested.mean() >= _GOAL  # nan neither
     deciding = [record for some in of.values() for record in some] if refuted else mine
     if why := _doubt(deciding, "test_accuracy", goal=_GOAL if refuted else None):
         return Verdict(claim, "open", why)

@@ -132,20 +132,14 @@ def _doubt(record: Record, chance: float, fields: Sequence[str], goal: float | N
         return "diverged"
     if not all((np.asarray(field(record, name), float) < math.inf).all() for name in fields):
         return "not a number"
-    half = len(losses) // 2
+    if goal is None:
+        return ""
+    half, validated = len(losses) // 2, record["validation_accuracy"]
     early = min([chance, *losses[:half]])
-    if goal is not None and (
-        end > 0.99 * chance
-        or early - end > LATE * (chance - end)
-        or record[fields[0]] + _late_gain(record["validation_accuracy"], half) >= goal
-    ):
-        return "trained too briefly"
-    return ""
-
-
-def _late_gain(validated: Sequence[float], half: int) -> float:
-    """By how much the best after so many epochs was surpassed; the untrained model comes first."""
-    return max(validated) - max(validated[: half + 1])
+    gained = max(validated) - max(validated[: half + 1])  # the untrained model comes first
+    within_reach = gained > 0 and record[fields[0]] + gained >= goal
+    late = early - end > LATE * (chance - end)
+    return "trained too briefly" if end > 0.99 * chance or late or within_reach else ""
 
 
 def done(records: Iterable[Record], score: str = "test_accuracy") -> list[Record]:
