@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from pydantic import Field, field_validator, model_validator
 
 from experiments.characters import model as models
 from experiments.characters import present
+from experiments.harness import study
 from experiments.harness.config import Config as BaseConfig
-from experiments.harness.experiment import Point, Record, Summary
+from experiments.harness.experiment import Point, Record
 from experiments.harness.kinds import EACH_STEP, check_kinds
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
-from experiments.harness.sequence_models import check_budget, make, widest
 from experiments.harness.timing import Check, Contender, Timing, compare
-from experiments.harness.training import Training, parameter_count, train
+from experiments.harness.training import Training
 from rnnscan import SequenceModel
 from rnnscan.tasks import Characters, python_reference
 from rnnscan.tasks.characters import bigram_bits, unigram_bits, windows
@@ -78,32 +77,17 @@ class Config(BaseConfig):
         return self
 
 
+describe, plot, summary = study.describe, present.plot, present.summary
+
+
 def plan(config: Config) -> list[Point]:
-    """One point for each trained model; mixers take turns."""
-    check_budget(config.layers, config.parameters, **_sizes(config))
-    return [
-        {"layer": layer.name, "seed": seed}
-        for seed in range(config.seeds)
-        for layer in config.layers
-    ]
-
-
-def describe(point: Point) -> str:
-    return f"{point['layer']}, seed {point['seed']}"
+    return study.plan(config, **_sizes(config))
 
 
 def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Record]:
     """One record for each model: trained, tested once, its writing read and timed."""
     for point in plan(config) if points is None else points:
         yield _run_point(config, point)
-
-
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
-
-
-def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
 
 
 @functools.cache
@@ -144,53 +128,36 @@ def _sizes(config: Config) -> dict[str, Any]:
 
 
 def _run_point(config: Config, point: Point) -> Record:
-    layer = next(layer for layer in config.layers if layer.name == point["layer"])
     data = text(config.characters)
-    size = len(data.vocabulary)
-    sizes = _sizes(config)
-    width = widest(layer, config.parameters, **sizes)
     model_key, writing_key = jax.random.split(jax.random.key(point["seed"]))
-    untrained = make(layer, model_key, width=width, **sizes)
-    trained = train(
-        untrained,
-        models.loss,
-        windows(data.train, config.length),
-        windows(data.validation, config.length),
-        config.training,
-        point["seed"],
-        best_by="loss",
+    width, untrained = study.widest_model(config, point, key=model_key, **_sizes(config))
+    parts = (windows(part, config.length) for part in (data.train, data.validation))
+    histories = ("best_epoch", "train_loss", "validation_loss")
+    model, record = study.fit(
+        config, point, untrained, models.loss, *parts, histories, best_by="loss"
     )
     say("the test part")
-    bits = models.streamed_bits(trained.model, data.test, config.length)
-    windowed = models.windowed_bits(trained.model, data.test, config.length)
+    bits = models.streamed_bits(model, data.test, config.length)
+    windowed = models.windowed_bits(model, data.test, config.length)
     say("writing")
     prompt = jnp.asarray(data.encode(config.prompt))
-    written, timing = _write(config, trained.model, prompt, writing_key)
-    step_seconds = np.asarray(trained.step_seconds)
-    return {
-        "point": point,
-        "kind": layer.kind,
+    written, timing = _write(config, model, prompt, writing_key)
+    tokens = config.training.batch_size * config.length
+    return record | {
         "depth": config.depth,
         "length": config.length,
         "width": width,
-        "parameters": parameter_count(untrained),
-        "vocabulary": size,
+        "vocabulary": len(data.vocabulary),
         "sha256": data.sha256,
         "train_size": len(data.train),
         "test_size": len(data.test),
         "test_bits": bits,
         "test_bits_windowed": windowed,
         "trivial_bits": _trivial(config.characters, config.length),
-        "best_epoch": trained.best_epoch,
-        "train_loss": np.round(trained.train_loss, 5),
-        "validation_loss": np.round(trained.validation_loss, 5),
         "prompt": config.prompt,
         "temperature": config.temperature,
         "sample": data.decode(written),
-        "batch_size": config.training.batch_size,
-        "compile_seconds": trained.compile_seconds,
-        "step_seconds": step_seconds,
-        "trained_per_second": config.training.batch_size * config.length / np.median(step_seconds),
+        "trained_per_second": tokens / np.median(record["step_seconds"]),
         "write_seconds": list(timing.samples),
         "written_per_second": config.sample_length / float(np.median(timing.samples)),
         "step_error": timing.check.error,

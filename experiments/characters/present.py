@@ -8,40 +8,28 @@ from textwrap import TextWrapper
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from experiments.harness import figures
+from experiments.harness import figures, study
 from experiments.harness.experiment import Record, Summary, Table, Verdict
 from experiments.harness.kinds import KINDS
+from experiments.harness.records import array, seeds
 
 ATTENTION = "CausalSelfAttention"
 _WRAPPER = TextWrapper(100, drop_whitespace=False, replace_whitespace=False)
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    done = _done(records)
+    done = study.done(records, "test_bits")
     return {"learning": _learning(done), "speed": _speed(done)} if done else {}
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    done = _done(records)
+    done = study.done(records, "test_bits")
     numbers = [_table(done)] if done else []
     texts = [_text_table(record) for record in done if record["point"]["seed"] == 0]
     return Summary((_verdict(done),), (*numbers, *texts))
-
-
-def _done(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if "test_bits" in record]
-
-
-def _layers(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(record["point"]["layer"] for record in records))
-
-
-def _of(records: Sequence[Record], layer: str) -> list[Record]:
-    return [record for record in records if record["point"]["layer"] == layer]
 
 
 def _median(records: Sequence[Record], key: str = "test_bits") -> float:
@@ -61,9 +49,8 @@ def _trained(records: Sequence[Record]) -> float:
 
 def _learning(records: Sequence[Record]) -> Figure:
     figure, ((axes,),) = figures.new_figure(size=(8.4, 5.4))
-    for layer in _layers(records):
-        mine = _of(records, layer)
-        curves = np.array([record["validation_loss"] for record in mine], float) / math.log(2)
+    for layer, mine in study.layers(records).items():
+        curves = array(mine, "validation_loss") / math.log(2)
         # The untrained model is far above all that follows.
         seen = 1e-6 * mine[0]["train_size"] * np.arange(1, curves.shape[1])
         axes.plot(
@@ -72,14 +59,16 @@ def _learning(records: Sequence[Record]) -> Figure:
             label=layer,
             **_look(mine[0], markersize=7),
         )
-    _level(axes, records[0]["trivial_bits"]["validation_bigram"], "from the character before")
+    height = records[0]["trivial_bits"]["validation_bigram"]
+    study.level(axes, height, "from the character before", gap=3)
     axes.set_xlim(left=0)
     axes.set_xlabel("characters read in training, millions")
     axes.set_ylabel("bits per character")
     axes.set_title("Validation")
     figures.legend_below(figure)
     figure.set_label(
-        f"Validation bits per character after each epoch, models of {_budget(records)} parameters."
+        "Validation bits per character after each epoch, models of "
+        f"{study.parameters(records)} parameters."
     )
     return figure
 
@@ -89,8 +78,7 @@ def _speed(records: Sequence[Record]) -> Figure:
     titles = ("Training", "Writing, one character after another")
     speeds: tuple[Callable[[Sequence[Record]], float], ...] = (_trained, _written)
     for axes, title, speed in zip(panels, titles, speeds, strict=True):
-        for layer in _layers(records):
-            mine = _of(records, layer)
+        for layer, mine in study.layers(records).items():
             look = _look(mine[0], markersize=11, linestyle="")
             axes.plot([speed(mine)], [_median(mine)], label=layer, **look)
         axes.set_xscale("log")
@@ -115,55 +103,56 @@ def _look(record: Record, **changes: Any) -> dict[str, Any]:
     return figures.line_style(record["kind"]) | {"markeredgewidth": 0.5} | changes
 
 
-def _level(axes: Axes, height: float, label: str) -> None:
-    axes.axhline(height, color="#444444", linewidth=1, linestyle=(0, (1, 2)))
-    axes.annotate(
-        label,
-        (1, height),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8.5,
-        color="#444444",
-    )
-
-
-def _budget(records: Sequence[Record]) -> str:
-    counts = [record["parameters"] for record in records]
-    return f"{min(counts):,} to {max(counts):,}"
-
-
 def _verdict(records: Sequence[Record]) -> Verdict:
     claim = "any of these mixers learns the text"
     if not records:
         return Verdict(claim, "open", "needs a trained model")
-    bits = {layer: _median(_of(records, layer)) for layer in _layers(records)}
-    kinds = {record["point"]["layer"]: record["kind"] for record in records}
-    bigram = records[0]["trivial_bits"]["bigram"]
+    of = study.layers(records)
+    trivial = records[0]["trivial_bits"]
+    bigram = trivial["bigram"]
+    wild = {n: why for n, mine in of.items() if (why := _doubt(mine, trivial["unigram"], None))}
+    bits = {layer: _median(mine) for layer, mine in of.items() if layer not in wild}
     better = [layer for layer in bits if bits[layer] < bigram]
+    behind = [r for layer in bits if layer not in better for r in of[layer]]
+    why = _doubt(behind, trivial["unigram"], bigram)
+    if why or not bits:
+        return Verdict(claim, "open", why or " ".join(wild.values()))
     best = min(bits, key=lambda layer: bits[layer])
     text = (
-        f"{len(better)} of {len(bits)} predict the test part better than the character before does "
+        f"{len(better)} of {len(of)} predict the test part better than the character before does "
         f"({bigram:.2f} bits per character); best is {best}, {bits[best]:.2f}."
     )
-    recurrent = [layer for layer in bits if KINDS[kinds[layer]].recurrent]
-    attention = [layer for layer in bits if kinds[layer] == ATTENTION]
+    recurrent = [layer for layer in bits if KINDS[of[layer][0]["kind"]].recurrent]
+    attention = [layer for layer in bits if of[layer][0]["kind"] == ATTENTION]
     if recurrent and attention:
         first, second = (
             min(some, key=lambda layer: bits[layer]) for some in (recurrent, attention)
         )
         text += f" Best recurrence: {first}, {bits[first]:.2f}; {second}: {bits[second]:.2f}."
+    text = " ".join(
+        [text, *(["One seed."] if seeds(records) == "one seed" else []), *wild.values()]
+    )
     value = f"{best} {bits[best]:.2f} bits per character, bigrams {bigram:.2f}"
     if not better:
-        return Verdict(claim, "refuted", text, value=value)
-    return Verdict(claim, "confirmed" if len(better) == len(bits) else "refined", text, value=value)
+        return Verdict(claim, "open" if wild else "refuted", text, value=value)
+    return Verdict(claim, "confirmed" if len(better) == len(of) else "refined", text, value=value)
+
+
+def _doubt(records: Sequence[Record], unigram: float, goal: float | None) -> str:
+    """In bits, of which fewer are better."""
+    scored = [
+        record
+        | {"score": -record["test_bits"]}
+        | {"validation_accuracy": -np.asarray(record["validation_loss"]) / math.log(2)}
+        for record in records
+    ]
+    chance = unigram * math.log(2)
+    return study.doubt(scored, chance, "score", "test_bits", goal=None if goal is None else -goal)
 
 
 def _table(records: Sequence[Record]) -> Table:
     rows = []
-    for layer in sorted(_layers(records), key=lambda layer: _median(_of(records, layer))):
-        mine = _of(records, layer)
+    for layer, mine in sorted(study.layers(records).items(), key=lambda item: _median(item[1])):
         written = _written(mine)
         rows.append(
             (
@@ -177,7 +166,6 @@ def _table(records: Sequence[Record]) -> Table:
             )
         )
     first, trivial = records[0], records[0]["trivial_bits"]
-    seeds = len({record["point"]["seed"] for record in records})
     return Table(
         "Bits per character of the test part, and characters per second",
         ("mixer", "bits", "forgetting", "width", "parameters", "trained/s", "written/s"),
@@ -187,7 +175,7 @@ def _table(records: Sequence[Record]) -> Table:
             f"{first['length']} begins anew. Without training: uniform {trivial['uniform']:.2f}, "
             f"by frequency {trivial['unigram']:.2f}, after the character before "
             f"{trivial['bigram']:.2f} bits. "
-            + (f"Medians of {seeds} seeds. " if seeds > 1 else "")
+            + (f"Medians of {seeds(records)}. " if seeds(records) != "one seed" else "")
             + "A dash: what the steps gave did not pass its check."
         ),
     )
@@ -199,7 +187,7 @@ def _text_table(record: Record) -> Table:
     pieces = [piece for line in written for piece in _WRAPPER.wrap(line) or [""]]
     lines = [piece.replace("  ", "\u00a0\u00a0") or "\u00a0" for piece in pieces]
     return Table(
-        f"{record['point']['layer']} writes ({record['test_bits']:.2f} bits per character)",
+        f"{record['point']['layer']} writes ({_median([record]):.2f} bits per character)",
         (f"after {record['prompt']!r}, at temperature {record['temperature']:g}",),
         tuple((line,) for line in lines),
         brief=False,

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 from pydantic import Field, field_validator, model_validator
 
-from experiments.digits import classifier, measure, pictures, tables, verdicts
-from experiments.digits.records import done, longest_reading, of, readings
+from experiments.digits import classifier, measure, present
+from experiments.harness import study
 from experiments.harness.config import Config as BaseConfig
-from experiments.harness.experiment import Point, Record, Summary
+from experiments.harness.experiment import Point, Record
 from experiments.harness.kinds import OWN_WIDTH, STATE, check_kinds
 from experiments.harness.layer_configs import LayerConfig, check_names, describe_init
 from experiments.harness.progress import say
 from experiments.harness.sequence_models import largest, make, refuse_small_budget
-from experiments.harness.training import Training, parameter_count, train
+from experiments.harness.training import Training
 from rnnscan.tasks import Digits, Split
 from rnnscan.tasks import digits as load
 from rnnscan.tasks.digits import CLASSES, READINGS
@@ -27,6 +26,11 @@ from rnnscan.tasks.digits import CLASSES, READINGS
 CLAIM = (
     "Claims 4 and 11: an RNN's last state goes into a linear layer and classifies real sequences; "
     "over 64 steps it does so only where the gradient reaches back. Accuracy, time and reach."
+)
+
+HISTORIES = (
+    *("best_epoch", "train_loss", "train_accuracy"),
+    *("validation_loss", "validation_accuracy"),
 )
 
 
@@ -69,14 +73,16 @@ class Config(BaseConfig):
         return self
 
 
+plot, summary = present.plot, present.summary
+
+
 def plan(config: Config) -> list[Point]:
-    """One point for each trained classifier; layers take turns, so that a slow hour hits all."""
+    """The points of a study, for one reading after another."""
     _check_budget(config)
     return [
-        {"reading": reading, "layer": layer.name, "seed": seed}
+        {"reading": reading, **point}
         for reading in config.readings
-        for seed in range(config.seeds)
-        for layer in config.layers
+        for point in study.points(config)
     ]
 
 
@@ -88,31 +94,6 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
     """One record for each classifier: trained, tested once, its gradient's reach twice."""
     for point in plan(config) if points is None else points:
         yield _run_point(config, point)
-
-
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    found = done(records)
-    if not found:
-        return {}
-    drawn = {"accuracy": pictures.accuracy_figure(found)}
-    if found[0]["depth"]:  # the norm of a block makes a dark pixel loud: no reach to be read off
-        return drawn
-    longest = of(found, reading=longest_reading(found))
-    drawn["reach"] = pictures.reach_figure(longest)
-    if longest[0]["length"] == 64:
-        drawn["pixels"] = pictures.pixel_figure(longest)
-    return drawn
-
-
-def summary(records: Sequence[Record]) -> Summary:
-    found = done(records)
-    by_reading = {reading: of(found, reading=reading) for reading in readings(found)}
-    made = [tables.accuracy_table(mine) for mine in by_reading.values()]
-    if found and found[0]["depth"]:
-        return Summary((verdicts.mixer(found),), tuple(made))
-    for reading, mine in by_reading.items():
-        made.append(tables.reach_table(mine, brief=reading == longest_reading(found)))
-    return Summary((verdicts.classifier(found), verdicts.memory(found)), tuple(made))
 
 
 @functools.cache
@@ -142,7 +123,7 @@ def _check_budget(config: Config) -> None:
 
 
 def _run_point(config: Config, point: Point) -> Record:
-    layer = next(layer for layer in config.layers if layer.name == point["layer"])
+    layer = study.layer_of(config, point)
     data = _data(point["reading"], config.split_seed)
     step, model = _maker(config, layer, point["reading"])
     hidden = largest(model, config.parameters, step=step, name=layer.name)
@@ -151,36 +132,19 @@ def _run_point(config: Config, point: Point) -> Record:
 
     say("gradient reach before training")
     before = measure.reach(untrained, probes)
-    trained = train(
-        untrained,
-        classifier.loss,
-        (data.train.x, data.train.y),
-        (data.validation.x, data.validation.y),
-        config.training,
-        point["seed"],
-    )
-    after = measure.reach(trained.model, probes)
-    return {
-        "point": point,
-        "kind": layer.kind,
+    parts = (data.train.x, data.train.y), (data.validation.x, data.validation.y)
+    trained, record = study.fit(config, point, untrained, classifier.loss, *parts, HISTORIES)
+    after = measure.reach(trained, probes)
+    return record | {
         "init": describe_init(layer),
         "head": config.head,
         "depth": config.depth,
         "read": config.read if config.depth else "last",
         "length": data.train.x.shape[1],
         "hidden": hidden,
-        "parameters": parameter_count(untrained),
         "train_size": len(data.train),
         "test_size": len(data.test),
-        "test_accuracy": measure.accuracy(trained.model, data.test),
-        "best_epoch": trained.best_epoch,
-        "train_loss": np.round(trained.train_loss, 5),
-        "train_accuracy": np.round(trained.train_accuracy, 5),
-        "validation_loss": np.round(trained.validation_loss, 5),
-        "validation_accuracy": np.round(trained.validation_accuracy, 5),
-        "batch_size": config.training.batch_size,
-        "compile_seconds": trained.compile_seconds,
-        "step_seconds": trained.step_seconds,
+        "test_accuracy": measure.accuracy(trained, data.test),
         "eps": config.eps,
         "input_before": np.round(before, 4),
         "input_after": np.round(after, 4),

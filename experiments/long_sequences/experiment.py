@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import jax
-import numpy as np
-from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
-from experiments.harness import sequence_models
+from experiments.harness import study
 from experiments.harness.config import Config as BaseConfig
-from experiments.harness.experiment import Point, Record, Summary
+from experiments.harness.experiment import Point, Record
 from experiments.harness.layer_configs import LayerConfig, check_names, describe_init
-from experiments.harness.training import Training, classification_loss, parameter_count, train
+from experiments.harness.training import Training, classification_loss
 from experiments.long_sequences import present
 from experiments.long_sequences.baselines import nearest, nearest_sorted
 from rnnscan import SequenceModel
@@ -43,32 +41,17 @@ class Config(BaseConfig):
     _names = field_validator("layers")(check_names)
 
 
+describe, plot, summary = study.describe, present.plot, present.summary
+
+
 def plan(config: Config) -> list[Point]:
-    """One point for each trained network; mixers take turns."""
-    sequence_models.check_budget(config.layers, config.parameters, **_sizes(config))
-    return [
-        {"layer": layer.name, "seed": seed}
-        for seed in range(config.seeds)
-        for layer in config.layers
-    ]
-
-
-def describe(point: Point) -> str:
-    return f"{point['layer']}, seed {point['seed']}"
+    return study.plan(config, **_sizes(config))
 
 
 def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Record]:
     """One record for each network: trained, and tested once."""
     for point in plan(config) if points is None else points:
         yield _run_point(config, point)
-
-
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
-
-
-def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
 
 
 _data = functools.cache(lambda seed: acsf1(seed=seed))
@@ -89,37 +72,24 @@ def _sizes(config: Config) -> dict[str, Any]:
 
 
 def _run_point(config: Config, point: Point) -> Record:
-    layer = next(layer for layer in config.layers if layer.name == point["layer"])
     data: Appliances = _data(config.split_seed)
-    sizes = _sizes(config)
-    width = sequence_models.widest(layer, config.parameters, **sizes)
-    untrained = sequence_models.make(layer, jax.random.key(point["seed"]), width=width, **sizes)
-    seen, held_out = (
-        (part.x[:, : config.length], part.y) for part in (data.train, data.validation)
+    width, untrained = study.widest_model(config, point, **_sizes(config))
+    seen, held_out, asked = (
+        (part.x[:, : config.length], part.y) for part in (data.train, data.validation, data.test)
     )
-    trained = train(untrained, loss, seen, held_out, config.training, point["seed"])
-    tested = _tested(trained.model, data.test.x[:, : config.length], data.test.y)
-    test_loss, accuracy = map(float, tested)
-    return {
-        "point": point,
-        "kind": layer.kind,
-        "init": describe_init(layer),
+    histories = ("best_epoch", "train_loss", "validation_loss", "validation_accuracy")
+    model, record = study.fit(config, point, untrained, loss, seen, held_out, histories)
+    test_loss, accuracy = map(float, _tested(model, *asked))
+    return record | {
+        "init": describe_init(study.layer_of(config, point)),
         "depth": config.depth,
         "read": config.read,
         "length": config.length,
         "width": width,
-        "parameters": parameter_count(untrained),
         "train_size": len(data.train),
         "test_size": len(data.test),
         "test_accuracy": accuracy,
         "test_loss": test_loss,
-        "best_epoch": trained.best_epoch,
-        "train_loss": np.round(trained.train_loss, 5),
-        "validation_loss": np.round(trained.validation_loss, 5),
-        "validation_accuracy": np.round(trained.validation_accuracy, 5),
-        "batch_size": config.training.batch_size,
-        "compile_seconds": trained.compile_seconds,
-        "step_seconds": trained.step_seconds,
         **_neighbours(config.length, config.split_seed),
     }
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
-from matplotlib.figure import Figure
 from pydantic import Field, field_validator, model_validator
 
+from experiments.harness import study
 from experiments.harness.config import Config as BaseConfig
-from experiments.harness.experiment import Point, Record, Summary
+from experiments.harness.experiment import Point, Record
 from experiments.harness.kinds import EACH_STEP, check_kinds
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
-from experiments.harness.sequence_models import check_budget, make, widest
-from experiments.harness.training import Training, parameter_count, train
+from experiments.harness.training import Training
 from experiments.recall import model as models
 from experiments.recall import present
 from rnnscan import SequenceModel
@@ -53,32 +51,17 @@ class Config(BaseConfig):
         return self
 
 
+describe, plot, summary = study.describe, present.plot, present.summary
+
+
 def plan(config: Config) -> list[Point]:
-    """One point for each trained model; mixers take turns."""
-    check_budget(config.layers, config.parameters, **_sizes(config))
-    return [
-        {"layer": layer.name, "seed": seed}
-        for seed in range(config.seeds)
-        for layer in config.layers
-    ]
-
-
-def describe(point: Point) -> str:
-    return f"{point['layer']}, seed {point['seed']}"
+    return study.plan(config, **_sizes(config))
 
 
 def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Record]:
     """One record for each model: trained, tested once, its gradients measured."""
     for point in plan(config) if points is None else points:
         yield _run_point(config, point)
-
-
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
-
-
-def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
 
 
 @functools.lru_cache(maxsize=4)
@@ -94,47 +77,31 @@ def _sizes(config: Config) -> dict[str, Any]:
 
 
 def _run_point(config: Config, point: Point) -> Record:
-    layer = next(layer for layer in config.layers if layer.name == point["layer"])
     sizes = (config.length, config.pairs, config.vocabulary)
     training = _data(config.train_size, *sizes, seed=0)
     validation = _data(config.test_size, *sizes, seed=1)
     test = _data(config.test_size, *sizes, seed=2)
-    model = _sizes(config)
-    width = widest(layer, config.parameters, **model)
-    untrained = make(layer, jax.random.key(point["seed"]), width=width, **model)
-    trained = train(
-        untrained,
-        models.loss,
-        (training.x, training.y),
-        (validation.x, validation.y),
-        config.training,
-        point["seed"],
-    )
+    width, untrained = study.widest_model(config, point, **_sizes(config))
+    parts = (training.x, training.y), (validation.x, validation.y)
+    histories = ("train_loss", "validation_accuracy")
+    model, record = study.fit(config, point, untrained, models.loss, *parts, histories)
     say("recall and gradients by distance")
-    right = np.asarray(models.answers(trained.model, test.x)) == test.y
+    right = np.asarray(models.answers(model, test.x)) == test.y
     asked = test.distance > 0
     edges = tuple(int(e) for e in np.linspace(1, config.length, config.bins + 1).round())
     accuracy = models.by_distance(right.astype(float), test.distance, edges)
-    return {
-        "point": point,
-        "kind": layer.kind,
-        "context": getattr(layer, "context", None),
+    return record | {
+        "context": getattr(study.layer_of(config, point), "context", None),
         "depth": config.depth,
         "length": config.length,
         "pairs": config.pairs,
         "width": width,
-        "parameters": parameter_count(untrained),
         "chance": 1 / test.values,
         "test_size": config.test_size,
         "test_accuracy": float(right[asked].mean()),
         "edges": list(edges),
         "accuracy": np.round(accuracy, 5),
-        "gradient": np.round(_reach(trained.model, test, config.probes, edges), 4),
-        "train_loss": np.round(trained.train_loss, 5),
-        "validation_accuracy": np.round(trained.validation_accuracy, 5),
-        "batch_size": config.training.batch_size,
-        "compile_seconds": trained.compile_seconds,
-        "step_seconds": trained.step_seconds,
+        "gradient": np.round(_reach(model, test, config.probes, edges), 4),
     }
 
 

@@ -160,19 +160,28 @@ def test_wrong_steps_show_in_the_error_of_a_step():
     assert model.step_error(attention, prompt, *forgotten) > 10 * experiment.TOLERANCE
 
 
+SETTLED, BRIEF = [2.0, 1.5, 1.5, 1.5], [3.0, 2.8, 2.4, 2.0]  # nats, as trainings lose them
+
+
+def judged(records, *above, losses=SETTLED):
+    """Of the RNN, attention and a third, so many bits above bigrams; one seed."""
+    bigram = records[0]["trivial_bits"]["bigram"]
+    third = {**records[0], "kind": "CausalConv1D", "point": {"layer": "third", "seed": 0}}
+    histories = {"train_loss": losses, "validation_loss": [4.0, *losses]}
+    changed = [
+        {**record, **histories, "test_bits": bigram + more}
+        for record, more in zip([*records, third], above, strict=False)
+    ]
+    said = experiment.summary(changed)
+    assert "nan" not in str(said)
+    (verdict,) = said.verdicts
+    assert verdict.number is None
+    return verdict
+
+
 def test_the_verdict_follows_the_bits(records):
     bigram = records[0]["trivial_bits"]["bigram"]
-
-    third = {**records[0], "kind": "CausalConv1D", "point": {"layer": "third", "seed": 0}}
-
-    def verdict(*above):
-        changed = [
-            {**record, "test_bits": bigram + more}
-            for record, more in zip([*records, third], above, strict=False)
-        ]
-        (said,) = experiment.summary(changed).verdicts
-        assert said.number is None
-        return said
+    verdict = functools.partial(judged, records)
 
     assert verdict(-1, -0.5, -0.1).outcome == "confirmed"
     assert verdict(-1, -0.5, 0.1).outcome == "refined"
@@ -184,6 +193,28 @@ def test_the_verdict_follows_the_bits(records):
     assert "recurrence" not in verdict(-1).text
     assert verdict(math.nan, -1, -1).outcome == "refined"
     assert "best is attention" in verdict(math.nan, -1).text
+
+
+@pytest.mark.parametrize(
+    ("above", "losses", "outcome", "said"),
+    [
+        ((-1, -0.5, -0.1), BRIEF, "confirmed", "One seed."),
+        ((-1, -0.5, 0.1), BRIEF, "open", "trained too briefly: third."),
+        ((1, 1, 1), BRIEF, "open", "trained too briefly: RNN; attention; third."),
+        ((1, 1, 1), [2.0], "open", "trained too briefly: RNN; attention; third."),
+        ((0.1,), [2.0, 1.6, 1.5, 1.3], "open", "trained too briefly: RNN."),
+        ((1,), [3.8, 3.8, 3.8], "open", "trained too briefly: RNN."),
+        ((-1,), [2.0, math.nan], "open", "diverged: RNN."),
+        ((-1,), [2.0, 9.0], "open", "diverged: RNN."),
+        ((math.nan, math.inf), SETTLED, "open", "not a number: RNN. not a number: attention."),
+        ((math.nan, 1), SETTLED, "open", "not a number: RNN."),
+        ((math.nan, -1), SETTLED, "refined", "1 of 2"),
+    ],
+)
+def test_nothing_flips_the_verdict(records, above, losses, outcome, said):
+    verdict = judged(records, *above, losses=losses)
+    assert verdict.outcome == outcome
+    assert said in verdict.text
 
 
 def test_figures_and_tables_cope_with_any_subset(records):

@@ -23,6 +23,7 @@ FOLDER = Path(experiment.__file__).parent
 RNN = Dense(name="RNN", kind="RNN", recurrent="orthogonal", gain=1.0)
 LINEAR = Dense(name="LinearRNN", kind="LinearRNN", recurrent="orthogonal", gain=1.0)
 LRU = Diagonal(name="LRU", kind="LRU", r_min=0.9)
+SETTLED, BRIEF = [2.0, 0.6, 0.5, 0.5], [2.0, 1.6, 1.4, 1.2]  # losses of trainings
 SMALL = {
     "layers": [RNN.model_dump(), LRU.model_dump()],
     "readings": ["rows"],
@@ -165,8 +166,13 @@ def test_every_figure_and_table_of_any_subset(records):
     [(-30.0, -20.0, "confirmed"), (-30.0, -1.0, "refined"), (-1.0, -1.0, "refuted")],
 )
 def test_the_verdict_on_memory_follows_the_first_pixel(records, before, after, outcome):
+    assert remembering(records, before, after).outcome == outcome
+
+
+def remembering(records, before, after, **changes):
     plain = {
         **records[0],
+        "train_loss": SETTLED,
         "point": {"reading": "pixels", "layer": "plain", "seed": 0},
         "init": "W_hh torch, gain 0.577",
         "length": 64,
@@ -174,11 +180,68 @@ def test_the_verdict_on_memory_follows_the_first_pixel(records, before, after, o
         "input_after": [0.0, after],
     }
     other = {**plain, "point": {**plain["point"], "layer": "other"}, "init": "W_hh orthogonal"}
-    assert experiment.summary([plain, other]).verdicts[1].outcome == outcome
+    return experiment.summary([plain | changes, other]).verdicts[1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "losses", "outcome", "said"),
+    [
+        (-30.0, -20.0, BRIEF, "open", "trained too briefly: plain"),
+        (-30.0, -1.0, BRIEF, "refined", "one seed"),
+        (-30.0, -np.inf, SETTLED, "confirmed", "ends at 0;"),
+        (-30.0, np.nan, SETTLED, "open", "not a number: plain"),
+        (-30.0, -20.0, [2.0, np.nan], "open", "diverged: plain"),
+        (np.nan, -1.0, SETTLED, "open", "not a number: plain"),
+    ],
+)
+def test_nothing_flips_the_verdict_on_memory(records, before, after, losses, outcome, said):
+    verdict = remembering(records, before, after, train_loss=losses)
+    assert verdict.outcome == outcome
+    assert said in verdict.text
+    assert "nan" not in verdict.text
+
+
+DOUBTFUL = [
+    ({"train_loss": [2.0, 1.6, 1.4, 1.2]}, "trained too briefly: RNN; LRU."),
+    ({"train_loss": [2.3]}, "trained too briefly: RNN; LRU."),
+    ({"train_loss": [2.3, 2.3, 2.3, 2.3]}, "trained too briefly: RNN; LRU."),
+    ({"train_loss": [2.0, np.nan]}, "diverged: RNN; LRU."),
+    ({"train_loss": [40.0, 9.0, 9.0, 9.0]}, "diverged: RNN; LRU."),
+    ({"train_loss": []}, "diverged: RNN; LRU."),
+    ({"test_accuracy": np.nan}, "not a number: RNN; LRU."),
+]
+
+
+@pytest.mark.parametrize(("changes", "why"), DOUBTFUL)
+@pytest.mark.parametrize("depth", [0, 2])
+def test_no_refutation_rests_on_trainings_that_say_nothing(records, depth, changes, why):
+    made = {"depth": depth, "length": 64, "test_accuracy": 0.5, "train_loss": SETTLED}
+    settled = [record | made for record in records]
+    assert experiment.summary(settled).verdicts[0].outcome == "refuted"
+    said = experiment.summary([record | changes for record in settled])
+    assert (said.verdicts[0].outcome, said.verdicts[0].text) == ("open", why)
+    assert "nan" not in str(said.tables)
+
+
+def test_what_learned_enough_stands_beside_what_diverged(records):
+    good = records[0] | {"test_accuracy": 0.96, "train_loss": BRIEF}
+    wild = records[1] | {"test_accuracy": np.nan, "train_loss": [np.nan]}
+    (first, _) = experiment.summary([good, wild]).verdicts
+    assert (first.outcome, first.value) == ("confirmed", "96.0 % of test scans")
+    assert "linear readout, one seed; 8 steps of one row: 96.0 % (RNN)" in first.text
+
+
+def test_a_spread_needs_two_seeds(records):
+    first = records[0] | {"depth": 2, "length": 64, "test_accuracy": 0.96}
+    second = first | {"point": {**first["point"], "seed": 1}, "test_accuracy": 0.98}
+    one, two = experiment.summary([first]), experiment.summary([first, second])
+    assert one.verdicts[0].value == one.tables[0].rows[0][5] + " %" == "96.0 %"
+    assert "(one seed)" in one.verdicts[0].text
+    assert two.verdicts[0].value == two.tables[0].rows[0][5] + " %" == "97.0 ± 1.4 %"
 
 
 def test_the_verdict_on_the_classifier_follows_its_accuracy(records):
-    poor = [{**record, "test_accuracy": 0.3} for record in records]
+    poor = [{**record, "test_accuracy": 0.3, "train_loss": SETTLED} for record in records]
     good = [{**record, "test_accuracy": 0.95} for record in records]
     assert experiment.summary(poor).verdicts[0].outcome == "refuted"
     assert experiment.summary(good).verdicts[0].outcome == "confirmed"
@@ -188,6 +251,7 @@ def test_the_verdict_on_mixers_is_of_the_one_that_validates_best(records):
     def verdict(*scores):
         found = [
             {**r, "depth": 2, "length": 64, "validation_accuracy": [score], "test_accuracy": test}
+            | {"train_loss": SETTLED}
             for r, (score, test) in zip(records, scores, strict=True)
         ]
         (said,) = experiment.summary(found).verdicts

@@ -74,12 +74,49 @@ def test_neighbours_against_loops():
     ],
 )
 def test_the_verdict_follows_the_accuracies(records, recurrent, attention, length, outcome):
-    accuracy = {"GRU": recurrent, "attention": attention}
-    changed = [
-        {**r, "length": length, "test_accuracy": accuracy[r["point"]["layer"]]} for r in records
-    ]
-    (verdict,) = experiment.summary(changed).verdicts
+    verdict = judged(records, recurrent, attention, length=length)
     assert verdict.outcome == outcome
+
+
+def judged(records, recurrent, attention, **changes):
+    accuracy = {"GRU": recurrent, "attention": attention}
+    settled = {"length": 1460, "train_loss": SETTLED, "validation_accuracy": [0.1, 0.5, 0.5, 0.5]}
+    changed = [
+        {**r, **settled, "test_accuracy": accuracy[r["point"]["layer"]], **changes} for r in records
+    ]
+    said = experiment.summary(changed)
+    assert "nan" not in str(said)
+    return said.verdicts[0]
+
+
+SETTLED, BRIEF = [2.1, 1.0, 0.9, 0.8], [2.1, 1.8, 1.5, 1.2]
+RISING = [0.1, 0.2, 0.3, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("recurrent", "attention", "changes", "outcome", "said"),
+    [
+        (0.5, 0.8, {"train_loss": BRIEF}, "confirmed", "one seed"),
+        (0.8, 0.5, {"train_loss": BRIEF}, "open", "trained too briefly: attention."),
+        (0.7, 0.72, {"train_loss": BRIEF}, "open", "trained too briefly: attention."),
+        (0.8, 0.5, {"train_loss": [2.4, 2.3, 2.3]}, "open", "trained too briefly: attention."),
+        (0.8, 0.5, {"train_loss": [2.2]}, "open", "trained too briefly: attention."),
+        (0.7, 0.62, {"validation_accuracy": RISING}, "open", "trained too briefly: attention."),
+        (0.5, 0.8, {"train_loss": [2.2, np.nan]}, "open", "diverged: GRU."),
+        (0.5, 0.8, {"train_loss": [2.2, 90.0]}, "open", "diverged: GRU."),
+        (0.5, np.nan, {}, "open", "not a number: attention."),
+        (np.nan, 0.8, {}, "open", "not a number: GRU."),
+    ],
+)
+def test_nothing_flips_the_verdict(records, recurrent, attention, changes, outcome, said):
+    verdict = judged(records, recurrent, attention, **changes)
+    assert verdict.outcome == outcome
+    assert said in verdict.text
+
+
+def test_a_training_that_diverged_is_called_so(records):
+    wild = {**records[0], "train_loss": [np.nan] * 3}
+    assert experiment.summary([wild]).tables[0].rows[0][3] == "diverged"
 
 
 def test_figures_and_tables_of_any_subset(records):

@@ -1,6 +1,7 @@
 """Recall against distance: a model is trained, tested and measured; the verdict follows."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -77,12 +78,17 @@ def test_the_gradient_is_that_of_the_answer():
     assert (norms[0, data.y[0] < 0] == 0).all()  # nothing asked
 
 
+SETTLED, BRIEF = (1.2, 0.9, 0.8, 0.8), (1.3, 1.1, 0.9, 0.7)
+
+
+def scored(records, attention, plain, losses=SETTLED):
+    score = {"CausalSelfAttention": attention, "RNN": plain}
+    return [{**r, "test_accuracy": score[r["kind"]], "train_loss": losses} for r in records]
+
+
 def test_the_verdict_follows_the_accuracies(records):
     def verdict(attention, plain, **other):
-        found = [
-            {**r, "test_accuracy": attention if r["kind"] == "CausalSelfAttention" else plain}
-            for r in records
-        ]
+        found = scored(records, attention, plain)
         if other:
             found.append(
                 {**records[0], "kind": "GRU", "point": {"layer": "GRU", "seed": 0}, **other}
@@ -97,6 +103,39 @@ def test_the_verdict_follows_the_accuracies(records):
     assert verdict(0.95, 0.93) == "refuted"
     assert experiment.summary(records[:1]).verdicts[0].outcome == "open"
     assert set(experiment.plot(records)) == {"recall"}
+
+
+@pytest.mark.parametrize(
+    ("attention", "plain", "losses", "outcome", "said"),
+    [
+        (0.99, 0.3, BRIEF, "confirmed", "One seed."),
+        (0.6, 0.3, SETTLED, "refuted", "One seed."),
+        (0.6, 0.3, BRIEF, "open", "trained too briefly: attention; RNN."),
+        (0.6, 0.3, (1.3,), "open", "trained too briefly"),
+        (0.99, 0.3, (1.3, math.nan), "open", "diverged"),
+        (0.99, 0.3, (1.3, 9.0), "open", "diverged"),
+        (math.nan, 0.3, SETTLED, "open", "not a number: attention"),
+        (0.99, math.nan, SETTLED, "open", "not a number: RNN"),
+    ],
+)
+def test_nothing_flips_the_verdict(records, attention, plain, losses, outcome, said):
+    found = scored(records, attention, plain, losses)
+    (verdict,) = experiment.summary(found).verdicts
+    assert verdict.outcome == outcome
+    assert said in verdict.text
+    assert "nan" not in verdict.text + verdict.value
+    (few,) = experiment.summary([]).verdicts
+    assert few.outcome == "open"
+
+
+def test_two_seeds_are_not_called_one_and_empty_bins_have_no_number(records):
+    short = {**records[1], "context": 2, "point": {"layer": "short", "seed": 0}}
+    found = scored([*records, short], 0.99, 0.3)
+    more = [{**r, "point": {**r["point"], "seed": 1}, "accuracy": [math.nan] * 3} for r in found]
+    said = experiment.summary([*found, *more])
+    assert "seed" not in said.verdicts[0].text
+    assert "nan" not in said.verdicts[0].text + str(said.tables)
+    assert said.tables[0].rows[0][3] == "–"
 
 
 def test_a_net_for_whole_sequences_is_refused():
