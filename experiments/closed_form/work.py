@@ -23,9 +23,9 @@ import math
 from dataclasses import dataclass
 
 from experiments.harness.limits import Work
+from experiments.harness.race import BOTH
 
 METHODS = ("sequential", "associative", "blocked", "diagonal")
-FORWARD, BOTH = "forward", "forward+backward"
 BLOCK = 8
 _WORD = 4
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from experiments.harness import race
 from experiments.harness.experiment import Record
 from experiments.wallclock.contenders import ONE_PASS, STEP_BY_STEP
 
 
 def counted(records: Iterable[Record]) -> list[Record]:
     """Layers that were timed and whose result was right."""
-    return [record for record in records if record.get("counts") and "layer" in record]
+    return [record for record in race.counted(records) if "layer" in record]
 
 
 def of(records: Iterable[Record], **wanted: Any) -> list[Record]:
@@ -60,29 +61,3 @@ def has_choice(record: Record) -> bool:
 def seconds(record: Record) -> float:
     """Median, for one sequence of the batch."""
     return float(np.median(record["seconds"])) / record["batch"]
-
-
-def fraction(record: Record) -> float:
-    """The share of the machine's limit that was reached; 1 is the limit."""
-    return record["limit_seconds"] / (seconds(record) * record["batch"])
-
-
-def gain(slow: Record, fast: Record) -> tuple[float, bool]:
-    """How many times as fast the second is, and whether the quartiles of the two are apart."""
-    ratio = np.median(slow["seconds"]) / np.median(fast["seconds"])
-    low, high = (slow, fast) if ratio > 1 else (fast, slow)
-    apart = np.quantile(low["seconds"], 0.25) > np.quantile(high["seconds"], 0.75)
-    return float(ratio), bool(apart)
-
-
-def title(direction: str) -> str:
-    return direction.replace("+", " + ")
-
-
-def share(value: float) -> str:
-    """A share in percent.
-
-    >>> share(0.3123)
-    '31 %'
-    """
-    return f"{100 * value:.2g} %"

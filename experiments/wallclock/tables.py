@@ -6,26 +6,31 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from experiments.harness import race
 from experiments.harness.experiment import Record, Table
 from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.race import percent, title
 from experiments.wallclock.records import (
     by_length,
     counted,
     distinct,
-    fraction,
     lengths,
     of,
     seconds,
     series,
-    share,
-    title,
 )
 
+
+def _bytes(value: float) -> str:
+    """What a backend does not say is nan."""
+    return short_bytes(value) if value == value else "–"
+
+
 _OTHERS = (
-    ("Share of the machine's limit", fraction, share),
+    ("Share of the machine's limit", race.share, percent),
     ("Compile time", lambda record: record["compile_seconds"], short_seconds),
-    ("Peak temporary memory", lambda record: record["temporary_bytes"], short_bytes),
-    ("Largest relative error against float64", lambda record: record["error"], "{:.1e}".format),
+    ("Peak temporary memory", lambda record: record["temporary_bytes"], _bytes),
+    ("Largest relative error against float64", lambda record: record["error"], race.number),
 )
 
 
@@ -41,10 +46,8 @@ def tables(records: Sequence[Record]) -> tuple[Table, ...]:
     skipped = [record for record in records if "predicted_bytes" in record and "skipped" in record]
     if skipped:
         made.append(_skipped_table(skipped))
-    wrong = [record for record in records if record.get("counts") is False]
-    if wrong:
-        made.append(_wrong_table(wrong))
-    return tuple(made)
+    columns = ("contender", "relative error", "tolerance")
+    return (*made, *race.wrong_table(records, columns, _wrong))
 
 
 def _some(lengths: list[int], most: int = 5) -> list[int]:
@@ -58,7 +61,7 @@ def _some(lengths: list[int], most: int = 5) -> list[int]:
 def _time_table(rows: list[Record], direction: str) -> Table:
     """Times, and the share of the limit at the longest length that a contender was timed at."""
     table = _plain_table(rows, "", seconds, short_seconds)
-    shares = [share(fraction(records[-1])) for records in series(rows)]
+    shares = [percent(race.share(records[-1])) for records in series(rows)]
     return Table(
         f"Time per sequence, {title(direction)} "
         f"(batch {rows[0]['batch']}, width {rows[0]['width']})",
@@ -126,18 +129,6 @@ def _skipped_table(records: Sequence[Record]) -> Table:
     return Table("Left out as too large", ("contender", "bytes predicted"), rows, brief=False)
 
 
-def _wrong_table(records: Sequence[Record]) -> Table:
-    rows = tuple(
-        (
-            "{contender}, {point[direction]}, T = {point[length]}".format_map(record),
-            f"{record['error']:.1e}",
-            f"{record['tolerance']:.1e}",
-        )
-        for record in records
-    )
-    return Table(
-        "Not counted: the result was wrong",
-        ("contender", "relative error", "tolerance"),
-        rows,
-        note="These times appear in no figure and no other table.",
-    )
+def _wrong(record: Record) -> tuple[str, ...]:
+    name = "{contender}, {point[direction]}, T = {point[length]}".format_map(record)
+    return name, race.number(record["error"]), race.number(record["tolerance"])

@@ -8,19 +8,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
-from experiments.harness import colours, figures
+from experiments.harness import colours, figures, race
 from experiments.harness.experiment import Record
+from experiments.harness.race import title
 from experiments.wallclock.records import (
     distinct,
-    fraction,
     has_choice,
     lengths,
     of,
     seconds,
     series,
-    title,
 )
 
 _DASH_DOT = (0, (6, 2, 1, 2))
@@ -39,7 +38,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     }
     direction = distinct(records, "direction")[-1]
     last, name = of(records, direction=direction), title(direction)
-    share = _grid(last, lambda record: 100 * fraction(record), _percent_axis)
+    share = _grid(last, lambda record: 100 * race.share(record), _percent_axis)
     share.set_label(
         f"How near each program comes to the limit of the machine, {name}: the larger of bytes / "
         "measured bandwidth and operations / measured rate of matrix products, over the time taken."
@@ -98,7 +97,9 @@ def _grid(
             beside = of(single, layer=rnn[0]["layer"]) if rnn else []
             line = {"color": colours.BLUE, "linewidth": 1, "alpha": 0.6}
             _draw(axes, beside, value, None, label="the tanh RNN, to compare", **line)
-            _draw_limit(axes, mine, limit)
+            if limit:  # the same for all methods of a layer
+                found = {r["point"]["length"]: r["limit_seconds"] / r["batch"] for r in mine}
+                race.draw_limit(axes, found, _DASH_DOT)
         for one in series(mine):
             _draw(axes, one, value, samples, **_look(one[0], records))
         if mine is single:
@@ -136,15 +137,6 @@ def _draw(
         axes.plot(x, [value(record) for record in records], **style)
 
 
-def _draw_limit(axes: Axes, records: Sequence[Record], wanted: bool) -> None:
-    """The machine's, the same for all methods of a layer."""
-    if wanted:
-        found = {r["point"]["length"]: r["limit_seconds"] / r["batch"] for r in records}
-        x = sorted(found)
-        line = {"color": colours.GREY, "linestyle": _DASH_DOT, "label": "limit of the machine"}
-        axes.plot(x, [found[length] for length in x], **line)
-
-
 def _outer_labels(axes: Axes, grid: np.ndarray, panels: Sequence) -> None:
     """Labels where no panel is below or to the left."""
     index = list(grid.flat).index(axes)
@@ -175,8 +167,5 @@ def _bytes_axis(axes: Axes) -> None:
 
 
 def _percent_axis(axes: Axes) -> None:
-    axes.set_yscale("log")
+    race.percent_axis(axes)
     axes.yaxis.set_major_locator(_narrow())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel("share of the limit reached")
