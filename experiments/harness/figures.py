@@ -93,8 +93,14 @@ def draw_band(
 
 
 def quartiles(samples: Sequence[Sequence[float]]) -> np.ndarray:
-    """Lower quartile, median and upper quartile of each row of samples; shape (3, rows)."""
-    return np.array([np.quantile(row, [0.25, 0.5, 0.75]) for row in samples]).T
+    """Lower quartile, median and upper quartile of each row of samples; shape (3, rows).
+
+    Of the finite ones; nan, which leaves a gap in a line, where there are none.
+    """
+    finite = [np.asarray(row)[np.isfinite(row)] for row in samples]
+    return np.array(
+        [np.quantile(row if row.size else np.nan, [0.25, 0.5, 0.75]) for row in finite]
+    ).T
 
 
 def dot_rows(
@@ -179,6 +185,15 @@ def legend_below(figure: Figure) -> None:
     )
 
 
+def number(value: float, spec: str) -> str:
+    """Formatted so; a dash where it is none.
+
+    >>> number(0.25, ".0%"), number(float("nan"), ".0%")
+    ('25%', '–')
+    """
+    return format(value, spec) if np.isfinite(value) else "–"
+
+
 def short_count(value: float) -> str:
     """64, 1k (1024), 1.5k, 32k, 1M (2^20): lengths as people say them.
 
@@ -192,24 +207,24 @@ def short_count(value: float) -> str:
 
 
 def short_seconds(value: float) -> str:
-    """A time with three digits and the unit that fits.
+    """A time with three digits and the unit that fits; a dash where there is none.
 
-    >>> [short_seconds(value) for value in (0, 2.5e-7, 0.00123, 0.5, 90)]
-    ['0 s', '0.25 µs', '1.23 ms', '500 ms', '90 s']
+    >>> [short_seconds(value) for value in (0, 2.5e-7, 0.00123, 0.5, 90, float("nan"))]
+    ['0 s', '0.25 µs', '1.23 ms', '500 ms', '90 s', '–']
     """
     for size, unit in ((1e-6, "µs"), (1e-3, "ms")):
         if 0 < value < size * 999.5:
             return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} s"
+    return f"{value:.3g} s" if np.isfinite(value) else "–"
 
 
 def short_bytes(value: float) -> str:
-    """Bytes with three digits and the unit that fits.
+    """Bytes with three digits and the unit that fits; a dash where nobody says how many.
 
-    >>> [short_bytes(value) for value in (12, 4096, 1.5 * 2**20, 2**31)]
-    ['12 B', '4 KiB', '1.5 MiB', '2 GiB']
+    >>> [short_bytes(value) for value in (12, 4096, 1.5 * 2**20, 2**31, float("nan"))]
+    ['12 B', '4 KiB', '1.5 MiB', '2 GiB', '–']
     """
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= size:
+        if size <= value < np.inf:
             return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} B"
+    return f"{value:.3g} B" if np.isfinite(value) else "–"

@@ -49,8 +49,8 @@ def array(records: Iterable[Record], name: str) -> np.ndarray:
 
 
 def median(record: Record, name: str = "seconds") -> float:
-    """Of the samples of one record."""
-    return float(np.median(record[name]))
+    """Of the samples of one record; nan where there are none."""
+    return float(np.median(record[name])) if len(record[name]) else float("nan")
 
 
 def seeds(records: Sequence[Record]) -> str:
@@ -73,3 +73,25 @@ def gain(slow: Record, fast: Record) -> tuple[float, bool]:
     low, high = (slow, fast) if ratio > 1 else (fast, slow)
     apart = np.quantile(low["seconds"], 0.25) > np.quantile(high["seconds"], 0.75)
     return ratio, bool(apart)
+
+
+def unsound(records: Iterable[Record], *names: str, above: float = -np.inf) -> str:
+    """Why no verdict can rest on these fields, in words; empty where all are sound.
+
+    A comparison with nan falls to one side, whichever that is, so it comes before all others.
+
+    >>> unsound([{"error": float("nan"), "point": {"layer": "RNN", "length": 8}}], "error")
+    'Of RNN 8 the error is no finite number: measure again.'
+    >>> unsound([{"seconds": [1.0, 0.0], "point": {"length": 8}}], "seconds", above=0)
+    'Of 8 the seconds are no finite numbers above 0: measure again.'
+    """
+    for record in records:
+        for name in names:
+            values = np.array(field(record, name), np.float64)
+            if not (values.size and np.isfinite(values).all() and (values > above).all()):
+                are = "are no finite numbers" if values.ndim else "is no finite number"
+                limit = f" above {above:g}" if np.isfinite(above) else ""
+                where = " ".join(map(str, record["point"].values()))
+                said = name.replace("_", " ")
+                return f"Of {where} the {said} {are}{limit}: measure again."
+    return ""
