@@ -15,8 +15,8 @@ from experiments.closed_form import work
 from experiments.closed_form.work import METHODS
 from experiments.harness import colours, figures, race
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
-from experiments.harness.figures import short_count, short_seconds
-from experiments.harness.race import FORWARD, number, percent, title
+from experiments.harness.figures import number, short_count, short_seconds
+from experiments.harness.race import FORWARD, percent, title
 from experiments.harness.records import by, distinct, gain, median, select
 
 _STYLES: dict[str, dict[str, Any]] = {
@@ -237,7 +237,7 @@ def _condition_table(records: Sequence[Record]) -> Table:
     rows = []
     for points in zip(*(_errors(records, method) for method in METHODS), strict=True):
         condition, _, served = points[METHODS.index("diagonal")]
-        cells = [number(error) for _, error, _ in points]
+        cells = [number(error, ".1e") for _, error, _ in points]
         rows.append((number(condition, ".2g"), *cells, "yes" if served else "refused"))
     return Table(
         "Relative error in float32, against a float64 loop",
@@ -248,14 +248,14 @@ def _condition_table(records: Sequence[Record]) -> Table:
 
 def _literal_table(records: Sequence[Record]) -> Table:
     where = "n = {point[width]}, T = {point[length]}, {method}".format_map
-    rows = tuple((where(r), number(r["error"]), number(r["tolerance"])) for r in records)
+    rows = tuple((where(r), *race.errors(r)) for r in records)
     title = "The literal closed form against LinearRNN, both float64"
     return Table(title, ("", "relative difference", "tolerance"), rows, brief=False)
 
 
 def _wrong(record: Record) -> tuple[str, ...]:
     name = record.get("method", record.get("contender", ""))
-    return str(record["point"]), name, number(record["error"]), number(record["tolerance"])
+    return str(record["point"]), name, *race.errors(record)
 
 
 # The verdict.

@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter
 from experiments.harness import colours, limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Record, Table
-from experiments.harness.figures import short_bytes, short_seconds
+from experiments.harness.figures import number, short_bytes, short_seconds
 from experiments.harness.limits import NOISE, Work
 from experiments.harness.progress import say
 from experiments.harness.records import median
@@ -147,17 +147,7 @@ def percent(value: float) -> str:
     >>> percent(0.3123), percent(1.02), percent(float("nan"))
     ('31 %', '102 %', '–')
     """
-    if not math.isfinite(value):
-        return "–"
-    return f"{100 * value:.2g} %" if value < 0.995 else f"{100 * value:.0f} %"
-
-
-def number(value: float, form: str = ".1e") -> str:
-    """
-    >>> number(0.012), number(float("nan"))
-    ('1.2e-02', 'no number')
-    """
-    return f"{value:{form}}" if math.isfinite(value) else "no number"
+    return number(100 * value, ".2g" if value < 0.995 else ".0f") + " %" * math.isfinite(value)
 
 
 def doubt(
@@ -178,14 +168,19 @@ def doubt(
     return ""
 
 
+def left_out(count: int) -> str:
+    """One more sentence, where there is something to say."""
+    return f" {count} left out: above this machine's limit, mismeasured." if count else ""
+
+
 def worst(records: Iterable[Record]) -> Record:
     """The largest error as a share of what is tolerated; no number is the largest."""
 
-    def error(record: Record) -> tuple[bool, float]:
-        size = record["error"] / record["tolerance"]
-        return math.isnan(size), size
+    def size(record: Record) -> tuple[bool, float]:
+        found = record["error"] / record["tolerance"]
+        return math.isnan(found), found
 
-    return max(records, key=error)
+    return max(records, key=size)
 
 
 # Figures and tables.
@@ -207,6 +202,15 @@ def percent_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("share of the limit reached")
+
+
+def error(value: float) -> str:
+    return number(value, ".1e")
+
+
+def errors(record: Record) -> tuple[str, str]:
+    """How far off a result is, and how far it may be."""
+    return error(record["error"]), error(record["tolerance"])
 
 
 def wrong_table(

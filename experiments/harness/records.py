@@ -66,13 +66,15 @@ def seeds(records: Sequence[Record]) -> str:
 def gain(slow: Record, fast: Record) -> tuple[float, bool]:
     """How many times as fast the second is, by medians, and whether the quartiles are apart.
 
+    A single sample has no quartiles.
+
     >>> gain({"seconds": [2.0, 2.1, 2.2]}, {"seconds": [1.0, 1.05, 1.1]})
     (2.0, True)
     """
     ratio = median(slow) / median(fast)
     low, high = (slow, fast) if ratio > 1 else (fast, slow)
     apart = np.quantile(low["seconds"], 0.25) > np.quantile(high["seconds"], 0.75)
-    return ratio, bool(apart)
+    return ratio, bool(apart) and min(len(slow["seconds"]), len(fast["seconds"])) > 1
 
 
 def unsound(records: Iterable[Record], *names: str, above: float = -np.inf) -> str:

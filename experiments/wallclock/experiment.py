@@ -100,7 +100,7 @@ def summary(records: Sequence[Record]) -> Summary:
     """The article's claims, and how near times are to what was predicted of them."""
     good = counted(records)
     predicted = costs.predictions(good)
-    near = predictions.verdict(costs.predictions(costs.distinct(good)), costs.rivals)
+    near = predictions.verdict(costs.predictions(costs.distinct(good)), costs.rivals, race.doubt)
     found = (verdicts.waits(records), verdicts.returns(records), near)
     return Summary(found, tables(records) + predictions.tables(predicted))
 

@@ -20,17 +20,15 @@ from experiments.wallclock.records import (
     series,
 )
 
-
-def _bytes(value: float) -> str:
-    """What a backend does not say is nan."""
-    return short_bytes(value) if value == value else "–"
-
-
 _OTHERS = (
     ("Share of the machine's limit", race.share, percent),
     ("Compile time", lambda record: record["compile_seconds"], short_seconds),
-    ("Peak temporary memory", lambda record: record["temporary_bytes"], _bytes),
-    ("Largest relative error against float64", lambda record: record["error"], race.number),
+    ("Peak temporary memory", lambda record: record["temporary_bytes"], short_bytes),
+    (
+        "Largest relative error against float64",
+        lambda record: record["error"],
+        race.error,
+    ),
 )
 
 
@@ -131,4 +129,4 @@ def _skipped_table(records: Sequence[Record]) -> Table:
 
 def _wrong(record: Record) -> tuple[str, ...]:
     name = "{contender}, {point[direction]}, T = {point[length]}".format_map(record)
-    return name, race.number(record["error"]), race.number(record["tolerance"])
+    return name, *race.errors(record)
