@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.closed_form import reference
+from experiments.harness import race
 from experiments.harness.race import BOTH
 from experiments.harness.timing import Check, Contender
 from rnnscan.scan import MatrixMethodName, matrix_scan
@@ -72,21 +72,19 @@ def contender(task: Task, method: MatrixMethodName, direction: str) -> Contender
     """The program of a method, with the check of everything it returns."""
     arguments = (task.W, task.u, task.h0) + ((task.g,) if direction == BOTH else ())
     limit = tolerance(task, method, direction)
-    check = functools.partial(_check, expected=task.expected, tolerance=limit)
+
+    def check(output: Any) -> Check:
+        arrays = output if isinstance(output, tuple) else (output,)
+        found = dict(zip(("h", "W", "u", "h0"), arrays, strict=False))
+        return race.judged(found, task.expected, limit)
+
     return Contender(method, program(method, direction), arguments, check)
 
 
 def program(method: MatrixMethodName, direction: str) -> Callable[..., Any]:
     """(W, u, h0) -> h; with the backward pass (W, u, h0, g) -> h, dW, du, dh0."""
-
-    def forward(W: jax.Array, u: jax.Array, h0: jax.Array) -> jax.Array:
-        return matrix_scan(W, u, h0, method=method)
-
-    def both(W: jax.Array, u: jax.Array, h0: jax.Array, g: jax.Array) -> tuple[jax.Array, ...]:
-        h, pullback = jax.vjp(forward, W, u, h0)
-        return h, *pullback(g)
-
-    return both if direction == BOTH else forward
+    forward = functools.partial(matrix_scan, method=method)
+    return race.with_gradients(forward) if direction == BOTH else forward
 
 
 def tolerance(task: Task, method: str, direction: str) -> float:
@@ -100,17 +98,6 @@ def tolerance(task: Task, method: str, direction: str) -> float:
     roots = width**0.5 + (length**0.5 if direction == BOTH else 0.0)
     enlarged = task.condition if method == "diagonal" else 1.0
     return 2.0**-24 * roots * enlarged / (1 - min(task.radius, 0.999))
-
-
-def _check(output: Any, expected: reference.Arrays, tolerance: float) -> Check:
-    """The largest relative error over h and every gradient there is."""
-    arrays = output if isinstance(output, tuple) else (output,)
-    names = ("h", "W", "u", "h0")[: len(arrays)]
-    errors = [
-        reference.relative_error(np.asarray(array), expected[name])
-        for name, array in zip(names, arrays, strict=True)
-    ]
-    return Check(float(np.max(errors)), tolerance, "float64, step by step")
 
 
 def ordinary(width: int, seed: int) -> np.ndarray:

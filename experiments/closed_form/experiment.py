@@ -109,7 +109,7 @@ def _run_literal(config: Config, point: Point) -> Iterator[Record]:
     tolerance = 4 * 2.0**-53 * width / (1 - np.abs(values).max()) ** 2
     for method in METHODS:
         most = float(tolerance * (np.linalg.cond(vectors) if method == "diagonal" else 1.0))
-        error = reference.relative_error(found[method], expected)
+        error = race.relative_error(found[method], expected)
         record = {"point": point, "method": method, "error": error, "tolerance": most}
         yield record | {"counts": error <= most}
 
@@ -128,7 +128,7 @@ def _run_condition(config: Config, point: Point) -> Iterator[Record]:
                 "point": point,
                 "method": method,
                 "seed": seed,
-                "error": reference.relative_error(np.asarray(h), expected),
+                "error": race.relative_error(np.asarray(h), expected),
                 "condition": rows["diagonal"].condition,
                 "available": rows[method].available,
                 "reason": rows[method].reason,

@@ -26,6 +26,11 @@ _STYLES: dict[str, dict[str, Any]] = {
     "diagonal": {"color": colours.PINK, "marker": "D", "linestyle": (0, (1, 1.2))},
 }
 _LOOKS = {name: {"label": name, "markeredgecolor": "white", **_STYLES[name]} for name in METHODS}
+_TIME = (
+    "Time of one sequence: median and quartiles. Grey: the time below which this machine cannot "
+    "move the bytes or do the operations that the recurrence needs at least. What is missing was "
+    "predicted to take too long or too much memory."
+)
 _WIDTHS = tuple(2**k for k in range(1, 10))
 
 
@@ -36,14 +41,9 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     if timed or conditions:
         found["closed_form"] = _overview(timed, conditions)
     if timed:
-        found["time"] = _grid(timed, _draw_times)
-        found["time"].set_label(
-            "Time of one sequence: median and quartiles. Grey: the time below which this machine "
-            "cannot move the bytes or do the operations that the recurrence needs at least. What "
-            "is missing was predicted to take too long or too much memory."
-        )
-        found["share_of_limit"] = _grid(timed, _draw_shares)
-        found["share_of_limit"].set_label("How near each method comes to what this machine can do.")
+        found["time"] = _grid(timed, race.draw_times, _TIME)
+        how_near = "How near each method comes to what this machine can do."
+        found["share_of_limit"] = _grid(timed, race.draw_shares, how_near)
     return found
 
 
@@ -72,12 +72,6 @@ def _timed(records: Iterable[Record]) -> list[Record]:
 
 def _values(records: Iterable[Record], name: str) -> list[Any]:
     return sorted(distinct(records, name))
-
-
-def _series(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of every method there is, by length."""
-    found = {name: list(by(select(records, method=name), "length").values()) for name in METHODS}
-    return {method: rows for method, rows in found.items() if rows}
 
 
 def _work(method: str, length: int, width: int) -> float:
@@ -114,7 +108,7 @@ def _overview(timed: Sequence[Record], conditions: Sequence[Record]) -> Figure:
         # The width in the middle: small ones are all overhead, large ones all arithmetic.
         widths, direction = _values(timed, "width"), _values(timed, "direction")[0]
         width = widths[len(widths) // 2]
-        _draw_times(panels[1, 1], select(timed, direction=direction, width=width))
+        _draw(panels[1, 1], race.draw_times, timed, direction, width)
         panels[1, 1].set_title(f"time, {title(direction)}, n = {width}")
     figures.legend_below(figure)
     figure.set_label(
@@ -135,16 +129,10 @@ def _draw_errors(axes: Axes, records: Sequence[Record]) -> None:
         size = 9 - 2 * METHODS.index(method) if method != "diagonal" else 5.5
         axes.plot(x, y, **_LOOKS[method], markersize=size)
         if not available.all():
-            axes.plot(
-                x[~available],
-                y[~available],
-                linestyle="none",
-                marker=_STYLES[method]["marker"],
-                markersize=7,
-                markerfacecolor="white",
-                markeredgecolor=_STYLES[method]["color"],
-                label=f"{method}: refused, if W is concrete",
-            )
+            style = {"marker": _STYLES[method]["marker"], "markersize": 7, "linestyle": "none"}
+            style |= {"markerfacecolor": "white", "markeredgecolor": _STYLES[method]["color"]}
+            label = f"{method}: refused, if W is concrete"
+            axes.plot(x[~available], y[~available], **style, label=label)
     if records:
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -167,36 +155,27 @@ def _errors(records: Iterable[Record], method: str) -> list[tuple[float, float, 
     ]
 
 
-def _grid(records: Sequence[Record], draw: Callable[[Axes, Sequence[Record]], None]) -> Figure:
+def _grid(timed: Sequence[Record], draw: Callable[..., None], text: str) -> Figure:
     """A row of panels for each direction, with one for each width."""
-    directions, widths = _values(records, "direction"), _values(records, "width")
+    directions, widths = _values(timed, "direction"), _values(timed, "width")
     figure, panels = figures.new_figure(len(directions), len(widths), sharey="all")
     for row, direction in zip(panels, directions, strict=True):
         for axes, width in zip(row, widths, strict=True):
-            draw(axes, select(records, direction=direction, width=width))
-            figures.length_axis(axes, _values(records, "length"))
-            axes.set_title(f"{title(direction)}, n = {width}")
+            _draw(axes, draw, timed, direction, width)
             if axes is not row[0]:
                 axes.set_ylabel("")
     figures.legend_below(figure)
+    figure.set_label(text)
     return figure
 
 
-def _draw_times(axes: Axes, records: Sequence[Record]) -> None:
-    for method, rows in _series(records).items():
-        lengths = [row["point"]["length"] for row in rows]
-        figures.draw_band(axes, lengths, [row["seconds"] for row in rows], **_LOOKS[method])
-    limit = {row["point"]["length"]: row["limit_seconds"] for row in records}
-    race.draw_limit(axes, limit)
-    figures.length_axis(axes, limit)
-    figures.seconds_axis(axes, "time")
-
-
-def _draw_shares(axes: Axes, records: Sequence[Record]) -> None:
-    for method, rows in _series(records).items():
-        lengths = [row["point"]["length"] for row in rows]
-        axes.plot(lengths, [100 * race.share(row) for row in rows], **_LOOKS[method])
-    race.percent_axis(axes)
+def _draw(
+    axes: Axes, draw: Callable[..., None], timed: Sequence[Record], direction: str, width: int
+) -> None:
+    mine = select(timed, direction=direction, width=width)
+    draw(axes, race.series(mine, METHODS), _LOOKS)
+    figures.length_axis(axes, _values(mine, "length"))
+    axes.set_title(f"{title(direction)}, n = {width}")
 
 
 # Tables.
@@ -217,20 +196,15 @@ def _cost_table(records: Sequence[Record]) -> Table:
 
 
 def _time_table(records: Sequence[Record], direction: str, width: int) -> Table:
-    lengths, rows = _values(records, "length"), []
-    for method, series in _series(records).items():
-        found = by(series, "length")
-        cells = [short_seconds(median(found[n])) if n in found else "–" for n in lengths]
-        last = found.get(lengths[-1])
-        rows.append((method, *cells, percent(race.share(last)) if last else "–"))
-    heads = (*(f"T = {short_count(n)}" for n in lengths), f"of limit at {short_count(lengths[-1])}")
-    return Table(
-        f"Time, {title(direction)}, n = {width}",
-        ("", *heads),
-        tuple(rows),
-        note="– : left out as too large." if any("–" in row for row in rows) else "",
-        brief=direction == FORWARD,
-    )
+    lengths, series = _values(records, "length"), race.series(records, METHODS)
+    name = f"Time, {title(direction)}, n = {width}"
+    table = race.length_table(name, series, lengths, lambda row: short_seconds(median(row)))
+    last = [by(rows, "length").get(lengths[-1]) for rows in series.values()]
+    shares = [percent(race.share(row)) if row else "–" for row in last]
+    rows = tuple((*row, share) for row, share in zip(table.rows, shares, strict=True))
+    columns = (*table.columns, f"of limit at {short_count(lengths[-1])}")
+    note = "– : left out as too large." if any("–" in row for row in rows) else ""
+    return Table(name, columns, rows, note, brief=direction == FORWARD)
 
 
 def _condition_table(records: Sequence[Record]) -> Table:
@@ -318,13 +292,13 @@ def _settled(outcome: Outcome, text: str, value: str = "") -> Verdict:
 
 def _best_parallel(records: Sequence[Record]) -> tuple[Record, Record] | None:
     """At the longest length with both, over all widths: the loop and what gains most on it."""
-    pairs = []
-    for width in _values(records, "width"):
-        series = _series(select(records, direction=FORWARD, width=width))
-        loops = by(series.pop("sequential", ()), "length")
-        for rows in series.values():
-            both = [(loops[n], row) for n, row in by(rows, "length").items() if n in loops]
-            pairs += both[-1:]
+    loops = select(records, direction=FORWARD, method="sequential")
+    pairs = [
+        (loop, other)
+        for loop in loops
+        for other in select(records, point=loop["point"])
+        if other is not loop
+    ]
     longest = max((loop["point"]["length"] for loop, _ in pairs), default=0)
     pairs = [pair for pair in pairs if pair[0]["point"]["length"] == longest]
     return max(pairs, key=lambda pair: gain(*pair)[0], default=None)

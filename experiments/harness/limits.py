@@ -111,17 +111,13 @@ def measured(timings: Sequence[Timing], total_bytes: float, product_size: int) -
         raise ArithmeticError(f"plain kernels computed wrong results here: {timings}")
     return Limits(
         bandwidth=float(3 * 4 * _stream_size(total_bytes) / stream_seconds(timings)),
-        flop_rate=float(2 * product_size**3 / np.median(products[0].samples)),
+        flop_rate=float(2 * product_size**3 / products[0].median),
     )
 
 
 def stream_seconds(timings: Sequence[Timing]) -> float:
     """The best median of `streams` among whatever else was timed: the time of three arrays."""
-    medians = [
-        float(np.median(timing.samples))
-        for timing in timings
-        if timing.counts and is_stream(timing)
-    ]
+    medians = [timing.median for timing in timings if timing.counts and is_stream(timing)]
     if not medians:
         raise ArithmeticError(f"plain kernels computed wrong results here: {timings}")
     return min(medians)
@@ -175,7 +171,7 @@ def _median(contender: Contender) -> float:
     (timing,) = compare([contender], budget_seconds=0.5)
     if not timing.counts:
         raise ArithmeticError(f"{contender.name}, a limit of the machine, is wrong: {timing.check}")
-    return float(np.median(timing.samples))
+    return timing.median
 
 
 def _check(output: jax.Array, expected: np.ndarray, tolerance: float) -> Check:

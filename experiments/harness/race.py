@@ -6,19 +6,20 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import pydantic
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-from experiments.harness import colours, limits
+from experiments.harness import colours, figures, limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Record, Table
-from experiments.harness.figures import number, short_bytes, short_seconds
+from experiments.harness.figures import number, short_bytes, short_count, short_seconds
 from experiments.harness.limits import NOISE, Work
 from experiments.harness.progress import say
-from experiments.harness.records import median
-from experiments.harness.timing import Contender, Timing, prepare, sample
+from experiments.harness.records import array, by, median, select
+from experiments.harness.timing import Check, Contender, Timing, prepare, sample
 
 FORWARD, BOTH = "forward", "forward+backward"
 _AGAIN = 2  # times at most
@@ -115,7 +116,7 @@ def beside_limit(
         found = machine(timings)
         return max(
             (
-                found.seconds(least[timing.name]) / float(np.median(timing.samples))
+                found.seconds(least[timing.name]) / timing.median
                 for timing in timings
                 if timing.counts and timing.name in least
             ),
@@ -126,6 +127,28 @@ def beside_limit(
     timings = timed(config, everyone, share)
     found = machine(timings)
     return [(it, found.as_record(least[it.name]) if it.name in least else {}) for it in timings]
+
+
+def with_gradients(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """(*arguments, g) -> the output, and the gradients of sum(g * output)."""
+
+    def both(*arguments: Any) -> tuple[Any, ...]:
+        output, pullback = jax.vjp(forward, *arguments[:-1])
+        return output, *pullback(arguments[-1])
+
+    return both
+
+
+def judged(found: Mapping[str, Any], expected: Mapping[str, np.ndarray], tolerance: float) -> Check:
+    """The largest relative error of arrays, by their names."""
+    errors = [relative_error(np.asarray(array), expected[name]) for name, array in found.items()]
+    return Check(float(np.max(errors)), tolerance, "float64, step by step")
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """In the 2-norm; nan stays nan, and an exact zero is no error."""
+    error = np.linalg.norm(np.asarray(found) - expected)
+    return float(error / np.linalg.norm(expected)) if error else 0.0
 
 
 # What records say.
@@ -195,6 +218,47 @@ def draw_limit(axes: Axes, found: Mapping[int, float], linestyle: Any = (0, (1, 
     x = sorted(found)
     line = {"color": colours.GREY, "linestyle": linestyle, "label": "limit of the machine"}
     axes.plot(x, [found[length] for length in x], **line)
+
+
+def series(records: Sequence[Record], methods: Iterable[str]) -> dict[str, list[Record]]:
+    """The records of every method there is, by length."""
+    found = {name: list(by(select(records, method=name), "length").values()) for name in methods}
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def draw_times(axes: Axes, found: Mapping[str, Sequence[Record]], looks: Mapping[str, Any]) -> None:
+    """Medians and quartiles against length, and the machine's limit."""
+    limit: dict[int, float] = {}
+    for method, rows in found.items():
+        lengths = [row["point"]["length"] for row in rows]
+        figures.draw_band(axes, lengths, [row["seconds"] for row in rows], **looks[method])
+        limit |= {row["point"]["length"]: row["limit_seconds"] for row in rows}
+    draw_limit(axes, limit)
+    figures.seconds_axis(axes, "time")
+
+
+def draw_shares(
+    axes: Axes, found: Mapping[str, Sequence[Record]], looks: Mapping[str, Any]
+) -> None:
+    for method, rows in found.items():
+        shares = [100 * share(row) for row in rows]
+        axes.plot(array(rows, "length"), shares, **looks[method])
+    percent_axis(axes)
+
+
+def length_table(
+    name: str,
+    found: Mapping[str, Sequence[Record]],
+    lengths: Sequence[int],
+    cell: Callable[[Record], str],
+) -> Table:
+    """A row for each of some contenders, with a dash where one was not timed."""
+    rows = []
+    for label, records in found.items():
+        here = by(records, "length")
+        rows.append((label, *(cell(here[n]) if n in here else "–" for n in lengths)))
+    heads = ("", *(f"T = {short_count(n)}" for n in lengths))
+    return Table(name, heads, tuple(rows), brief=False)
 
 
 def percent_axis(axes: Axes) -> None:

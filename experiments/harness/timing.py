@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
@@ -86,6 +87,10 @@ class Timing:
     @property
     def counts(self) -> bool:
         return self.check.passed
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.samples))
 
     def as_record(self) -> dict[str, Any]:
         """The fields that a record keeps of a timing."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import jax
-import numpy as np
 import pydantic
 
 from experiments.harness import device, limits, predictions, race
@@ -103,7 +102,7 @@ def _stream(config: Config, point: Point) -> Iterator[Record]:
             record = {"point": point, "contender": timing.name, **timing.as_record()}
             yield record | {
                 "in_loop": in_loop,
-                "bandwidth": 3 * 4 * size / float(np.median(timing.samples)),
+                "bandwidth": 3 * 4 * size / timing.median,
             }
 
 
@@ -119,7 +118,7 @@ def _product(config: Config, point: Point) -> Iterator[Record]:
     record = {"point": point, "contender": timing.name, **timing.as_record()}
     yield record | {
         "count": count,
-        "flop_rate": 2 * count * size**3 / float(np.median(timing.samples)),
+        "flop_rate": 2 * count * size**3 / timing.median,
     }
 
 

@@ -171,7 +171,7 @@ def _time(config: Config, point: Point) -> Iterator[Record]:
                 "words": words,
                 "bytes": shape.nbytes * words,
                 "stream_seconds": stream_seconds,
-                "ratio": float(np.median(timing.samples)) / stream_seconds,
+                "ratio": timing.median / stream_seconds,
                 "asked": shape.asked(direction),
                 **predictions.kept(machine),
             }
@@ -197,7 +197,7 @@ def timed(
     def share(timings: Sequence[Timing]) -> float:
         least = least_seconds(shape, direction, machine(timings))
         mine = [it for it in timings if it.counts and not limits.is_stream(it)]
-        return max((least / float(np.median(it.samples)) for it in mine), default=0.0)
+        return max((least / it.median for it in mine), default=0.0)
 
     timings = race.timed(config, [*chosen, *streams], share, in_loop=in_loop, noise=NOISE)
     return timings, machine(timings)

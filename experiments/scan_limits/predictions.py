@@ -58,7 +58,7 @@ def doubt(records: Iterable[Record]) -> str:
 
 
 def least_seconds(shape: Shape, direction: str, machine: Cost) -> float:
-    """Of memory that is used again: by call, streams pay for fresh pages that a method can avoid."""
+    """Of memory that is used again: by call, streams pay for new pages that a method can avoid."""
     return shape.words(direction) * shape.nbytes * machine.bytes
 
 
@@ -67,7 +67,5 @@ def _share(record: Record) -> float:
     if "device" not in record:
         return 1 / record["ratio"]
     point = record["point"]
-    shape = (
-        BY_NAME[point["shape"]] if "shape" in point else Shape(1, point["length"], point["lanes"])
-    )
+    shape = BY_NAME.get(point.get("shape")) or Shape(1, point["length"], point["lanes"])
     return least_seconds(shape, point["direction"], Cost(**record["device"])) / median(record)
