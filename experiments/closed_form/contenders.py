@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.linalg import hadamard
 
 from experiments.closed_form import reference
 from experiments.harness import race
@@ -51,21 +52,15 @@ class Task:
 
 @functools.lru_cache(maxsize=1)  # both directions of a length follow one another
 def make_task(length: int, width: int, seed: int) -> Task:
-    """White noise through an ordinary matrix."""
-    W = ordinary(width, seed)
+    """White noise through a matrix as a `LinearRNN` begins with: spectral radius about 0.58."""
+    bound, size = width**-0.5, (width, width)
+    W = np.random.default_rng((seed, width)).uniform(-bound, bound, size).astype(np.float32)
     rng = np.random.default_rng((seed, length, width))
     u, g = (rng.standard_normal((length, width), np.float32) for _ in range(2))
     h0 = rng.standard_normal(width, np.float32)
     values, vectors = np.linalg.eig(W.astype(np.float64))
-    return Task(
-        W=W,
-        u=u,
-        h0=h0,
-        g=g,
-        expected=reference.evaluate(W, u, h0, g),
-        condition=float(np.linalg.cond(vectors)),
-        radius=float(np.abs(values).max()),
-    )
+    condition, radius = float(np.linalg.cond(vectors)), float(np.abs(values).max())
+    return Task(W, u, h0, g, reference.evaluate(W, u, h0, g), condition, radius)
 
 
 def contender(task: Task, method: MatrixMethodName, direction: str) -> Contender:
@@ -100,18 +95,10 @@ def tolerance(task: Task, method: str, direction: str) -> float:
     return 2.0**-24 * roots * enlarged / (1 - min(task.radius, 0.999))
 
 
-def ordinary(width: int, seed: int) -> np.ndarray:
-    """Uniform in (-1/sqrt(n), 1/sqrt(n)), as a `LinearRNN` begins: spectral radius about 0.58."""
-    bound = width**-0.5
-    rng = np.random.default_rng((seed, width))
-    return rng.uniform(-bound, bound, (width, width)).astype(np.float32)
-
-
 def coupled_pairs(condition: float, seed: int) -> np.ndarray:
     """16 x 16 float32: eight coupled pairs of eigenvalues in [-0.5, 0.9).
 
-    Args:
-      condition: of the eigenvectors: 1 (a symmetric matrix) or more.
+    condition: of the eigenvectors: 1 (a symmetric matrix) or more.
     """
     if not condition >= 1:
         raise ValueError(f"condition: got {condition}, expected 1 or more")
@@ -120,19 +107,9 @@ def coupled_pairs(condition: float, seed: int) -> np.ndarray:
         ratio = 2 / (condition - 1 / condition)
         coupling = min(1.0, _LARGEST_GAP / ratio)
         gap = round(ratio * coupling / _GAP_STEP) * _GAP_STEP
-    count = PAIRED_WIDTH // 2
     steps = np.arange(-0.5, 0.5, _EIGENVALUE_STEP)
-    first = np.random.default_rng(seed).choice(steps, count, replace=False)
+    first = np.random.default_rng(seed).choice(steps, PAIRED_WIDTH // 2, replace=False)
     blocks = np.diag(np.stack([first, first + gap], axis=1).reshape(-1))
-    pairs = 2 * np.arange(count)
-    blocks[pairs, pairs + 1] = coupling
-    return (_hadamard() @ blocks @ _hadamard().T).astype(np.float32)
-
-
-@functools.cache
-def _hadamard() -> np.ndarray:
-    """Orthogonal, by Sylvester's construction."""
-    matrix = np.ones((1, 1))
-    while len(matrix) < PAIRED_WIDTH:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix / np.sqrt(PAIRED_WIDTH)
+    blocks += np.diag(np.resize([coupling, 0.0], PAIRED_WIDTH - 1), 1)
+    rotation = hadamard(PAIRED_WIDTH) / np.sqrt(PAIRED_WIDTH)
+    return (rotation @ blocks @ rotation.T).astype(np.float32)

@@ -12,12 +12,7 @@ import numpy as np
 import pydantic
 
 from experiments.closed_form import present, reference, work
-from experiments.closed_form.contenders import (
-    PAIRED_WIDTH,
-    contender,
-    coupled_pairs,
-    make_task,
-)
+from experiments.closed_form.contenders import PAIRED_WIDTH, contender, coupled_pairs, make_task
 from experiments.closed_form.work import METHODS
 from experiments.harness import limits, race
 from experiments.harness.experiment import Point, Record
@@ -66,12 +61,9 @@ def plan(config: Config) -> list[Point]:
     literal = itertools.product(config.literal_widths, config.literal_lengths)
     timed = itertools.product(sorted(config.widths), sorted(config.lengths), config.directions)
     return [
-        *({"measure": "literal", "width": width, "length": length} for width, length in literal),
+        *({"measure": "literal", "width": n, "length": T} for n, T in literal),
         *({"measure": "condition", "condition": value} for value in config.conditions),
-        *(
-            {"measure": "time", "direction": direction, "width": width, "length": length}
-            for width, length, direction in timed
-        ),
+        *({"measure": "time", "direction": d, "width": n, "length": T} for n, T, d in timed),
     ]
 
 
@@ -124,15 +116,10 @@ def _run_condition(config: Config, point: Point) -> Iterator[Record]:
         expected = reference.evaluate(W, u, h0)["h"]
         rows = {row.method: row for row in explain_matrix_scan(W, u, h0)}
         for method, h in _every_method(W, u, h0).items():
-            yield {
-                "point": point,
-                "method": method,
-                "seed": seed,
-                "error": race.relative_error(np.asarray(h), expected),
-                "condition": rows["diagonal"].condition,
-                "available": rows[method].available,
-                "reason": rows[method].reason,
-            }
+            record = {"point": point, "method": method, "seed": seed}
+            record["error"] = race.relative_error(np.asarray(h), expected)
+            record["condition"] = rows["diagonal"].condition
+            yield record | {"available": rows[method].available, "reason": rows[method].reason}
 
 
 @jax.jit

@@ -17,7 +17,7 @@ from experiments.harness import colours, figures, race
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
 from experiments.harness.figures import number, short_count, short_seconds
 from experiments.harness.race import FORWARD, percent, title
-from experiments.harness.records import by, distinct, gain, median, select
+from experiments.harness.records import array, by, distinct, gain, median, select
 
 _STYLES: dict[str, dict[str, Any]] = {
     "sequential": {"color": colours.BLUE, "marker": "o"},
@@ -92,17 +92,11 @@ def _overview(timed: Sequence[Record], conditions: Sequence[Record]) -> Figure:
         panels[0, 1].plot(lengths, spans, **_LOOKS[method])
     figures.length_axis(panels[0, 0], _WIDTHS, "width of the state n")
     figures.length_axis(panels[0, 1], lengths)
-    for axes, label, unit in zip(
-        panels[0],
-        ("multiplications, relative to the loop", "dependent products"),
-        "x ",
-        strict=True,
-    ):
-        axes.set_yscale("log")
-        axes.set_ylabel(label)
-        axes.yaxis.set_major_formatter(lambda value, _, unit=unit: f"{value:g}{unit}".strip())
+    panels[0, 0].set(yscale="log", ylabel="multiplications, relative to the loop")
+    panels[0, 0].yaxis.set_major_formatter("{x:g}x")
     panels[0, 0].set_title(f"work, T = {short_count(lengths[-1])}")
-    panels[0, 1].set_title("span")
+    panels[0, 1].set(yscale="log", ylabel="dependent products", title="span")
+    panels[0, 1].yaxis.set_major_formatter("{x:g}")
     _draw_errors(panels[1, 0], conditions)
     if timed:
         # The width in the middle: small ones are all overhead, large ones all arithmetic.
@@ -134,25 +128,18 @@ def _draw_errors(axes: Axes, records: Sequence[Record]) -> None:
             label = f"{method}: refused, if W is concrete"
             axes.plot(x[~available], y[~available], **style, label=label)
     if records:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set(xscale="log", yscale="log", ylabel="relative error")
         axes.set_xlabel("condition number of the eigenvectors")
-        axes.set_ylabel("relative error")
 
 
 def _errors(records: Iterable[Record], method: str) -> list[tuple[float, float, bool]]:
     """(condition, largest error of the seeds, whether the method would serve), by condition."""
-    groups: dict[float, list[Record]] = {}
-    for record in select(records, method=method):
-        groups.setdefault(record["point"]["condition"], []).append(record)
-    return [
-        (
-            float(np.median([row["condition"] for row in rows])),
-            float(np.max([row["error"] for row in rows])),
-            all(row["available"] for row in rows),
-        )
-        for _, rows in sorted(groups.items())
-    ]
+    mine, found = select(records, method=method), []
+    for asked in sorted({record["point"]["condition"] for record in mine}):
+        rows = [record for record in mine if record["point"]["condition"] == asked]
+        condition, error = np.median(array(rows, "condition")), np.max(array(rows, "error"))
+        found.append((float(condition), float(error), all(row["available"] for row in rows)))
+    return found
 
 
 def _grid(timed: Sequence[Record], draw: Callable[..., None], text: str) -> Figure:
@@ -183,16 +170,13 @@ def _draw(
 
 def _cost_table(records: Sequence[Record]) -> Table:
     length, widths = _values(records, "length")[-1], _values(records, "width")
-    rows = tuple(
-        (
-            method,
-            *(f"{_work(method, length, n):.3g}" for n in widths),
-            str(work.cost(method, length, widths[0]).span),
-        )
-        for method in METHODS
-    )
+    rows = []
+    for method in METHODS:
+        cells = (f"{_work(method, length, n):.3g}" for n in widths)
+        rows.append((method, *cells, str(work.cost(method, length, widths[0]).span)))
     columns = ("", *(f"work, n = {n}" for n in widths), "span, in products")
-    return Table(f"Counted, T = {short_count(length)}; work relative to the loop", columns, rows)
+    name = f"Counted, T = {short_count(length)}; work relative to the loop"
+    return Table(name, columns, tuple(rows))
 
 
 def _time_table(records: Sequence[Record], direction: str, width: int) -> Table:
@@ -213,11 +197,8 @@ def _condition_table(records: Sequence[Record]) -> Table:
         condition, _, served = points[METHODS.index("diagonal")]
         cells = [number(error, ".1e") for _, error, _ in points]
         rows.append((number(condition, ".2g"), *cells, "yes" if served else "refused"))
-    return Table(
-        "Relative error in float32, against a float64 loop",
-        ("condition of the eigenvectors", *METHODS, "diagonal serves a concrete W"),
-        tuple(rows),
-    )
+    columns = ("condition of the eigenvectors", *METHODS, "diagonal serves a concrete W")
+    return Table("Relative error in float32, against a float64 loop", columns, tuple(rows))
 
 
 def _literal_table(records: Sequence[Record]) -> Table:
@@ -236,32 +217,32 @@ def _wrong(record: Record) -> tuple[str, ...]:
 
 
 def _verdict(records: Sequence[Record]) -> Verdict:
-    literal = _of(records, "literal")
+    outcome, text, value = _finding(records)
+    claim = "Without the activation all h_t follow from powers of W"
+    return Verdict(claim, outcome, text, 6, value)
+
+
+def _finding(records: Sequence[Record]) -> tuple[Outcome, str, str]:
+    literal, timed = _of(records, "literal"), _timed(records)
+    wrong = [r for r in _of(records, "time") if r.get("counts") is False]
     if not literal:
-        return _settled("open", "The literal formula was not evaluated yet.")
-    if none := [r for r in literal if not math.isfinite(r["error"])]:
-        text = (
-            f"{none[0]['method']} cannot be held against the literal formula: no number came out."
-        )
-        return _settled("open", text)
+        return "open", "The literal formula was not evaluated yet.", ""
+    for row in literal + wrong:
+        if not math.isfinite(row["error"]):
+            return "open", f"What {row['method']} gave, or should give, is no number.", ""
     worst = race.worst(literal)
     formula = f"The literal formula and the layer, both float64, differ by {worst['error']:.1e}"
     if not worst["counts"]:
         why = f"more than the {worst['tolerance']:.1e} that rounding explains ({worst['method']})."
-        return _settled("refuted", f"{formula}, {why}")
-    wrong = [r for r in _of(records, "time") if r.get("counts") is False]
+        return "refuted", f"{formula}, {why}", ""
     if wrong:
-        numbers = [r for r in wrong if math.isfinite(r["error"])]
-        names = ", ".join(sorted({r["method"] for r in numbers or wrong}))
-        if numbers:
-            return _settled("refuted", f"{formula}, but in float32 {names} gave wrong results.")
-        return _settled("open", f"{formula}: equal. But in float32 {names} gave no numbers.")
-    timed = _timed(records)
+        names = ", ".join(sorted({r["method"] for r in wrong}))
+        return "refuted", f"{formula}, but in float32 {names} gave wrong results.", ""
     best = _best_parallel(timed)
     if best is None:
-        return _settled("open", f"{formula}: equal. No parallel method was timed beside it.")
+        return "open", f"{formula}: equal. No parallel method was timed beside it.", ""
     if doubt := race.doubt([*best, *select(timed, point=best[0]["point"])]):
-        return _settled("open", f"{formula}: equal. {doubt}")
+        return "open", f"{formula}: equal. {doubt}", ""
     loop, other = best
     length, width, method = loop["point"]["length"], loop["point"]["width"], other["method"]
     ratios = {m: _work(m, length, width) for m in METHODS[1:]}
@@ -282,23 +263,14 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     # Only if being parallel cost no work would the claim stand as it is.
     outcome = "confirmed" if min(ratios.values()) <= 1 else "refined"
     value = f"{method} {times:.2g} times as fast, n = {width}"
-    return _settled(outcome, text + _eigenvectors(_of(records, "condition")), value)
-
-
-def _settled(outcome: Outcome, text: str, value: str = "") -> Verdict:
-    claim = "Without the activation all h_t follow from powers of W"
-    return Verdict(claim, outcome, text, 6, value)
+    return outcome, text + _eigenvectors(_of(records, "condition")), value
 
 
 def _best_parallel(records: Sequence[Record]) -> tuple[Record, Record] | None:
     """At the longest length with both, over all widths: the loop and what gains most on it."""
     loops = select(records, direction=FORWARD, method="sequential")
-    pairs = [
-        (loop, other)
-        for loop in loops
-        for other in select(records, point=loop["point"])
-        if other is not loop
-    ]
+    beside = [(loop, other) for loop in loops for other in select(records, point=loop["point"])]
+    pairs = [pair for pair in beside if pair[0] is not pair[1]]
     longest = max((loop["point"]["length"] for loop, _ in pairs), default=0)
     pairs = [pair for pair in pairs if pair[0]["point"]["length"] == longest]
     return max(pairs, key=lambda pair: gain(*pair)[0], default=None)
