@@ -174,7 +174,7 @@ def percent(value: float) -> str:
 
 
 def doubt(
-    records: Iterable[Record],
+    records: Sequence[Record],
     share: Callable[[Record], float] = share,
     noise: float = NOISE,
 ) -> str:
@@ -186,9 +186,14 @@ def doubt(
                 f"{name[:1].upper()}{name[1:]} is above this machine's limit, which was "
                 "mismeasured on a busy machine; run it again when nothing else runs."
             )
-        if len(record["seconds"]) < 2:
-            return "A single sample says nothing of the noise; take more rounds."
-    return ""
+    return single(records)
+
+
+def single(records: Iterable[Record]) -> str:
+    """Why these do not say whether one is faster, in a sentence; empty where they do."""
+    if all(len(record["seconds"]) > 1 for record in records):
+        return ""
+    return "A single sample says nothing of the noise; take more rounds."
 
 
 def left_out(count: int) -> str:

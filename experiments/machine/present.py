@@ -73,7 +73,7 @@ def _best(records: Sequence[Record], by: str, value: str, *only: bool) -> dict[i
     """The largest value by the size of its point."""
     found: dict[int, float] = {}
     for record in race.counted(records):
-        if not only or record["in_loop"] is only[0]:
+        if record[value] > 0 and (not only or record["in_loop"] is only[0]):
             size = record["point"][by]
             found[size] = max(found.get(size, 0.0), record[value])
     return dict(sorted(found.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def _counted(record: Record) -> Cost | None:
     return counted(method, BY_NAME[point["shape"]], point["direction"])
 
 
-def doubt(records: Iterable[Record]) -> str:
+def doubt(records: Sequence[Record]) -> str:
     """Why no verdict may rest on these times beside streaming."""
     return race.doubt(records, _share, NOISE)
 

@@ -333,11 +333,11 @@ def _best_verdict(good: Sequence[Record]) -> Verdict:
         # The method that auto takes is the same program under its own name.
         same = auto and f"linear_scan {auto.get('auto_takes')}"
         others = [record for name, record in point.items() if name not in (AUTO, same)]
-        if auto and others:
+        if auto and others and not race.single([auto, *others]):
             best = min(others, key=median)
             behind.append((*gain(auto, best), auto, best))
     if not behind:
-        return Verdict(claim, "open", "auto was timed beside no other yet.")
+        return Verdict(claim, "open", race.single(good) or "auto was timed beside no other yet.")
     slower = [it for it in behind if it[0] > _SLOWER]
     factor, _, auto, best = max(behind, key=lambda it: it[0])
     where = f"{_where(auto)}, where it takes {factor:.3g} times as long as {best['contender']}"
@@ -359,11 +359,12 @@ def _tree_verdict(good: Sequence[Record]) -> Verdict:
     gains = []
     for point in _by_point(good):
         auto, tree = point.get(AUTO), point.get(ASSOCIATIVE)
-        if auto and tree and auto["size"] > _LARGE:
+        if auto and tree and auto["size"] > _LARGE and not race.single([auto, tree]):
             asked = _GAIN_OF_A_CHAIN if auto["lanes"] == 1 else _GAIN
             gains.append((gain(tree, auto)[0], asked, auto))
     if not gains:
-        return Verdict(claim, "open", "No shape that large was timed by both yet.")
+        none = "No shape that large was timed by both yet."
+        return Verdict(claim, "open", race.single(good) or none)
     least, asked, auto = min(gains, key=lambda it: it[0] / it[1])
     text = f"The least, {_where(auto)}: {least:.3g} times, asked {asked:g}."
     met = sum(times >= asked for times, asked, _ in gains)

@@ -255,3 +255,32 @@ def test_bad_configs_are_told():
         resolve(experiment.Config, {"conditions": [0.5]}, [])
     with pytest.raises(ConfigError, match="widths should hold no value twice"):
         resolve(experiment.Config, {"widths": [4, 4]}, [])
+
+
+NAN = float("nan")
+SPOILT = {
+    "nan times": [LOOP, {**timed("blocked", 1.0), "seconds": [NAN] * 3}],
+    "zero times": [{**LOOP, "seconds": [0.0] * 3}, timed("blocked", 1.0)],
+    "beyond the limit": [LOOP, timed("blocked", 0.05)],
+    "no limit": [{**LOOP, "limit_seconds": NAN}, timed("blocked", 0.5)],
+    "single samples": [{**r, "seconds": [1.0]} for r in (LOOP, timed("blocked", 0.5))],
+    "nan error": [LOOP, {**timed("blocked", 0.5, counts=False), "error": NAN}],
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_no_verdict_rests_on_what_contradicts_itself(name):
+    records = [literal(), *SPOILT[name]]
+    present.plot(records)
+    summary = present.summary(records)
+    assert summary.verdicts[0].outcome == "open"
+    assert "nan" not in str(summary)
+    if name == "beyond the limit":
+        assert "mismeasured on a busy machine" in summary.verdicts[0].text
+
+
+def test_a_formula_that_gives_no_number_is_not_refuted():
+    records = [{**literal(NAN), "counts": False}, literal()]
+    summary = present.summary(records)
+    assert summary.verdicts[0].outcome == "open"
+    assert "nan" not in str(summary)
