@@ -70,7 +70,7 @@ def contender(task: Task, method: MatrixMethodName, direction: str) -> Contender
 
     def check(output: Any) -> Check:
         arrays = output if isinstance(output, tuple) else (output,)
-        found = dict(zip(("h", "W", "u", "h0"), arrays, strict=False))
+        found: dict[str, Any] = dict(zip(("h", "W", "u", "h0"), arrays, strict=False))
         return race.judged(found, task.expected, limit)
 
     return Contender(method, program(method, direction), arguments, check)

@@ -138,7 +138,7 @@ def _run_time(config: Config, point: Point) -> Iterator[Record]:
         else:
             contenders.append(contender(task, method, direction))
     least = work.least(direction, length, width)
-    held = dict.fromkeys(METHODS, least)
+    held: dict[str, limits.Work] = dict.fromkeys(METHODS, least)
     with _one_lapack_thread():
         timings = race.beside_limit(config, contenders, held, least.bytes, config.product_size)
     for timing, limit in timings:
