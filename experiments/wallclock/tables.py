@@ -10,15 +10,8 @@ from experiments.harness import race
 from experiments.harness.experiment import Record, Table
 from experiments.harness.figures import short_bytes, short_count, short_seconds
 from experiments.harness.race import percent, title
-from experiments.wallclock.records import (
-    by_length,
-    counted,
-    distinct,
-    lengths,
-    of,
-    seconds,
-    series,
-)
+from experiments.harness.records import by, distinct, select
+from experiments.wallclock.records import counted, lengths, seconds, series
 
 _OTHERS = (
     ("Share of the machine's limit", race.share, percent),
@@ -35,10 +28,10 @@ _OTHERS = (
 def tables(records: Sequence[Record]) -> tuple[Table, ...]:
     good = counted(records)
     directions = distinct(good, "direction")
-    made = [_time_table(of(good, direction=direction), direction) for direction in directions]
+    made = [_time_table(select(good, direction=direction), direction) for direction in directions]
     for name, value, text in _OTHERS:
         for direction in directions:
-            rows = of(good, direction=direction)
+            rows = select(good, direction=direction)
             made.append(_plain_table(rows, f"{name}, {title(direction)}", value, text))
     made += _peer_tables(records)
     skipped = [record for record in records if "predicted_bytes" in record and "skipped" in record]
@@ -80,7 +73,7 @@ def _plain_table(
     shown = _some(lengths(rows))
     body = []
     for records in series(rows):
-        found = by_length(records)
+        found = by(records, "length")
         cells = [text(value(found[n])) if n in found else "–" for n in shown]
         body.append((records[0]["contender"], *cells))
     heads = ("", *(f"T = {short_count(n)}" for n in shown))
@@ -94,9 +87,9 @@ def _peer_tables(records: Sequence[Record]) -> list[Table]:
     note = "; ".join(missing)
     made = []
     for direction in distinct(found, "direction"):
-        for length in lengths(of(found, direction=direction)):
-            theirs = of(found, direction=direction, length=length)
-            ours = of(counted(records), direction=direction, length=length)
+        for length in lengths(select(found, direction=direction)):
+            theirs = select(found, direction=direction, length=length)
+            ours = select(counted(records), direction=direction, length=length)
             first = ("time per sequence", *(short_seconds(seconds(record)) for record in theirs))
             rows = [(r["contender"], *(_over(r, record) for record in theirs)) for r in ours]
             title_ = f"{title(direction)}, T = {short_count(length)}"

@@ -13,14 +13,8 @@ from matplotlib.ticker import LogLocator
 from experiments.harness import colours, figures, race
 from experiments.harness.experiment import Record
 from experiments.harness.race import title
-from experiments.wallclock.records import (
-    distinct,
-    has_choice,
-    lengths,
-    of,
-    seconds,
-    series,
-)
+from experiments.harness.records import distinct, select
+from experiments.wallclock.records import has_choice, lengths, seconds, series
 
 _DASH_DOT = (0, (6, 2, 1, 2))
 _COLUMNS = 4
@@ -33,11 +27,11 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     if not records:
         return {}
     made = {
-        f"time_{direction.replace('+', '_and_')}": _time(of(records, direction=direction))
+        f"time_{direction.replace('+', '_and_')}": _time(select(records, direction=direction))
         for direction in distinct(records, "direction")
     }
     direction = distinct(records, "direction")[-1]
-    last, name = of(records, direction=direction), title(direction)
+    last, name = select(records, direction=direction), title(direction)
     share = _grid(last, lambda record: 100 * race.share(record), _percent_axis)
     share.set_label(
         f"How near each program comes to the limit of the machine, {name}: the larger of bytes / "
@@ -81,7 +75,7 @@ def _grid(
     single = [record for record in records if not has_choice(record)]
     panels = [single] if single else []
     choosing = [record for record in records if has_choice(record)]
-    panels += [of(choosing, layer=layer) for layer in distinct(choosing, "layer")]
+    panels += [select(choosing, layer=layer) for layer in distinct(choosing, "layer")]
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     size = (max(7.2, 3.1 * columns), 2.9 * rows + 0.9)
@@ -93,8 +87,8 @@ def _grid(
         axis(axes)
         if mine is not single:
             axes.set_title(mine[0]["layer"])
-            rnn = of(records, kind="RNN")[:1]
-            beside = of(single, layer=rnn[0]["layer"]) if rnn else []
+            rnn = select(records, kind="RNN")[:1]
+            beside = select(single, layer=rnn[0]["layer"]) if rnn else []
             line = {"color": colours.BLUE, "linewidth": 1, "alpha": 0.6}
             _draw(axes, beside, value, None, label="the tanh RNN, to compare", **line)
             if limit:  # the same for all methods of a layer
@@ -118,7 +112,7 @@ def _look(record: Record, records: Sequence[Record]) -> dict:
     look = figures.line_style(record["kind"], record["method"]) | {"markeredgewidth": 0.5}
     if has_choice(record):
         return look
-    alike = distinct(of(records, kind=record["kind"]), "layer")
+    alike = distinct(select(records, kind=record["kind"]), "layer")
     line = _OF_A_KIND[alike.index(record["layer"]) % len(_OF_A_KIND)]
     return {**look, "linestyle": line, "label": record["layer"]}
 

@@ -11,15 +11,8 @@ from experiments.harness.experiment import Record, Verdict
 from experiments.harness.figures import short_count, short_seconds
 from experiments.harness.kinds import LINEAR, STATE_SPACE
 from experiments.harness.race import percent, title
-from experiments.harness.records import gain
-from experiments.wallclock.records import (
-    by_length,
-    counted,
-    distinct,
-    lengths,
-    of,
-    seconds,
-)
+from experiments.harness.records import by, distinct, gain, select
+from experiments.wallclock.records import counted, lengths, seconds
 from experiments.wallclock.work import levels
 
 PARALLEL = ("associative", "blocked")
@@ -42,12 +35,12 @@ def waits(records: Sequence[Record]) -> Verdict:
     """Claim 5. Confirmed: the tanh RNN is far from the limit and a parallel method clearly faster
     than its sequential one. Refined: far from the limit, but none is. Refuted: near the limit."""
     claim, good = "Step t waits for t-1, so the machine idles", counted(records)
-    longest = of(good, kind="RNN", length=max(lengths(good), default=0))
+    longest = select(good, kind="RNN", length=max(lengths(good), default=0))
     if not longest:
         return Verdict(claim, "open", "No tanh RNN was timed and found right yet.", 5)
     direction = distinct(longest, "direction")[-1]
-    rnn = of(longest, direction=direction)[0]
-    if doubt := race.doubt([rnn, *of(good, point=rnn["point"])]):
+    rnn = select(longest, direction=direction)[0]
+    if doubt := race.doubt([rnn, *select(good, point=rnn["point"])]):
         return Verdict(claim, "open", doubt, 5)
     length, reached = rnn["point"]["length"], min(race.share(rnn), 1.0)
     text = (
@@ -58,7 +51,7 @@ def waits(records: Sequence[Record]) -> Verdict:
     value = f"{percent(reached)} of the limit"
     if reached >= _BUSY:
         return Verdict(claim, "refuted", f"{text} It hardly idles.", 5, value)
-    best = _best(of(good, direction=direction), LINEAR)
+    best = _best(select(good, direction=direction), LINEAR)
     if not best:
         text += " No parallel method was timed beside it yet."
         return Verdict(claim, "open", text, 5, value)
@@ -96,7 +89,7 @@ def returns(records: Sequence[Record]) -> Verdict:
         return Verdict(claim, "open", text, 8)
     mine = counted(mine)
     direction = distinct(mine, "direction")[-1:]
-    best = _best(of(mine, direction=direction[0]), STATE_SPACE) if direction else None
+    best = _best(select(mine, direction=direction[0]), STATE_SPACE) if direction else None
     if not best:
         text = "No selective state-space layer was timed by a parallel and the sequential method."
         return Verdict(claim, "open", text, 8)
@@ -111,8 +104,8 @@ def returns(records: Sequence[Record]) -> Verdict:
         f"time: {_chain(parallel, length)}. That takes {1 / best.times:.2g} times as long as its "
         "own sequential method"
     )
-    beside = of(counted(records), direction=direction[0], length=length)
-    rnn, auto = of(beside, kind="RNN"), of(beside, layer=layer, method="auto")
+    beside = select(counted(records), direction=direction[0], length=length)
+    rnn, auto = select(beside, kind="RNN"), select(beside, layer=layer, method="auto")
     text += (
         f", {seconds(parallel) / seconds(rnn[0]):.2g} times as long as the tanh RNN" if rnn else ""
     )
@@ -139,9 +132,9 @@ def _best(rows: Sequence[Record], kinds: Sequence[str]) -> _Gain | None:
     """The largest gain at the longest length, of the layers of these kinds."""
     gains = []
     for layer in distinct([row for row in rows if row["kind"] in kinds], "layer"):
-        slow = by_length(of(rows, layer=layer, method="sequential"))
+        slow = by(select(rows, layer=layer, method="sequential"), "length")
         for method in PARALLEL:
-            fast = by_length(of(rows, layer=layer, method=method))
+            fast = by(select(rows, layer=layer, method=method), "length")
             length = max(slow.keys() & fast.keys(), default=0)
             if length:
                 times, clear = gain(slow[length], fast[length])
