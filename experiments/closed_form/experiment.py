@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
-from matplotlib.figure import Figure
 
-from experiments.closed_form import matrices, present, reference, work
-from experiments.closed_form.contenders import contender, make_task
-from experiments.closed_form.work import BOTH, FORWARD, METHODS
-from experiments.harness import limits
-from experiments.harness.config import Config as BaseConfig
-from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.figures import short_bytes, short_count, short_seconds
-from experiments.harness.progress import say
-from experiments.harness.timing import Contender, compare
+from experiments.closed_form import present, reference, work
+from experiments.closed_form.contenders import PAIRED_WIDTH, contender, coupled_pairs, make_task
+from experiments.closed_form.work import METHODS
+from experiments.harness import limits, race
+from experiments.harness.experiment import Point, Record
+from experiments.harness.figures import short_count
+from experiments.harness.race import BOTH, FORWARD
+from experiments.harness.timing import Contender
 from rnnscan import LinearRNN, explain_matrix_scan, matrix_scan
 
 CLAIM = (
@@ -30,7 +28,7 @@ CLAIM = (
 )
 
 
-class Config(BaseConfig):
+class Config(race.Config):
     """What to compare: the formula, errors for bad eigenvectors, times for widths and lengths."""
 
     literal_widths: tuple[pydantic.PositiveInt, ...] = (4, 32)
@@ -45,11 +43,8 @@ class Config(BaseConfig):
     lengths: tuple[pydantic.PositiveInt, ...] = (64, 256, 1024, 4096, 16384)
     directions: tuple[Literal["forward", "forward+backward"], ...] = (FORWARD, BOTH)
     seed: pydantic.NonNegativeInt = 0
-    rounds: int = pydantic.Field(9, ge=3, description="samples of each contender")
-    sample_seconds: pydantic.PositiveFloat = 1e-3
     budget_seconds: pydantic.PositiveFloat = 0.5
     product_size: int = pydantic.Field(512, ge=16, description="of the matrices timed as limit")
-    max_bytes: pydantic.PositiveInt = 2 * 2**30
     max_seconds: pydantic.PositiveFloat = 0.5
 
     @pydantic.model_validator(mode="after")
@@ -66,12 +61,9 @@ def plan(config: Config) -> list[Point]:
     literal = itertools.product(config.literal_widths, config.literal_lengths)
     timed = itertools.product(sorted(config.widths), sorted(config.lengths), config.directions)
     return [
-        *({"measure": "literal", "width": width, "length": length} for width, length in literal),
+        *({"measure": "literal", "width": n, "length": T} for n, T in literal),
         *({"measure": "condition", "condition": value} for value in config.conditions),
-        *(
-            {"measure": "time", "direction": direction, "width": width, "length": length}
-            for width, length, direction in timed
-        ),
+        *({"measure": "time", "direction": d, "width": n, "length": T} for n, T, d in timed),
     ]
 
 
@@ -90,12 +82,7 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
         yield from runners[point["measure"]](config, point)
 
 
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
-
-
-def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
+plot, summary = present.plot, present.summary
 
 
 def _run_literal(config: Config, point: Point) -> Iterator[Record]:
@@ -113,37 +100,26 @@ def _run_literal(config: Config, point: Point) -> Iterator[Record]:
     # Powers carry their roundings through products, and the sums carry them on: twice 1 / (1 - r).
     tolerance = 4 * 2.0**-53 * width / (1 - np.abs(values).max()) ** 2
     for method in METHODS:
-        enlarged = np.linalg.cond(vectors) if method == "diagonal" else 1.0
-        error = reference.relative_error(found[method], expected)
-        yield {
-            "point": point,
-            "method": method,
-            "error": error,
-            "tolerance": float(tolerance * enlarged),
-            "counts": bool(error <= tolerance * enlarged),
-        }
+        most = float(tolerance * (np.linalg.cond(vectors) if method == "diagonal" else 1.0))
+        error = race.relative_error(found[method], expected)
+        record = {"point": point, "method": method, "error": error, "tolerance": most}
+        yield record | {"counts": error <= most}
 
 
 def _run_condition(config: Config, point: Point) -> Iterator[Record]:
     """Errors in float32 where the eigenvectors are as bad as asked, and what a caller is told."""
     rng = np.random.default_rng(config.seed)
-    size = (config.condition_length, matrices.PAIRED_WIDTH)
-    u, h0 = rng.standard_normal(size, np.float32), np.zeros(size[1], np.float32)
-
+    u = rng.standard_normal((config.condition_length, PAIRED_WIDTH), np.float32)
+    h0 = np.zeros(PAIRED_WIDTH, np.float32)
     for seed in range(config.condition_seeds):
-        W = matrices.coupled_pairs(point["condition"], seed)
+        W = coupled_pairs(point["condition"], seed)
         expected = reference.evaluate(W, u, h0)["h"]
         rows = {row.method: row for row in explain_matrix_scan(W, u, h0)}
         for method, h in _every_method(W, u, h0).items():
-            yield {
-                "point": point,
-                "method": method,
-                "seed": seed,
-                "error": reference.relative_error(np.asarray(h), expected),
-                "condition": rows["diagonal"].condition,
-                "available": rows[method].available,
-                "reason": rows[method].reason,
-            }
+            record = {"point": point, "method": method, "seed": seed}
+            record["error"] = race.relative_error(np.asarray(h), expected)
+            record["condition"] = rows["diagonal"].condition
+            yield record | {"available": rows[method].available, "reason": rows[method].reason}
 
 
 @jax.jit
@@ -157,35 +133,20 @@ def _run_time(config: Config, point: Point) -> Iterator[Record]:
     task = make_task(length, width, config.seed)
     contenders: list[Contender] = []
     for method in METHODS:
-        refusal = _too_large(config, method, direction, length, width)
-        if refusal:
+        if refusal := _too_large(config, method, point):
             yield {"point": point, "method": method, **refusal}
         else:
             contenders.append(contender(task, method, direction))
     least = work.least(direction, length, width)
+    held: dict[str, limits.Work] = dict.fromkeys(METHODS, least)
     with _one_lapack_thread():
-        timings = compare(
-            contenders + limits.contenders(least.bytes, config.product_size),
-            rounds=config.rounds,
-            sample_seconds=config.sample_seconds,
-            budget_seconds=config.budget_seconds,
-            watch=say,
-        )
-    machine = limits.measured(timings, least.bytes, config.product_size)
-    for timing in timings:
-        record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
+        timings = race.beside_limit(config, contenders, held, least.bytes, config.product_size)
+    for timing, limit in timings:
+        record: Record = {"point": point, "contender": timing.name, **timing.as_record(), **limit}
         if timing.name in METHODS:
             cost = work.cost(timing.name, length, width)
-            record |= {
-                "method": timing.name,
-                "work": cost.work,
-                "span": cost.span,
-                "condition": task.condition,
-                "bandwidth": machine.bandwidth,
-                "flop_rate": machine.flop_rate,
-                "limit_seconds": machine.seconds(least),
-                "limited_by": machine.bound(least),
-            }
+            record |= {"method": timing.name, "work": cost.work, "span": cost.span}
+            record["condition"] = task.condition
         yield record
 
 
@@ -200,26 +161,13 @@ def _one_lapack_thread() -> Any:
     return threadpoolctl.threadpool_limits(limits=1, user_api="blas")
 
 
-def _too_large(
-    config: Config, method: str, direction: str, length: int, width: int
-) -> dict[str, str | float]:
-    """Why not to try it, with the prediction; empty where it fits the memory and the patience."""
-    needed = work.predicted_bytes(method, direction, length, width)
+def _too_large(config: Config, method: str, point: Point) -> Record:
+    direction, width, length = point["direction"], point["width"], point["length"]
     products = 2 * work.predicted_multiplications(method, direction, length, width)
     # Many small products do not run at the rate of a large one.
     seconds = products / limits.flop_rate(min(width, config.product_size), count=64)
     if method == "sequential":
         seconds += (2 if direction == BOTH else 1) * length * limits.step_seconds()
-    available = min(config.max_bytes, limits.memory_bytes() * 3 // 4)
-    if needed > available:
-        reason = f"would need {short_bytes(needed)} of {short_bytes(available)}"
-    elif seconds > config.max_seconds:
-        reason = f"would take {short_seconds(seconds)} of {short_seconds(config.max_seconds)}"
-    else:
-        return {}
-    name = f"{method}, {direction}, n = {width}, T = {short_count(length)}"
-    return {
-        "skipped": f"{name}: {reason} (predicted)",
-        "predicted_bytes": needed,
-        "predicted_seconds": seconds,
-    }
+    needed = work.predicted_bytes(method, direction, length, width)
+    name = f"{method}, {describe(point)}"
+    return race.too_large(config, name, needed, seconds, config.max_seconds)

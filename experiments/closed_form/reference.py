@@ -43,9 +43,3 @@ def evaluate(W: np.ndarray, u: np.ndarray, h0: np.ndarray, g: np.ndarray | None 
         state = W.T @ adjoint[t]
     before = np.concatenate([h0[None], h[:-1]])
     return {"h": h, "W": adjoint.T @ before, "u": adjoint, "h0": state}
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """In the 2-norm; nan stays nan, and an exact zero is no error."""
-    error = np.linalg.norm(np.asarray(found, np.float64) - expected)
-    return float(error / np.linalg.norm(expected)) if error else 0.0

@@ -20,18 +20,17 @@ The test counts the products in the programs themselves.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from experiments.harness.limits import Work
+from experiments.harness.race import BOTH
 
 METHODS = ("sequential", "associative", "blocked", "diagonal")
-FORWARD, BOTH = "forward", "forward+backward"
 BLOCK = 8
 _WORD = 4
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Multiplications, and products that wait for each other."""
 
     work: float
@@ -66,12 +65,11 @@ def _blocks(length: int, width: int) -> Cost:
     size = min(BLOCK, length)
     count = -(-length // size)
     work, span = count * size * width**2, size
-    if count > 1:
-        inner = _blocks(count - 1, width)
-        halves = (count - 1) * (BLOCK - 1)  # 4 + 2 + 1 products a block
-        work += halves * width**2 + 3 * width**3 + inner.work
-        span += 3 + inner.span
-    return Cost(work, span)
+    if count == 1:
+        return Cost(work, span)
+    inner = _blocks(count - 1, width)
+    halves = (count - 1) * (BLOCK - 1)  # 4 + 2 + 1 products a block
+    return Cost(work + halves * width**2 + 3 * width**3 + inner.work, span + 3 + inner.span)
 
 
 def least(direction: str, length: int, width: int) -> Work:

@@ -113,7 +113,7 @@ def call_seconds() -> float:
     x = np.ones(1, np.float32)
     program = Contender("call", lambda x: x + 1, (x,), lambda y: Check(abs(y[0] - 2), 0, "numpy"))
     (timing,) = compare([program], budget_seconds=0.1, in_loop=False)
-    return float(np.median(timing.samples))
+    return timing.median
 
 
 @functools.cache
@@ -137,4 +137,4 @@ def _seconds(name: str, function, arguments: tuple, expected: np.ndarray) -> flo
     (timing,) = compare([Contender(name, function, arguments, check)], budget_seconds=0.3)
     if not timing.counts:
         raise ArithmeticError(f"{name}, a limit of the machine, is wrong: {timing.check}")
-    return float(np.median(timing.samples))
+    return timing.median

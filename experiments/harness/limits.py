@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from jax import lax
 from experiments.harness import environment
 from experiments.harness.timing import Check, Contender, Timing, compare
 
+# Nothing passes a limit, but two medians of one run differ by some percent on a quiet machine too.
+NOISE = 1.05
 _PRODUCT = "limit: product of matrices"
 _STREAM = "limit: stream "
 # Three arrays pass through memory: two are read, one is written.
@@ -26,6 +29,17 @@ _STREAMS = {
     "a * b + b": (lambda a, b: a * b + b, lambda a, b: a * b + b),
     "maximum(a, b)": (jnp.maximum, np.maximum),
 }
+
+
+def contradicts(share: float, noise: float = NOISE) -> bool:
+    """Whether a share of a limit says that the limit was mismeasured: it is above 1, or no number.
+
+    Other work on the machine can slow the limit's kernels more than what is held against them.
+
+    >>> contradicts(0.4), contradicts(1.01), contradicts(1.3), contradicts(float("nan"))
+    (False, False, True, True)
+    """
+    return not share <= noise
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,15 @@ class Limits:
         """Which of the two limits it."""
         streaming = work.bytes / self.bandwidth >= work.flops / self.flop_rate
         return "bandwidth" if streaming else "arithmetic"
+
+    def as_record(self, work: Work) -> dict[str, Any]:
+        """What a record of something that does the work keeps of the limits."""
+        return {
+            "bandwidth": self.bandwidth,
+            "flop_rate": self.flop_rate,
+            "limit_seconds": self.seconds(work),
+            "limited_by": self.bound(work),
+        }
 
 
 def contenders(total_bytes: float, product_size: int) -> list[Contender]:
@@ -88,17 +111,13 @@ def measured(timings: Sequence[Timing], total_bytes: float, product_size: int) -
         raise ArithmeticError(f"plain kernels computed wrong results here: {timings}")
     return Limits(
         bandwidth=float(3 * 4 * _stream_size(total_bytes) / stream_seconds(timings)),
-        flop_rate=float(2 * product_size**3 / np.median(products[0].samples)),
+        flop_rate=float(2 * product_size**3 / products[0].median),
     )
 
 
 def stream_seconds(timings: Sequence[Timing]) -> float:
     """The best median of `streams` among whatever else was timed: the time of three arrays."""
-    medians = [
-        float(np.median(timing.samples))
-        for timing in timings
-        if timing.counts and is_stream(timing)
-    ]
+    medians = [timing.median for timing in timings if timing.counts and is_stream(timing)]
     if not medians:
         raise ArithmeticError(f"plain kernels computed wrong results here: {timings}")
     return min(medians)
@@ -152,7 +171,7 @@ def _median(contender: Contender) -> float:
     (timing,) = compare([contender], budget_seconds=0.5)
     if not timing.counts:
         raise ArithmeticError(f"{contender.name}, a limit of the machine, is wrong: {timing.check}")
-    return float(np.median(timing.samples))
+    return timing.median
 
 
 def _check(output: jax.Array, expected: np.ndarray, tolerance: float) -> Check:

@@ -7,15 +7,17 @@ counted anew when it is read, so that records of any machine are held against th
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness import colours, figures
+from experiments.harness import colours, figures, race
 from experiments.harness.experiment import Outcome, Record, Table, Verdict
 from experiments.harness.figures import short_seconds
+from experiments.harness.records import median
 from rnnscan.scan.cost import Cost, seconds
 
 WITHIN, SHARE = 1.5, 0.8  # of the measured time, at so many points
@@ -52,14 +54,12 @@ def made(
 ) -> list[Prediction]:
     """Of the records that were timed, were right, and whose programs are counted."""
     found = []
-    for record in records:
-        if not record.get("counts") or "device" not in record:
-            continue
-        cost = counted(record)
+    for record in race.counted(records):
+        cost = counted(record) if "device" in record else None
         if cost is not None:
             predicted = seconds(cost, Cost(**record["device"]))
-            measured = float(np.median(record["seconds"]))
-            found.append(Prediction(record, name(record), predicted, measured))
+            if 0 < predicted < math.inf:
+                found.append(Prediction(record, name(record), predicted, median(record)))
     return found
 
 
@@ -120,14 +120,25 @@ def tables(found: Sequence[Prediction]) -> tuple[Table, ...]:
     return (Table("Predicted over measured time", columns, tuple(rows), brief=False),)
 
 
-def verdict(found: Sequence[Prediction], rivals: Callable[[Record], Hashable]) -> Verdict:
-    """Whether the prediction holds; `rivals` tells between which one would choose by it."""
+def verdict(
+    found: Sequence[Prediction],
+    rivals: Callable[[Record], Hashable],
+    doubt: Callable[[Sequence[Record]], str] = lambda records: "",
+) -> Verdict:
+    """Whether the prediction holds, which rests on the machine's limits.
+
+    rivals: tells between which one would choose by it. doubt: why it may not rest on records.
+    """
     claim = (
         f"time is predicted within {WITHIN:g} times at {SHARE:.0%} of the points, and who chooses "
         f"by it is never more than {SLOWER:g} times slower than the best"
     )
     if not found:
         return Verdict(claim, "open", "Nothing that has a prediction was timed yet.")
+    sound = [it for it in found if not doubt([it.record])]
+    if not sound:
+        return Verdict(claim, "open", doubt([it.record for it in found]))
+    left, found = len(found) - len(sound), sound
     near = float(np.mean([it.near for it in found]))
     slower, choice = worst_choice(found, rivals)
     text = f"Within at {near:.0%} of {len(found)} points; "
@@ -135,9 +146,10 @@ def verdict(found: Sequence[Prediction], rivals: Callable[[Record], Hashable]) -
     if choice is not None:
         where = " ".join(map(str, choice.record["point"].values()))
         text += f" ({choice.record['contender']}, {where})"
+    text += "." + race.left_out(left)
     good = near >= SHARE, slower <= SLOWER
     outcome: Outcome = "confirmed" if all(good) else "refined" if any(good) else "refuted"
-    return Verdict(claim, outcome, f"{text}.", value=f"{near:.0%}, {slower:.2f} times")
+    return Verdict(claim, outcome, text, value=f"{near:.0%}, {slower:.2f} times")
 
 
 def worst_choice(

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
@@ -86,6 +88,10 @@ class Timing:
     def counts(self) -> bool:
         return self.check.passed
 
+    @property
+    def median(self) -> float:
+        return float(np.median(self.samples))
+
     def as_record(self) -> dict[str, Any]:
         """The fields that a record keeps of a timing."""
         return {
@@ -102,7 +108,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
     """A compiled and checked contender, waiting for its turns."""
 
     timing: Timing
@@ -113,14 +119,25 @@ class _Ready:
 def compare(
     contenders: Sequence[Contender],
     *,
+    clock: Callable[[], float] = time.perf_counter,
+    watch: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> list[Timing]:
+    """Compiles, checks and times the contenders, side by side: `prepare`, then `sample`."""
+    return sample(prepare(contenders, clock=clock, watch=watch, **options), clock, watch)
+
+
+def prepare(
+    contenders: Sequence[Contender],
+    *,
     rounds: int = 9,
     sample_seconds: float = 2e-3,
     budget_seconds: float = 2.0,
     in_loop: bool | None = None,
     clock: Callable[[], float] = time.perf_counter,
     watch: Callable[[str], None] = lambda text: None,
-) -> list[Timing]:
-    """Compiles, checks and times the contenders, side by side.
+) -> list[Ready]:
+    """Compiles and checks the contenders.
 
     Args:
       contenders: what to compare.
@@ -132,19 +149,29 @@ def compare(
         `sample_seconds`. An eager one never does.
       clock: seconds; another one for tests.
       watch: is told what goes on.
+    """
+    ready = []
+    for contender in contenders:
+        watch(f"compiling {contender.name}")
+        each = _prepare_eager if contender.eager else partial(_prepare, in_loop=in_loop)
+        ready.append(each(contender, rounds, sample_seconds, budget_seconds, clock))
+    return ready
+
+
+def sample(
+    ready: Sequence[Ready],
+    clock: Callable[[], float] = time.perf_counter,
+    watch: Callable[[str], None] = lambda text: None,
+) -> list[Timing]:
+    """Times what is ready, in turns; it can be timed again.
 
     Returns:
       a `Timing` for each contender, in the order given; the samples of one that failed its check
       are kept too, but `counts` is False.
     """
-    ready = []
-    for contender in contenders:
-        watch(f"compiling {contender.name}")
-        prepare = _prepare_eager if contender.eager else partial(_prepare, in_loop=in_loop)
-        ready.append(prepare(contender, rounds, sample_seconds, budget_seconds, clock))
     watch("timing")
     samples: list[list[float]] = [[] for _ in ready]
-    for turn in range(rounds):
+    for turn in range(max((it.rounds for it in ready), default=0)):
         for offset in range(len(ready)):
             index = (turn + offset) % len(ready)
             it = ready[index]
@@ -152,7 +179,7 @@ def compare(
                 seconds = _time(it.sample, clock)
                 samples[index].append(seconds / it.timing.repeats)
     return [
-        Timing(**{**vars(it.timing), "samples": tuple(taken)})
+        dataclasses.replace(it.timing, samples=tuple(taken))
         for it, taken in zip(ready, samples, strict=True)
     ]
 
@@ -164,7 +191,7 @@ def _prepare(
     budget_seconds: float,
     clock: Callable[[], float],
     in_loop: bool | None,
-) -> _Ready:
+) -> Ready:
     function = contender.function
     arguments = jax.block_until_ready(jax.device_put(contender.arguments))
     if in_loop:
@@ -185,7 +212,7 @@ def _prepare(
         seconds = max(seconds, sample_seconds)
         sample = partial(loop, repeats)
     memory = program.call.memory_analysis()
-    return _Ready(
+    return Ready(
         Timing(
             name=contender.name,
             check=check,
@@ -206,7 +233,7 @@ def _prepare_eager(
     sample_seconds: float,
     budget_seconds: float,
     clock: Callable[[], float],
-) -> _Ready:
+) -> Ready:
     def once() -> Any:
         return contender.function(*contender.arguments)
 
@@ -220,7 +247,7 @@ def _prepare_eager(
         return output
 
     timing = Timing(contender.name, check, math.nan, math.nan, math.nan, repeats, ())
-    return _Ready(timing, sample, _rounds_within(budget_seconds, rounds, seconds * repeats))
+    return Ready(timing, sample, _rounds_within(budget_seconds, rounds, seconds * repeats))
 
 
 def _first_looks(

@@ -3,22 +3,20 @@ cross."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import jax
-import numpy as np
 import pydantic
-from matplotlib.figure import Figure
 
-from experiments.harness import device, limits, predictions
-from experiments.harness.config import Config as BaseConfig
-from experiments.harness.experiment import Point, Record, Summary
+from experiments.harness import device, limits, predictions, race
+from experiments.harness.experiment import Point, Record
 from experiments.harness.figures import short_bytes, short_count
 from experiments.harness.progress import say
 from experiments.harness.timing import compare
 from experiments.machine import present
 from experiments.scan_limits import contenders
+from experiments.scan_limits.experiment import timed
 from experiments.scan_limits.shapes import DIRECTIONS, Shape
 
 CLAIM = (
@@ -29,7 +27,7 @@ CLAIM = (
 STREAM, PRODUCT, EACH, TIME = "stream", "product", "each", "time"
 
 
-class Config(BaseConfig):
+class Config(race.Config):
     """Sizes at which the machine is measured, and the scans that are predicted from it."""
 
     stream_bytes: tuple[pydantic.PositiveInt, ...] = (2**18, 2**22, 2**26, 2**28)
@@ -39,9 +37,7 @@ class Config(BaseConfig):
     directions: tuple[Literal["forward", "forward+backward"], ...] = DIRECTIONS
     seed: pydantic.NonNegativeInt = 0
     rounds: int = pydantic.Field(7, ge=3, description="samples of each contender")
-    sample_seconds: pydantic.PositiveFloat = 1e-3
     budget_seconds: pydantic.PositiveFloat = 0.5
-    max_bytes: pydantic.PositiveInt = 2 * 2**30
 
     @pydantic.field_validator("stream_bytes", "product_sizes", "lanes", "lengths", "directions")
     @classmethod
@@ -84,12 +80,7 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
         yield from measures[point["measure"]](config, point)
 
 
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
-
-
-def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
+plot, summary = present.plot, present.summary
 
 
 def _stream(config: Config, point: Point) -> Iterator[Record]:
@@ -109,7 +100,10 @@ def _stream(config: Config, point: Point) -> Iterator[Record]:
         )
         for timing in timings:
             record = {"point": point, "contender": timing.name, **timing.as_record()}
-            yield record | {"in_loop": in_loop, "bandwidth": 3 * 4 * size / _median(timing.samples)}
+            yield record | {
+                "in_loop": in_loop,
+                "bandwidth": 3 * 4 * size / timing.median,
+            }
 
 
 def _product(config: Config, point: Point) -> Iterator[Record]:
@@ -122,7 +116,10 @@ def _product(config: Config, point: Point) -> Iterator[Record]:
         budget_seconds=config.budget_seconds,
     )
     record = {"point": point, "contender": timing.name, **timing.as_record()}
-    yield record | {"count": count, "flop_rate": 2 * count * size**3 / _median(timing.samples)}
+    yield record | {
+        "count": count,
+        "flop_rate": 2 * count * size**3 / timing.median,
+    }
 
 
 def _each(config: Config, point: Point) -> Iterator[Record]:
@@ -146,29 +143,16 @@ def _each(config: Config, point: Point) -> Iterator[Record]:
 def _time(config: Config, point: Point) -> Iterator[Record]:
     shape, direction = Shape(1, point["length"], point["lanes"]), point["direction"]
     rivals = [f"linear_scan {method}" for method in contenders.methods(shape)]
-    held = 24 * shape.nbytes
-    if held > min(config.max_bytes, limits.memory_bytes() * 3 // 4):
-        said = f"{describe(point)}: would need {short_bytes(held)} (predicted)"
-        yield {"point": point, "skipped": said, "predicted_bytes": held}
+    if refusal := race.too_large(config, describe(point), 24 * shape.nbytes):
+        yield {"point": point, **refusal}
         return
     say("reference")
     task = contenders.make_task(shape, config.seed)
-    timings = compare(
-        [contenders.contender(name, task, direction) for name in rivals]
-        + limits.streams(shape.b_shape),
-        rounds=config.rounds,
-        sample_seconds=config.sample_seconds,
-        budget_seconds=config.budget_seconds,
-        in_loop=True,
-        watch=say,
-    )
-    each = device.each(limits.stream_seconds(timings), shape.nbytes, by_call=False)
+    chosen = [contenders.contender(name, task, direction) for name in rivals]
+    streams = limits.streams(shape.b_shape)
+    timings, each = timed(config, shape, direction, chosen, streams, in_loop=True)
     for timing in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
         if timing.name in rivals:
             record |= predictions.kept(each)
         yield record
-
-
-def _median(samples: Sequence[float]) -> float:
-    return float(np.median(samples))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness import colours, figures, predictions
+from experiments.harness import colours, figures, predictions, race
 from experiments.harness.experiment import Record, Summary, Table
-from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.figures import number, short_bytes, short_count, short_seconds
 from experiments.harness.predictions import Prediction
-from experiments.scan_limits.predictions import counted, method_of
+from experiments.harness.records import select
+from experiments.scan_limits.predictions import counted, doubt, method_of
 from experiments.scan_limits.shapes import Shape
 from rnnscan.scan.cost import Cost
 
@@ -41,7 +42,7 @@ def summary(records: Sequence[Record]) -> Summary:
     timed = _predictions(records)
     tables = [_limits_table(records), _crossover_table(timed)]
     made = tuple(table for table in tables if table is not None)
-    verdict = predictions.verdict(timed, lambda record: tuple(record["point"].items()))
+    verdict = predictions.verdict(timed, lambda record: tuple(record["point"].items()), doubt)
     return Summary((verdict,), made + predictions.tables(timed))
 
 
@@ -56,7 +57,7 @@ def _counted(record: Record) -> Cost | None:
 
 
 def _of(records: Sequence[Record], measure: str) -> list[Record]:
-    return [r for r in records if r["point"]["measure"] == measure and "skipped" not in r]
+    return [r for r in select(records, measure=measure) if "skipped" not in r]
 
 
 def _groups(found: Sequence[Prediction]) -> dict[tuple[int, str], list[Prediction]]:
@@ -71,8 +72,8 @@ def _groups(found: Sequence[Prediction]) -> dict[tuple[int, str], list[Predictio
 def _best(records: Sequence[Record], by: str, value: str, *only: bool) -> dict[int, float]:
     """The largest value by the size of its point."""
     found: dict[int, float] = {}
-    for record in records:
-        if record["counts"] and (not only or record["in_loop"] is only[0]):
+    for record in race.counted(records):
+        if record[value] > 0 and (not only or record["in_loop"] is only[0]):
             size = record["point"][by]
             found[size] = max(found.get(size, 0.0), record[value])
     return dict(sorted(found.items()))
@@ -151,7 +152,7 @@ def _said(name: str, value: Any) -> str:
         return short_bytes(value)
     if name == "kind":
         return str(value)
-    return f"{value:.2f}" if name == "fresh words" else short_seconds(value)
+    return number(value, ".2f") if name == "fresh words" else short_seconds(value)
 
 
 def _crossover_table(found: Sequence[Prediction]) -> Table | None:

@@ -11,16 +11,16 @@ from typing import Literal
 import jax
 import numpy as np
 import pydantic
-from matplotlib.figure import Figure
 
-from experiments.harness import device, limits, predictions
-from experiments.harness.config import Config as BaseConfig
-from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness import device, limits, predictions, race
+from experiments.harness.experiment import Point, Record
+from experiments.harness.figures import short_count
 from experiments.harness.progress import say
-from experiments.harness.timing import Contender, compare
+from experiments.harness.timing import Contender, Timing
 from experiments.scan_limits import contenders, peers, present, work
+from experiments.scan_limits.predictions import NOISE, least_seconds
 from experiments.scan_limits.shapes import BOTH, BY_NAME, DIRECTIONS, SHAPES, Shape
+from rnnscan.scan.cost import Cost
 
 CLAIM = (
     "linear_scan is as fast as memory: its time, by every method, over the time of streaming the "
@@ -29,7 +29,7 @@ CLAIM = (
 TIME, COMPILE = "time", "compile"
 
 
-class Config(BaseConfig):
+class Config(race.Config):
     """What to time, on which shapes, and what to compile, at which lengths."""
 
     shapes: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
@@ -39,7 +39,6 @@ class Config(BaseConfig):
     seed: pydantic.NonNegativeInt = 0
     rounds: int = pydantic.Field(11, ge=3, description="samples of each contender")
     sample_seconds: pydantic.PositiveFloat = 2e-3
-    budget_seconds: pydantic.PositiveFloat = 1.0
     loop_bytes: pydantic.NonNegativeInt = pydantic.Field(
         32 * 2**20, description="arrays up to this size are timed inside a compiled loop"
     )
@@ -123,12 +122,7 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
         yield from (_time if point["measure"] == TIME else _compile)(config, point)
 
 
-def plot(records: Sequence[Record]) -> dict[str, Figure]:
-    return present.plot(records)
-
-
-def summary(records: Sequence[Record]) -> Summary:
-    return present.summary(records)
+plot, summary = present.plot, present.summary
 
 
 @dataclass(frozen=True)
@@ -162,19 +156,10 @@ def _time(config: Config, point: Point) -> Iterator[Record]:
             continue
         chosen.append(made)
         facts[it.name] = it
-    streamed = _streamed_shape(shape)
-    timings = compare(
-        chosen + limits.streams(streamed),
-        rounds=config.rounds,
-        sample_seconds=config.sample_seconds,
-        budget_seconds=config.budget_seconds,
-        in_loop=shape.nbytes <= config.loop_bytes,
-        watch=say,
-    )
-    words = shape.words(direction)
-    three = limits.stream_seconds(timings)
-    stream_seconds = three * words / 3
-    each = device.each(three, shape.nbytes, by_call=shape.nbytes > config.loop_bytes)
+    words, in_loop = shape.words(direction), shape.nbytes <= config.loop_bytes
+    streams = limits.streams(_streamed_shape(shape))
+    timings, machine = timed(config, shape, direction, chosen, streams, in_loop)
+    stream_seconds = limits.stream_seconds(timings) * words / 3
     for timing in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
         if timing.name in facts:
@@ -186,14 +171,36 @@ def _time(config: Config, point: Point) -> Iterator[Record]:
                 "words": words,
                 "bytes": shape.nbytes * words,
                 "stream_seconds": stream_seconds,
-                "ratio": float(np.median(timing.samples)) / stream_seconds,
+                "ratio": timing.median / stream_seconds,
                 "asked": shape.asked(direction),
-                **predictions.kept(each),
+                **predictions.kept(machine),
             }
             if timing.name == contenders.AUTO:
                 taken = [name for name, auto in contenders.methods(shape).items() if auto]
                 record["auto_takes"] = taken[0] if taken else ""
         yield record
+
+
+def timed(
+    config: race.Config,
+    shape: Shape,
+    direction: str,
+    chosen: Sequence[Contender],
+    streams: Sequence[Contender],
+    in_loop: bool,
+) -> tuple[list[Timing], Cost]:
+    """Times contenders beside streams of a shape; and the seconds of one of each in this run."""
+
+    def machine(timings: Sequence[Timing]) -> Cost:
+        return device.each(limits.stream_seconds(timings), shape.nbytes, by_call=not in_loop)
+
+    def share(timings: Sequence[Timing]) -> float:
+        least = least_seconds(shape, direction, machine(timings))
+        mine = [it for it in timings if it.counts and not limits.is_stream(it)]
+        return max((least / it.median for it in mine), default=0.0)
+
+    timings = race.timed(config, [*chosen, *streams], share, in_loop=in_loop, noise=NOISE)
+    return timings, machine(timings)
 
 
 def _candidates(config: Config, shape: Shape, direction: str) -> Iterator[_Candidate]:
@@ -214,26 +221,13 @@ def _streamed_shape(shape: Shape) -> tuple[int, ...]:
     return (*shape.b_shape[:-1], numbers * shape.inner)
 
 
-def _refusal(
-    config: Config, it: _Candidate, shape: Shape, direction: str
-) -> dict[str, str | float]:
-    """Why not to try it, with the prediction; empty where it fits the memory and the patience."""
+def _refusal(config: Config, it: _Candidate, shape: Shape, direction: str) -> Record:
+    """Why not to try it."""
     if it.missing:
         return {"skipped": f"{it.name}: {it.missing}"}
-    held = it.held
-    seconds = work.predicted_seconds(it.name, shape, direction, held, limits.step_seconds())
-    available = min(config.max_bytes, limits.memory_bytes() * 3 // 4)
-    if held > available:
-        reason = f"would need {short_bytes(held)} of {short_bytes(available)}"
-    elif seconds > config.max_seconds:
-        reason = f"would take {short_seconds(seconds)} of {short_seconds(config.max_seconds)}"
-    else:
-        return {}
-    return {
-        "skipped": f"{it.name}, {shape.name}, {direction}: {reason} (predicted)",
-        "predicted_bytes": held,
-        "predicted_seconds": seconds,
-    }
+    seconds = work.predicted_seconds(it.name, shape, direction, it.held, limits.step_seconds())
+    name = f"{it.name}, {shape.name}, {direction}"
+    return race.too_large(config, name, it.held, seconds, config.max_seconds)
 
 
 def _compile(config: Config, point: Point) -> Iterator[Record]:

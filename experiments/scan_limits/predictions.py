@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from experiments.harness import predictions
+from experiments.harness import predictions, race
 from experiments.harness.experiment import Record
 from experiments.harness.predictions import Prediction
+from experiments.harness.records import median
 from experiments.scan_limits import contenders
 from experiments.scan_limits.shapes import BOTH, BY_NAME, Shape
 from rnnscan.scan import LinearCase, linear_table
 from rnnscan.scan.cost import Cost
+
+# Streams are what XLA makes of a sum: our kernel passes them by 1.15 on a quiet machine.
+NOISE = 1.25
 
 
 def of(records: Iterable[Record]) -> list[Prediction]:
@@ -46,3 +50,22 @@ def _counted(record: Record) -> Cost | None:
     point, auto = record["point"], record["contender"] == contenders.AUTO
     method = record["auto_takes"] if auto else method_of(record)
     return counted(method, BY_NAME[point["shape"]], point["direction"])
+
+
+def doubt(records: Sequence[Record]) -> str:
+    """Why no verdict may rest on these times beside streaming."""
+    return race.doubt(records, _share, NOISE)
+
+
+def least_seconds(shape: Shape, direction: str, machine: Cost) -> float:
+    """Of memory that is used again: by call, streams pay for new pages that a method can avoid."""
+    return shape.words(direction) * shape.nbytes * machine.bytes
+
+
+def _share(record: Record) -> float:
+    """Of the speed of memory that was reached."""
+    if "device" not in record:
+        return 1 / record["ratio"]
+    point = record["point"]
+    shape = BY_NAME.get(point.get("shape")) or Shape(1, point["length"], point["lanes"])
+    return least_seconds(shape, point["direction"], Cost(**record["device"])) / median(record)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments.harness import colours, figures, predictions
+from experiments.harness import colours, figures, predictions, race
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
-from experiments.harness.figures import short_count, short_seconds
+from experiments.harness.figures import number, short_count, short_seconds
+from experiments.harness.race import title
+from experiments.harness.records import by, distinct, gain, median, select
 from experiments.scan_limits import predictions as predicted
 from experiments.scan_limits.contenders import ASSOCIATIVE, AUTO, SCAN
 from experiments.scan_limits.shapes import DIRECTIONS
@@ -41,7 +43,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     good, looks = _timed(records), _looks(records)
     drawn = {}
     for direction in DIRECTIONS:
-        rows = _of(good, direction=direction)
+        rows = select(good, direction=direction)
         if rows:
             drawn[direction.replace("+", "_")] = _ratio_figure(rows, direction, looks)
     compiled = _compiled(records)
@@ -55,7 +57,7 @@ def summary(records: Sequence[Record]) -> Summary:
     good, compiled = _timed(records), _compiled(records)
     tables = []
     for direction in DIRECTIONS:
-        rows = _of(good, direction=direction)
+        rows = select(good, direction=direction)
         if rows:
             tables += [_brief_table(rows, direction), _ratio_table(rows, direction)]
     if good:
@@ -63,9 +65,8 @@ def summary(records: Sequence[Record]) -> Summary:
     tables += predictions.tables(predicted.of(good))
     if compiled:
         tables.append(_compile_table(compiled))
-    wrong = [record for record in records if record.get("counts") is False]
-    if wrong:
-        tables.append(_wrong_table(wrong))
+    columns = ("contender", "error, as a share of what rounding explains")
+    tables += race.wrong_table(records, columns, _wrong)
     skipped = dict.fromkeys(record["skipped"] for record in records if "skipped" in record)
     if skipped:
         rows = tuple((text,) for text in skipped)
@@ -79,7 +80,9 @@ def summary(records: Sequence[Record]) -> Summary:
         _accuracy_verdict(records),
         # auto is one of the methods.
         predictions.verdict(
-            predicted.of(record for record in good if record["contender"] != AUTO), _where
+            predicted.of(record for record in good if record["contender"] != AUTO),
+            _where,
+            predicted.doubt,
         ),
     )
     return Summary(verdicts, tuple(tables))
@@ -90,29 +93,16 @@ def summary(records: Sequence[Record]) -> Summary:
 
 def _timed(records: Iterable[Record]) -> list[Record]:
     """Contenders that were timed and whose result was right."""
-    return [record for record in records if record.get("counts") and "ratio" in record]
+    return [record for record in race.counted(records) if 0 < record.get("ratio", 0) < math.inf]
 
 
 def _compiled(records: Iterable[Record]) -> list[Record]:
-    return [
-        record
-        for record in records
-        if record["point"].get("measure") == "compile" and "compile_seconds" in record
-    ]
+    compiled = [r for r in select(records, measure="compile") if "compile_seconds" in r]
+    return [record for record in compiled if 0 < _compiling(record) < math.inf]
 
 
-def _of(records: Iterable[Record], **wanted: Any) -> list[Record]:
-    """Records whose fields, their own or their point's, have the wanted values."""
-    return [
-        record
-        for record in records
-        if all(record.get(key, record["point"].get(key)) == value for key, value in wanted.items())
-    ]
-
-
-def _values(records: Iterable[Record], key: str) -> list[Any]:
-    """The different values of a field of the points, in the order in which they came."""
-    return list(dict.fromkeys(record["point"][key] for record in records))
+def _compiling(record: Record) -> float:
+    return median(record, "compile_seconds")
 
 
 def _contenders(records: Iterable[Record]) -> list[str]:
@@ -144,28 +134,20 @@ def _where(record: Record) -> str:
     return "{shape} {direction}".format_map(record["point"])
 
 
-def _median(record: Record) -> float:
-    return float(np.median(record["seconds"]))
-
-
-def _title(direction: str) -> str:
-    return direction.replace("+", " + ")
-
-
 # Figures.
 
 
 def _ratio_figure(
     rows: Sequence[Record], direction: str, looks: dict[str, dict[str, Any]]
 ) -> Figure:
-    shapes = _values(rows, "shape")
+    shapes = distinct(rows, "shape")
     height = {shape: len(shapes) - 1 - index for index, shape in enumerate(shapes)}
     figure, panels = figures.new_figure(size=(9.2, 1.6 + 0.42 * len(shapes)))
     axes = panels[0, 0]
-    axes.set_title(_title(direction))
+    axes.set_title(title(direction))
     axes.axvline(1, color=colours.GREY, linestyle=(0, (1, 1.5)), label="streaming the same bytes")
     for name in reversed(_contenders(rows)):  # auto last, on top
-        series = _of(rows, contender=name)
+        series = select(rows, contender=name)
         axes.plot(
             [record["ratio"] for record in series],
             [height[record["point"]["shape"]] for record in series],
@@ -174,7 +156,7 @@ def _ratio_figure(
             markeredgewidth=2.0 if name == AUTO else 1.0,
             **{**looks[name], "linestyle": "none"},
         )
-    asked = _of(rows, contender=AUTO)
+    asked = select(rows, contender=AUTO)
     asked = [record for record in asked if record["asked"] is not None]
     axes.plot(
         [record["asked"] for record in asked],
@@ -196,19 +178,19 @@ def _ratio_figure(
     axes.set_ylabel("outer x T x inner")
     figures.legend_below(figure)
     figure.set_label(
-        f"{_title(direction).capitalize()}: median time over that of streaming as many bytes as "
+        f"{title(direction).capitalize()}: median time over that of streaming as many bytes as "
         "the scan must move, the best of three elementwise kernels in the same run. Left is faster."
     )
     return figure
 
 
 def _compile_figure(records: Sequence[Record], looks: dict[str, dict[str, Any]]) -> Figure:
-    directions, dtypes = _values(records, "direction"), _values(records, "dtype")
+    directions, dtypes = distinct(records, "direction"), distinct(records, "dtype")
     figure, panels = figures.new_figure(len(directions), len(dtypes), sharey=True)
     for row, direction in zip(panels, directions, strict=True):
         for axes, dtype in zip(row, dtypes, strict=True):
-            here = _of(records, direction=direction, dtype=dtype)
-            axes.set_title(f"{_title(direction)}, {dtype}")
+            here = select(records, direction=direction, dtype=dtype)
+            axes.set_title(f"{title(direction)}, {dtype}")
             axes.axhline(
                 _COMPILE_SECONDS,
                 color=colours.GREY,
@@ -216,14 +198,14 @@ def _compile_figure(records: Sequence[Record], looks: dict[str, dict[str, Any]])
                 label=f"{short_seconds(_COMPILE_SECONDS)}, asked of auto",
             )
             for name in reversed(_contenders(here)):
-                series = _of(here, contender=name)
+                series = select(here, contender=name)
                 axes.plot(
                     [record["point"]["length"] for record in series],
-                    [np.median(record["compile_seconds"]) for record in series],
+                    [_compiling(record) for record in series],
                     label=name,
                     **looks[name],
                 )
-            figures.length_axis(axes, _values(here, "length"))
+            figures.length_axis(axes, distinct(here, "length"))
             figures.seconds_axis(axes, "lowering and compiling" if axes is row[0] else "")
     figures.legend_below(figure)
     figure.set_label("Time to lower and compile against length, median; nothing is run.")
@@ -240,7 +222,7 @@ def _brief_table(rows: Sequence[Record], direction: str) -> Table:
         any_record = next(iter(point.values()))
         auto = point.get(AUTO)
         others = [record for name, record in point.items() if name != AUTO]
-        best = min(others, key=_median, default=None)
+        best = min(others, key=median, default=None)
         asked = any_record["asked"]
         met = "" if asked is None or auto is None else _MET[auto["ratio"] <= asked]
         body.append(
@@ -255,9 +237,9 @@ def _brief_table(rows: Sequence[Record], direction: str) -> Table:
             )
         )
     columns = ("shape", "GB/s", "auto", "asked", "best other", SCAN, "associative_scan")
-    title = f"Time over streaming the same bytes, {_title(direction)}"
+    name = f"Time over streaming the same bytes, {title(direction)}"
     note = "GB/s: of the streams. associative_scan: that of jax.lax. – : not asked, or not timed."
-    return Table(title, columns, tuple(body), note=note)
+    return Table(name, columns, tuple(body), note=note)
 
 
 def _ratio_table(rows: Sequence[Record], direction: str) -> Table:
@@ -269,8 +251,8 @@ def _ratio_table(rows: Sequence[Record], direction: str) -> Table:
         )
         for point in _by_point(rows)
     ]
-    title = f"Everyone's time over streaming the same bytes, {_title(direction)}"
-    return Table(title, ("shape", *map(_short, names)), tuple(body), brief=False)
+    name = f"Everyone's time over streaming the same bytes, {title(direction)}"
+    return Table(name, ("shape", *map(_short, names)), tuple(body), brief=False)
 
 
 def _accuracy_table(rows: Sequence[Record]) -> Table:
@@ -292,34 +274,24 @@ def _accuracy_table(rows: Sequence[Record]) -> Table:
 
 
 def _compile_table(records: Sequence[Record]) -> Table:
-    lengths = sorted(_values(records, "length"))
+    lengths = sorted(distinct(records, "length"))
     body = []
-    for direction in _values(records, "direction"):
-        for dtype in _values(records, "dtype"):
-            here = _of(records, direction=direction, dtype=dtype)
+    for direction in distinct(records, "direction"):
+        for dtype in distinct(records, "dtype"):
+            here = select(records, direction=direction, dtype=dtype)
             for name in _contenders(here):
-                found = {row["point"]["length"]: row for row in _of(here, contender=name)}
+                found = by(select(here, contender=name), "length")
                 cells = [
-                    short_seconds(float(np.median(found[length]["compile_seconds"])))
-                    if length in found
-                    else "–"
+                    short_seconds(_compiling(found[length])) if length in found else "–"
                     for length in lengths
                 ]
-                body.append((f"{_short(name)}, {_title(direction)}, {dtype}", *cells))
+                body.append((f"{_short(name)}, {title(direction)}, {dtype}", *cells))
     columns = ("", *(f"T = {short_count(length)}" for length in lengths))
     return Table("Time to lower and compile", columns, tuple(body), brief=False)
 
 
-def _wrong_table(records: Sequence[Record]) -> Table:
-    rows = tuple(
-        (f"{record['contender']}, {_where(record)}", f"{record['error']:.3g}") for record in records
-    )
-    return Table(
-        "Not counted: the result was wrong",
-        ("contender", "error, as a share of what rounding explains"),
-        rows,
-        note="These times appear in no figure and no other table.",
-    )
+def _wrong(record: Record) -> tuple[str, ...]:
+    return f"{record['contender']}, {_where(record)}", number(record["error"], ".3g")
 
 
 def _ratio(record: Record | None) -> str:
@@ -335,14 +307,17 @@ def _short(name: str) -> str:
 
 def _asked_verdict(good: Sequence[Record]) -> Verdict:
     claim = "auto is within the asked ratio to streaming at every shape"
-    asked = [r for r in _of(good, contender=AUTO) if r["asked"] is not None]
-    if not asked:
+    every = [r for r in select(good, contender=AUTO) if r["asked"] is not None]
+    if not every:
         return Verdict(claim, "open", "No shape with a figure to reach was timed yet.")
+    asked = [record for record in every if not predicted.doubt([record])]
+    if not asked:
+        return Verdict(claim, "open", predicted.doubt(every))
     met = sum(record["ratio"] <= record["asked"] for record in asked)
     worst = max(asked, key=lambda record: record["ratio"] / record["asked"])
     text = (
         f"{met} of {len(asked)} are. The farthest, {_where(worst)}: {worst['ratio']:.3g}, "
-        f"asked {worst['asked']:g}."
+        f"asked {worst['asked']:g}." + race.left_out(len(every) - len(asked))
     )
     outcome: Outcome = (
         "confirmed" if met == len(asked) else "refined" if 2 * met >= len(asked) else "refuted"
@@ -358,12 +333,11 @@ def _best_verdict(good: Sequence[Record]) -> Verdict:
         # The method that auto takes is the same program under its own name.
         same = auto and f"linear_scan {auto.get('auto_takes')}"
         others = [record for name, record in point.items() if name not in (AUTO, same)]
-        if auto and others:
-            best = min(others, key=_median)
-            clear = np.quantile(auto["seconds"], 0.25) > np.quantile(best["seconds"], 0.75)
-            behind.append((_median(auto) / _median(best), bool(clear), auto, best))
+        if auto and others and not race.single([auto, *others]):
+            best = min(others, key=median)
+            behind.append((*gain(auto, best), auto, best))
     if not behind:
-        return Verdict(claim, "open", "auto was timed beside no other yet.")
+        return Verdict(claim, "open", race.single(good) or "auto was timed beside no other yet.")
     slower = [it for it in behind if it[0] > _SLOWER]
     factor, _, auto, best = max(behind, key=lambda it: it[0])
     where = f"{_where(auto)}, where it takes {factor:.3g} times as long as {best['contender']}"
@@ -385,31 +359,31 @@ def _tree_verdict(good: Sequence[Record]) -> Verdict:
     gains = []
     for point in _by_point(good):
         auto, tree = point.get(AUTO), point.get(ASSOCIATIVE)
-        if auto and tree and auto["size"] > _LARGE:
+        if auto and tree and auto["size"] > _LARGE and not race.single([auto, tree]):
             asked = _GAIN_OF_A_CHAIN if auto["lanes"] == 1 else _GAIN
-            gains.append((_median(tree) / _median(auto), asked, auto))
+            gains.append((gain(tree, auto)[0], asked, auto))
     if not gains:
-        return Verdict(claim, "open", "No shape that large was timed by both yet.")
-    gain, asked, auto = min(gains, key=lambda it: it[0] / it[1])
-    text = f"The least, {_where(auto)}: {gain:.3g} times, asked {asked:g}."
-    met = sum(gain >= asked for gain, asked, _ in gains)
+        none = "No shape that large was timed by both yet."
+        return Verdict(claim, "open", race.single(good) or none)
+    least, asked, auto = min(gains, key=lambda it: it[0] / it[1])
+    text = f"The least, {_where(auto)}: {least:.3g} times, asked {asked:g}."
+    met = sum(times >= asked for times, asked, _ in gains)
     if met == len(gains):
         return Verdict(claim, "confirmed", text)
-    outcome: Outcome = "refined" if all(gain > 1 for gain, _, _ in gains) else "refuted"
+    outcome: Outcome = "refined" if all(times > 1 for times, _, _ in gains) else "refuted"
     return Verdict(claim, outcome, f"At {met} of {len(gains)} points. {text}")
 
 
 def _compile_verdict(compiled: Sequence[Record]) -> Verdict:
     claim = "auto compiles in less than 0.5 s at any T, complex numbers and gradients included"
-    autos = _of(compiled, contender=AUTO)
+    autos = select(compiled, contender=AUTO)
     if not autos:
         return Verdict(claim, "open", "auto was not compiled yet.")
-    seconds = {id(record): float(np.median(record["compile_seconds"])) for record in autos}
-    worst = max(autos, key=lambda record: seconds[id(record)])
-    slow = sum(value >= _COMPILE_SECONDS for value in seconds.values())
+    worst = max(autos, key=_compiling)
+    slow = sum(_compiling(record) >= _COMPILE_SECONDS for record in autos)
     point = worst["point"]
     text = (
-        f"The longest: {short_seconds(seconds[id(worst)])}, {_title(point['direction'])}, "
+        f"The longest: {short_seconds(_compiling(worst))}, {title(point['direction'])}, "
         f"{point['dtype']}, T = {short_count(point['length'])}."
     )
     if not slow:
@@ -419,11 +393,12 @@ def _compile_verdict(compiled: Sequence[Record]) -> Verdict:
 
 def _accuracy_verdict(records: Sequence[Record]) -> Verdict:
     claim = "auto is as exact as rounding allows: h and its gradients are within their bounds"
-    autos = [record for record in _of(records, contender=AUTO) if "counts" in record]
+    autos = [record for record in select(records, contender=AUTO) if "counts" in record]
     if not autos:
         return Verdict(claim, "open", "auto was not timed yet.")
-    worst = max(autos, key=lambda record: (np.isnan(record["error"]), record["error"]))
-    text = f"The largest error is {worst['error']:.3g} of the bound, {_where(worst)}."
+    worst = race.worst(autos)
+    error = f"{worst['error']:.3g} of the bound" if math.isfinite(worst["error"]) else "no number"
+    text = f"The largest error is {error}, {_where(worst)}."
     wrong = sum(not record["counts"] for record in autos)
     if wrong:
         return Verdict(claim, "refuted", f"Not at {wrong} of {len(autos)} points. {text}")

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.harness import race
 from experiments.harness.kinds import KINDS
 from experiments.harness.layer_configs import Layer, LayerConfig, build
+from experiments.harness.race import BOTH, FORWARD
 from experiments.harness.timing import Check, Contender
 from experiments.wallclock import reference, stepped
 
-FORWARD, BOTH = "forward", "forward+backward"
 # What is not linear in its state has one program: a gate or an activation that reads the state has
 # to wait for it.
 STEP_BY_STEP, ONE_PASS = "step by step", "one pass"
@@ -96,15 +97,7 @@ def program(kind: str, way: str, direction: str) -> Callable[..., Any]:
     def forward(layer: Any, x: jax.Array) -> jax.Array:
         return layer(x, **options)[0]
 
-    return forward if direction == FORWARD else with_gradients(forward)
-
-
-def with_gradients(forward: Callable[..., jax.Array]) -> Callable[..., Any]:
-    def both(layer: Any, x: jax.Array, g: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
-        y, pullback = jax.vjp(forward, layer, x)
-        return y, *pullback(g)
-
-    return both
+    return forward if direction == FORWARD else race.with_gradients(forward)
 
 
 def check(output: Any, task: Task) -> Check:
@@ -118,13 +111,7 @@ def check(output: Any, task: Task) -> Check:
 def judged(found: dict[str, Any], task: Task) -> Check:
     """The largest relative error, in the 2-norm, over y and every gradient there is."""
     limit = tolerance(task.x.shape, task.carried, backward=len(found) > 1)
-    errors = [_relative_error(np.asarray(found[name]), task.expected[name]) for name in found]
-    return Check(float(np.max(errors)), limit, "float64, step by step")
-
-
-def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    error = np.linalg.norm(found - expected)
-    return float(error / np.linalg.norm(expected)) if error else 0.0
+    return race.judged(found, task.expected, limit)
 
 
 # In a layer whose gates, exponentials and products follow one another, no eigenvalue says how far

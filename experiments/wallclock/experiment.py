@@ -11,13 +11,12 @@ import jax
 import pydantic
 from matplotlib.figure import Figure
 
-from experiments.harness import device, limits, predictions
-from experiments.harness.config import Config as BaseConfig
+from experiments.harness import device, limits, predictions, race
 from experiments.harness.experiment import Point, Record, Summary
-from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.figures import short_count, short_seconds
 from experiments.harness.layer_configs import LayerConfig, check_names
 from experiments.harness.progress import say
-from experiments.harness.timing import Contender, compare
+from experiments.harness.timing import Contender
 from experiments.wallclock import costs, peers, time_figures, verdicts, work
 from experiments.wallclock.contenders import (
     BOTH,
@@ -41,7 +40,7 @@ CLAIM = (
 _MATRICES = 256  # of the layers' width, multiplied to say how fast such products are
 
 
-class Config(BaseConfig):
+class Config(race.Config):
     """What to time: every layer at every length, by every method where it has a choice."""
 
     layers: tuple[LayerConfig, ...] = pydantic.Field(min_length=1)
@@ -54,9 +53,6 @@ class Config(BaseConfig):
     width: int = pydantic.Field(32, ge=2, description="features, state width and outputs")
     peers: bool = pydantic.Field(False, description="time other packages too, where installed")
     seed: pydantic.NonNegativeInt = 0
-    rounds: int = pydantic.Field(9, ge=3, description="samples of each contender")
-    sample_seconds: pydantic.PositiveFloat = 1e-3
-    budget_seconds: pydantic.PositiveFloat = 1.0
     product_size: int = pydantic.Field(1024, ge=16, description="of the matrices timed as limit")
     max_bytes: pydantic.PositiveInt = 4 * 2**30
     max_seconds: pydantic.PositiveFloat = pydantic.Field(3.0, description="of one evaluation")
@@ -105,7 +101,7 @@ def summary(records: Sequence[Record]) -> Summary:
     good = counted(records)
     predicted = costs.predictions(good)
     known = costs.distinct([record for record in good if costs.measured(record)])
-    near = predictions.verdict(costs.predictions(known), costs.rivals)
+    near = predictions.verdict(costs.predictions(known), costs.rivals, race.doubt)
     found = (verdicts.waits(records), verdicts.returns(records), near)
     return Summary(found, tables(records) + predictions.tables(predicted))
 
@@ -121,9 +117,8 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
         shapes = jax.eval_shape(functools.partial(make_layer, layer, **own))
         for way in ways(layer.kind, config.methods):
             name = contender_name(layer, way)
-            if refusal := _too_large(config, shapes, way, direction, length):
-                said = f"{name}, {describe(point)}: {refusal.pop('reason')} (predicted)"
-                yield {"point": point, "contender": name, "skipped": said, **refusal}
+            if refusal := _too_large(config, shapes, name, way, point):
+                yield {"point": point, "contender": name, **refusal}
                 continue
             say(f"reference of {layer.name}")
             frozen = cast(Hashable, layer)  # every config is
@@ -141,35 +136,26 @@ def _run_point(config: Config, point: Point) -> Iterator[Record]:
             facts[it.name] = _of_peer(config, task, peer)
     # As many bytes as a dense layer must move: the limit at this very size, caches included.
     streamed = 4 * (6 if direction == BOTH else 2) * config.batch * length * config.width
-    timings = compare(
-        contenders + limits.contenders(streamed, config.product_size),
-        rounds=config.rounds,
-        sample_seconds=config.sample_seconds,
-        budget_seconds=config.budget_seconds,
-        watch=say,
-    )
-    machine = limits.measured(timings, streamed, config.product_size)
+    least = {
+        name: limits.Work(it["least_bytes"], it["least_flops"])
+        for name, it in facts.items()
+        if "layer" in it
+    }
+    timings = race.beside_limit(config, contenders, least, streamed, config.product_size)
+    streams = [timing for timing, _ in timings if limits.is_stream(timing)]
     each = device.each(
-        limits.stream_seconds(timings),
+        limits.stream_seconds(streams),
         streamed / 3,
-        by_call=min(t.repeats for t in timings if limits.is_stream(t)) == 1,
+        by_call=min(timing.repeats for timing in streams) == 1,
         flop_rate=limits.flop_rate(config.width, count=_MATRICES),
     )
-    for timing in timings:
+    for timing, limit in timings:
         record: Record = {"point": point, "contender": timing.name, **timing.as_record()}
         record |= facts.get(timing.name, {})
-        if "layer" in record:
+        if limit:
             # What repeats in a loop uses its memory again.
             fresh = each if timing.repeats == 1 else dataclasses.replace(each, fresh=0.0)
-            record |= predictions.kept(fresh)
-        if "least_bytes" in record:
-            least = limits.Work(record["least_bytes"], record["least_flops"])
-            record |= {
-                "bandwidth": machine.bandwidth,
-                "flop_rate": machine.flop_rate,
-                "limit_seconds": machine.seconds(least),
-                "limited_by": machine.bound(least),
-            }
+            record |= {**predictions.kept(fresh), **limit}
         yield record
 
 
@@ -199,26 +185,16 @@ def _of_peer(config: Config, task: Task, peer: peers.Peer) -> dict[str, Any]:
     return own | {"batch": config.batch, "width": config.width}
 
 
-def _too_large(
-    config: Config, shapes: Any, way: str, direction: str, length: int
-) -> dict[str, Any]:
+def _too_large(config: Config, shapes: Any, name: str, way: str, point: Point) -> Record:
     """Why not to try it, with the prediction; empty where it fits the memory and the patience."""
-    needed = work.predicted_bytes(shapes, way, direction, config.batch, length)
-    seconds = work.predicted_seconds(shapes, way, direction, config.batch, length)
-    backward = BOTH in config.directions
-    judging = work.reference_seconds(shapes, backward, config.batch, length)
-    available = min(config.max_bytes, limits.memory_bytes() * 3 // 4)
-    if needed > available:
-        reason = f"would need {short_bytes(needed)} of {short_bytes(available)}"
-    elif seconds > config.max_seconds:
-        reason = f"would take {short_seconds(seconds)} of {short_seconds(config.max_seconds)}"
-    elif judging > (most := config.max_reference_seconds):
+    direction, length = point["direction"], point["length"]
+    backward, sizes = BOTH in config.directions, (config.batch, length)
+    needed = work.predicted_bytes(shapes, way, direction, *sizes)
+    seconds = work.predicted_seconds(shapes, way, direction, *sizes)
+    judging, most = work.reference_seconds(shapes, backward, *sizes), config.max_reference_seconds
+    name = f"{name}, {describe(point)}"
+    refusal = race.too_large(config, name, needed, seconds, config.max_seconds)
+    if not refusal and judging > most:
         reason = f"its float64 reference would take {short_seconds(judging)} of {most:g} s"
-    else:
-        return {}
-    return {
-        "reason": reason,
-        "predicted_bytes": needed,
-        "predicted_seconds": seconds,
-        "predicted_reference_seconds": judging,
-    }
+        refusal = race.refused(name, reason, needed, seconds)
+    return refusal and {**refusal, "predicted_reference_seconds": judging}

@@ -27,8 +27,9 @@ from jax.experimental import rnn
 
 from experiments.harness import packages
 from experiments.harness.packages import TORCH, Packages
+from experiments.harness.race import with_gradients
 from experiments.harness.timing import Check, Contender
-from experiments.wallclock.contenders import BOTH, Task, check, judged, with_gradients
+from experiments.wallclock.contenders import BOTH, Task, check, judged
 from experiments.wallclock.reference import parameters
 
 

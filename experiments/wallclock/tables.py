@@ -6,45 +6,39 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from experiments.harness import race
 from experiments.harness.experiment import Record, Table
 from experiments.harness.figures import short_bytes, short_count, short_seconds
-from experiments.wallclock.records import (
-    by_length,
-    counted,
-    distinct,
-    fraction,
-    lengths,
-    of,
-    seconds,
-    series,
-    share,
-    title,
-)
+from experiments.harness.race import percent, title
+from experiments.harness.records import by, distinct, select
+from experiments.wallclock.records import counted, lengths, seconds, series
 
 _OTHERS = (
-    ("Share of the machine's limit", fraction, share),
+    ("Share of the machine's limit", race.share, percent),
     ("Compile time", lambda record: record["compile_seconds"], short_seconds),
     ("Peak temporary memory", lambda record: record["temporary_bytes"], short_bytes),
-    ("Largest relative error against float64", lambda record: record["error"], "{:.1e}".format),
+    (
+        "Largest relative error against float64",
+        lambda record: record["error"],
+        race.error,
+    ),
 )
 
 
 def tables(records: Sequence[Record]) -> tuple[Table, ...]:
     good = counted(records)
     directions = distinct(good, "direction")
-    made = [_time_table(of(good, direction=direction), direction) for direction in directions]
+    made = [_time_table(select(good, direction=direction), direction) for direction in directions]
     for name, value, text in _OTHERS:
         for direction in directions:
-            rows = of(good, direction=direction)
+            rows = select(good, direction=direction)
             made.append(_plain_table(rows, f"{name}, {title(direction)}", value, text))
     made += _peer_tables(records)
     skipped = [record for record in records if "predicted_bytes" in record and "skipped" in record]
     if skipped:
         made.append(_skipped_table(skipped))
-    wrong = [record for record in records if record.get("counts") is False]
-    if wrong:
-        made.append(_wrong_table(wrong))
-    return tuple(made)
+    columns = ("contender", "relative error", "tolerance")
+    return (*made, *race.wrong_table(records, columns, _wrong))
 
 
 def _some(lengths: list[int], most: int = 5) -> list[int]:
@@ -58,7 +52,7 @@ def _some(lengths: list[int], most: int = 5) -> list[int]:
 def _time_table(rows: list[Record], direction: str) -> Table:
     """Times, and the share of the limit at the longest length that a contender was timed at."""
     table = _plain_table(rows, "", seconds, short_seconds)
-    shares = [share(fraction(records[-1])) for records in series(rows)]
+    shares = [percent(race.share(records[-1])) for records in series(rows)]
     return Table(
         f"Time per sequence, {title(direction)} "
         f"(batch {rows[0]['batch']}, width {rows[0]['width']})",
@@ -79,7 +73,7 @@ def _plain_table(
     shown = _some(lengths(rows))
     body = []
     for records in series(rows):
-        found = by_length(records)
+        found = by(records, "length")
         cells = [text(value(found[n])) if n in found else "–" for n in shown]
         body.append((records[0]["contender"], *cells))
     heads = ("", *(f"T = {short_count(n)}" for n in shown))
@@ -93,9 +87,9 @@ def _peer_tables(records: Sequence[Record]) -> list[Table]:
     note = "; ".join(missing)
     made = []
     for direction in distinct(found, "direction"):
-        for length in lengths(of(found, direction=direction)):
-            theirs = of(found, direction=direction, length=length)
-            ours = of(counted(records), direction=direction, length=length)
+        for length in lengths(select(found, direction=direction)):
+            theirs = select(found, direction=direction, length=length)
+            ours = select(counted(records), direction=direction, length=length)
             first = ("time per sequence", *(short_seconds(seconds(record)) for record in theirs))
             rows = [(r["contender"], *(_over(r, record) for record in theirs)) for r in ours]
             title_ = f"{title(direction)}, T = {short_count(length)}"
@@ -126,18 +120,6 @@ def _skipped_table(records: Sequence[Record]) -> Table:
     return Table("Left out as too large", ("contender", "bytes predicted"), rows, brief=False)
 
 
-def _wrong_table(records: Sequence[Record]) -> Table:
-    rows = tuple(
-        (
-            "{contender}, {point[direction]}, T = {point[length]}".format_map(record),
-            f"{record['error']:.1e}",
-            f"{record['tolerance']:.1e}",
-        )
-        for record in records
-    )
-    return Table(
-        "Not counted: the result was wrong",
-        ("contender", "relative error", "tolerance"),
-        rows,
-        note="These times appear in no figure and no other table.",
-    )
+def _wrong(record: Record) -> tuple[str, ...]:
+    name = "{contender}, {point[direction]}, T = {point[length]}".format_map(record)
+    return name, *race.errors(record)

@@ -8,20 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
-from experiments.harness import colours, figures
+from experiments.harness import colours, figures, race
 from experiments.harness.experiment import Record
-from experiments.wallclock.records import (
-    distinct,
-    fraction,
-    has_choice,
-    lengths,
-    of,
-    seconds,
-    series,
-    title,
-)
+from experiments.harness.race import title
+from experiments.harness.records import distinct, select
+from experiments.wallclock.records import has_choice, lengths, seconds, series
 
 _DASH_DOT = (0, (6, 2, 1, 2))
 _COLUMNS = 4
@@ -34,12 +27,12 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     if not records:
         return {}
     made = {
-        f"time_{direction.replace('+', '_and_')}": _time(of(records, direction=direction))
+        f"time_{direction.replace('+', '_and_')}": _time(select(records, direction=direction))
         for direction in distinct(records, "direction")
     }
     direction = distinct(records, "direction")[-1]
-    last, name = of(records, direction=direction), title(direction)
-    share = _grid(last, lambda record: 100 * fraction(record), _percent_axis)
+    last, name = select(records, direction=direction), title(direction)
+    share = _grid(last, lambda record: 100 * race.share(record), _percent_axis)
     share.set_label(
         f"How near each program comes to the limit of the machine, {name}: the larger of bytes / "
         "measured bandwidth and operations / measured rate of matrix products, over the time taken."
@@ -82,7 +75,7 @@ def _grid(
     single = [record for record in records if not has_choice(record)]
     panels = [single] if single else []
     choosing = [record for record in records if has_choice(record)]
-    panels += [of(choosing, layer=layer) for layer in distinct(choosing, "layer")]
+    panels += [select(choosing, layer=layer) for layer in distinct(choosing, "layer")]
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     size = (max(7.2, 3.1 * columns), 2.9 * rows + 0.9)
@@ -94,11 +87,13 @@ def _grid(
         axis(axes)
         if mine is not single:
             axes.set_title(mine[0]["layer"])
-            rnn = of(records, kind="RNN")[:1]
-            beside = of(single, layer=rnn[0]["layer"]) if rnn else []
+            rnn = select(records, kind="RNN")[:1]
+            beside = select(single, layer=rnn[0]["layer"]) if rnn else []
             line = {"color": colours.BLUE, "linewidth": 1, "alpha": 0.6}
             _draw(axes, beside, value, None, label="the tanh RNN, to compare", **line)
-            _draw_limit(axes, mine, limit)
+            if limit:  # the same for all methods of a layer
+                found = {r["point"]["length"]: r["limit_seconds"] / r["batch"] for r in mine}
+                race.draw_limit(axes, found, _DASH_DOT)
         for one in series(mine):
             _draw(axes, one, value, samples, **_look(one[0], records))
         if mine is single:
@@ -117,7 +112,7 @@ def _look(record: Record, records: Sequence[Record]) -> dict:
     look = figures.line_style(record["kind"], record["method"]) | {"markeredgewidth": 0.5}
     if has_choice(record):
         return look
-    alike = distinct(of(records, kind=record["kind"]), "layer")
+    alike = distinct(select(records, kind=record["kind"]), "layer")
     line = _OF_A_KIND[alike.index(record["layer"]) % len(_OF_A_KIND)]
     return {**look, "linestyle": line, "label": record["layer"]}
 
@@ -134,15 +129,6 @@ def _draw(
         figures.draw_band(axes, x, [samples(record) for record in records], **style)
     elif x:
         axes.plot(x, [value(record) for record in records], **style)
-
-
-def _draw_limit(axes: Axes, records: Sequence[Record], wanted: bool) -> None:
-    """The machine's, the same for all methods of a layer."""
-    if wanted:
-        found = {r["point"]["length"]: r["limit_seconds"] / r["batch"] for r in records}
-        x = sorted(found)
-        line = {"color": colours.GREY, "linestyle": _DASH_DOT, "label": "limit of the machine"}
-        axes.plot(x, [found[length] for length in x], **line)
 
 
 def _outer_labels(axes: Axes, grid: np.ndarray, panels: Sequence) -> None:
@@ -175,8 +161,5 @@ def _bytes_axis(axes: Axes) -> None:
 
 
 def _percent_axis(axes: Axes) -> None:
-    axes.set_yscale("log")
+    race.percent_axis(axes)
     axes.yaxis.set_major_locator(_narrow())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel("share of the limit reached")

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from experiments.harness import race
 from experiments.harness.experiment import Record, Verdict
 from experiments.harness.figures import short_count, short_seconds
 from experiments.harness.kinds import KINDS
-from experiments.wallclock.records import (
-    by_length,
-    counted,
-    distinct,
-    fraction,
-    gain,
-    lengths,
-    of,
-    seconds,
-    share,
-    title,
-)
+from experiments.harness.race import percent, title
+from experiments.harness.records import by, distinct, gain, select
+from experiments.wallclock.records import counted, lengths, seconds
 from experiments.wallclock.work import levels
 
 PARALLEL = ("associative", "blocked")
@@ -42,25 +35,29 @@ def waits(records: Sequence[Record]) -> Verdict:
     """Claim 5. Confirmed: the tanh RNN is far from the limit and a parallel method clearly faster
     than its sequential one. Refined: far from the limit, but none is. Refuted: near the limit."""
     claim, good = "Step t waits for t-1, so the machine idles", counted(records)
-    longest = of(good, kind="RNN", length=max(lengths(good), default=0))
+    longest = select(good, kind="RNN", length=max(lengths(good), default=0))
     if not longest:
         return Verdict(claim, "open", "No tanh RNN was timed and found right yet.", 5)
     direction = distinct(longest, "direction")[-1]
-    rnn = of(longest, direction=direction)[0]
-    length, reached = rnn["point"]["length"], fraction(rnn)
+    rnn = select(longest, direction=direction)[0]
+    if doubt := race.doubt([rnn, *select(good, point=rnn["point"])]):
+        return Verdict(claim, "open", doubt, 5)
+    length, reached = rnn["point"]["length"], min(race.share(rnn), 1.0)
     text = (
         f"{title(direction).capitalize()} at T = {short_count(length)}: the tanh RNN takes "
         f"{short_seconds(seconds(rnn) * rnn['batch'] / length)} a step and reaches "
-        f"{share(reached)} of this machine's limit ({rnn['limited_by']})."
+        f"{percent(reached)} of this machine's limit ({rnn['limited_by']})."
     )
-    value = f"{share(reached)} of the limit"
+    value = f"{percent(reached)} of the limit"
     if reached >= _BUSY:
         return Verdict(claim, "refuted", f"{text} It hardly idles.", 5, value)
     linear = [record for record in good if KINDS[record["kind"]].linear]
-    best = _best(of(linear, direction=direction))
+    best = _best(select(linear, direction=direction))
     if not best:
         text += " No parallel method was timed beside it yet."
         return Verdict(claim, "open", text, 5, value)
+    if doubt := race.doubt([best.sequential, best.parallel]):
+        return Verdict(claim, "open", f"{text} {doubt}", 5, value)
     where = f"arallel over time at T = {short_count(best.length)}, {best.parallel['layer']}"
     if best.times <= 1:
         text += f" But p{where} (the best of them) takes {1 / best.times:.2g} times as long."
@@ -79,19 +76,26 @@ def returns(records: Sequence[Record]) -> Verdict:
     claim = "Mamba-like models return to linear recurrence to be parallel"
     mine = [r for r in records if "kind" in r and KINDS[r["kind"]].state_space]
     wrong = [record for record in mine if not record["counts"]]
-    if wrong:
-        worst = max(wrong, key=lambda record: record["error"] / record["tolerance"])
+    numbers = [record for record in wrong if math.isfinite(record["error"])]
+    if numbers:
+        worst = race.worst(numbers)
         text = (
             f"{worst['contender']}, {title(worst['point']['direction'])} at T = "
             f"{short_count(worst['point']['length'])}, is off from its definition, step by step in "
             f"float64, by {worst['error']:.1e}; rounding explains {worst['tolerance']:.1e}."
         )
         return Verdict(claim, "refuted", text, 8, f"error {worst['error']:.1e}")
+    if wrong:
+        text = f"{wrong[0]['contender']} gave no numbers to hold against its definition."
+        return Verdict(claim, "open", text, 8)
+    mine = counted(mine)
     direction = distinct(mine, "direction")[-1:]
-    best = _best(of(mine, direction=direction[0])) if direction else None
+    best = _best(select(mine, direction=direction[0])) if direction else None
     if not best:
         text = "No selective state-space layer was timed by a parallel and the sequential method."
         return Verdict(claim, "open", text, 8)
+    if doubt := race.doubt([best.sequential, best.parallel]):
+        return Verdict(claim, "open", doubt, 8)
     parallel, length = best.parallel, best.length
     layer, worst = parallel["layer"], max(mine, key=lambda record: record["error"])
     text = (
@@ -101,8 +105,8 @@ def returns(records: Sequence[Record]) -> Verdict:
         f"time: {_chain(parallel, length)}. That takes {1 / best.times:.2g} times as long as its "
         "own sequential method"
     )
-    beside = of(records, direction=direction[0], length=length)
-    rnn, auto = of(beside, kind="RNN", counts=True), of(beside, layer=layer, method="auto")
+    beside = select(counted(records), direction=direction[0], length=length)
+    rnn, auto = select(beside, kind="RNN"), select(beside, layer=layer, method="auto")
     text += (
         f", {seconds(parallel) / seconds(rnn[0]):.2g} times as long as the tanh RNN" if rnn else ""
     )
@@ -129,9 +133,9 @@ def _best(rows: Sequence[Record]) -> _Gain | None:
     """The largest gain at the longest length."""
     gains = []
     for layer in distinct(rows, "layer"):
-        slow = by_length(of(rows, layer=layer, method="sequential"))
+        slow = by(select(rows, layer=layer, method="sequential"), "length")
         for method in PARALLEL:
-            fast = by_length(of(rows, layer=layer, method=method))
+            fast = by(select(rows, layer=layer, method=method), "length")
             length = max(slow.keys() & fast.keys(), default=0)
             if length:
                 times, clear = gain(slow[length], fast[length])

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from experiments.closed_form import experiment, matrices, present, reference, work
+from experiments.closed_form import contenders, experiment, present, reference, work
 from experiments.closed_form.contenders import contender, make_task
-from experiments.closed_form.work import BOTH, FORWARD, METHODS
+from experiments.closed_form.work import METHODS
 from experiments.harness import registry, run_folder
 from experiments.harness.config import ConfigError, resolve
+from experiments.harness.race import BOTH, FORWARD
 from rnnscan.scan.linear_methods import associative
 from rnnscan.scan.matrix_methods import blocked
 from rnnscan.scan.matrix_methods.diagonal import condition_number
@@ -86,20 +87,20 @@ def test_the_literal_formula_by_hand():
 
 @pytest.mark.parametrize("condition", [1.0, 4.0, 1024.0])
 def test_eigenvectors_are_as_bad_as_asked(condition):
-    W = matrices.coupled_pairs(condition, seed=1)
-    assert W.shape == (matrices.PAIRED_WIDTH, matrices.PAIRED_WIDTH)
+    W = contenders.coupled_pairs(condition, seed=1)
+    assert W.shape == (contenders.PAIRED_WIDTH, contenders.PAIRED_WIDTH)
     assert condition_number(W) == pytest.approx(condition, rel=1e-3)
     assert np.linalg.norm(W, 2) < 1.7
 
 
 def test_jordan_blocks_have_too_few():
-    W = matrices.coupled_pairs(1e9, seed=1).astype(np.float64)
+    W = contenders.coupled_pairs(1e9, seed=1).astype(np.float64)
     values = np.linalg.eigvals(W)
     value = values[0].real
     rank = np.linalg.matrix_rank(W - round(value * 64) / 64 * np.eye(len(W)), tol=1e-6)
     assert rank == len(W) - 1  # a double eigenvalue with one eigenvector
     with pytest.raises(ValueError, match=r"condition: got 0\.5"):
-        matrices.coupled_pairs(0.5, seed=1)
+        contenders.coupled_pairs(0.5, seed=1)
 
 
 def multiplications(method, length, width):
@@ -254,3 +255,32 @@ def test_bad_configs_are_told():
         resolve(experiment.Config, {"conditions": [0.5]}, [])
     with pytest.raises(ConfigError, match="widths should hold no value twice"):
         resolve(experiment.Config, {"widths": [4, 4]}, [])
+
+
+NAN = float("nan")
+SPOILT = {
+    "nan times": [LOOP, {**timed("blocked", 1.0), "seconds": [NAN] * 3}],
+    "zero times": [{**LOOP, "seconds": [0.0] * 3}, timed("blocked", 1.0)],
+    "beyond the limit": [LOOP, timed("blocked", 0.05)],
+    "no limit": [{**LOOP, "limit_seconds": NAN}, timed("blocked", 0.5)],
+    "single samples": [{**r, "seconds": [1.0]} for r in (LOOP, timed("blocked", 0.5))],
+    "nan error": [LOOP, {**timed("blocked", 0.5, counts=False), "error": NAN}],
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_no_verdict_rests_on_what_contradicts_itself(name):
+    records = [literal(), *SPOILT[name]]
+    present.plot(records)
+    summary = present.summary(records)
+    assert summary.verdicts[0].outcome == "open"
+    assert "nan" not in str(summary)
+    if name == "beyond the limit":
+        assert "mismeasured on a busy machine" in summary.verdicts[0].text
+
+
+def test_a_formula_that_gives_no_number_is_not_refuted():
+    records = [{**literal(NAN), "counts": False}, literal()]
+    summary = present.summary(records)
+    assert summary.verdicts[0].outcome == "open"
+    assert "nan" not in str(summary)

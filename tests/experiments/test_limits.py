@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.harness import limits
+from experiments.harness import limits, race
 from experiments.harness.limits import Limits, Work
 from experiments.harness.timing import Check, Timing, compare
 
@@ -62,3 +62,52 @@ def test_a_wrong_kernel_is_no_limit(monkeypatch):
     monkeypatch.setattr(limits, "_check", lambda *_, **__: Check(1.0, 0.0, "numpy"))
     with pytest.raises(ArithmeticError, match="is wrong"):
         limits.step_seconds.__wrapped__()
+
+
+def race_of(*products):
+    """`race.beside_limit` on a made-up clock: each measurement's seconds of the limit's kernels."""
+    config = race.Config(rounds=3)
+    left = [
+        [timing("LRU", 1.0), timing("limit: stream a", s), timing(_PRODUCT, s)] for s in products
+    ]
+    ready = []
+
+    def prepare(contenders, **_):
+        ready.append(contenders)
+        return contenders
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race, "prepare", prepare)
+        patch.setattr(race, "sample", lambda *_, **__: left.pop(0))
+        found = race.beside_limit(config, [], {"LRU": Work(bytes=12, flops=1)}, 12, 16)
+    assert len(ready) == 1  # nothing is compiled again
+    return found[0][1]["limit_seconds"], len(left)
+
+
+_PRODUCT = "limit: product of matrices"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept", "left"),
+    [
+        ([0.5, 9.0], 0.5, 1),  # right at once
+        ([2.0, 0.5, 9.0], 0.5, 1),  # the second time
+        ([4.0, 2.0, 3.0, 0.5], 2.0, 1),  # never: what contradicts itself least
+    ],
+)
+def test_what_beats_the_limit_is_measured_again(seconds, kept, left):
+    assert race_of(*seconds) == (pytest.approx(kept), left)
+
+
+def test_a_wrong_program_is_not_held_against_the_limit():
+    wrong = [timing("LRU", 1e-9, error=1.0), timing("limit: stream a", 1.0), timing(_PRODUCT, 1.0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race, "prepare", lambda *_, **__: [])
+        patch.setattr(race, "sample", lambda *_, **__: wrong)
+        found = race.beside_limit(race.Config(), [], {"LRU": Work(12, 1)}, 12, 16)
+    assert [it for it, _ in found] == wrong
+
+
+def test_shares_above_one_contradict_themselves():
+    assert not any(map(limits.contradicts, (0.0, 0.5, 1.0, limits.NOISE)))
+    assert all(map(limits.contradicts, (1.3, float("inf"), float("nan"))))

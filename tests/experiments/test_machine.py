@@ -97,6 +97,29 @@ def test_a_verdict_wants_near_times_and_good_choices(found, outcome):
     assert set(predictions.figure(made, lambda _: {"marker": "o"})) == {"prediction"}
 
 
+def test_no_prediction_is_held_against_what_contradicts_itself(records):
+    """Times far below the speed of memory, no times, no limits."""
+    nan = float("nan")
+    timed = [r for r in records if r["point"]["measure"] == "time" and "device" in r]
+    device = timed[0]["device"]
+    for change, text in (
+        ({"seconds": [1e-12] * 3}, "mismeasured"),
+        ({"seconds": [1.0]}, "single sample"),
+        ({"seconds": [nan] * 3}, "Nothing"),
+        ({"seconds": [0.0] * 3}, "Nothing"),
+        ({"device": {**device, "bytes": nan}}, "Nothing"),
+    ):
+        spoilt = [{**record, **change} for record in timed]
+        experiment.plot(spoilt)
+        (verdict,) = experiment.summary(spoilt).verdicts
+        assert verdict.outcome == "open"
+        assert text in verdict.text
+    names = {"bandwidth", "flop_rate", "value"}
+    spoilt = [r | dict.fromkeys(names & r.keys(), nan) for r in records if r["contender"] != "kind"]
+    experiment.plot(spoilt)
+    assert "nan" not in str(experiment.summary(spoilt))
+
+
 def test_rivals_are_compared_at_one_point_alone():
     made = [made_up("a", 1.0, 1.0, "here"), made_up("b", 9.0, 0.5, "there")]
     assert predictions.worst_choice(made, lambda record: record["point"]["at"]) == (1.0, None)

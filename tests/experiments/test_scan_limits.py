@@ -319,6 +319,45 @@ def test_the_verdicts_follow_from_the_records(case, which, outcome, text):
     assert text in verdict.text
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "outcomes"),
+    [
+        ({"ratio": NAN}, {ASKED: "open", BEST: "open", TREE: "open"}),
+        ({"seconds": [NAN] * 3}, {ASKED: "open", BEST: "open", TREE: "open"}),
+        ({"seconds": [0.0] * 3}, {ASKED: "open", BEST: "open", TREE: "open"}),
+        ({"seconds": [0.01]}, {ASKED: "open", BEST: "open", TREE: "open"}),
+        ({"ratio": 0.5}, {ASKED: "open"}),
+        ({"error": NAN, "counts": False}, {ASKED: "open", EXACT: "refuted"}),
+    ],
+)
+def test_no_verdict_rests_on_what_contradicts_itself(change, outcomes):
+    spoilt = [{**record, **change} for record in records()]
+    present.plot(spoilt)
+    summary = present.summary(spoilt)
+    assert {which: summary.verdicts[which].outcome for which in outcomes} == outcomes
+    assert "nan" not in str(summary)
+
+
+def test_a_point_whose_limit_was_mismeasured_is_left_out_and_named():
+    spoilt = [*records()[:3], *({**record, "ratio": 0.5} for record in records()[3:])]
+    verdict = present.summary(spoilt).verdicts[ASKED]
+    assert verdict.outcome == "confirmed"
+    assert "1 of 1 are" in verdict.text
+    assert "1 left out" in verdict.text
+
+
+@pytest.mark.parametrize("seconds", [[NAN], [0.0], []])
+def test_no_time_to_compile_is_no_time(seconds):
+    spoilt = [{**record, "compile_seconds": seconds} for record in compiled(0.1)]
+    present.plot(spoilt)
+    assert present.summary(spoilt).verdicts[COMPILE].outcome == "open"
+    mixed = present.summary([*spoilt[:1], *compiled(0.7)[1:]])
+    assert mixed.verdicts[COMPILE].outcome == "refuted"
+
+
 def test_wrong_results_are_in_no_table_but_their_own():
     summary = present.summary(records(error=1.5))
     brief = summary.tables[0]

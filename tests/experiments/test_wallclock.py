@@ -397,6 +397,45 @@ def test_whether_mamba_is_parallel_follows_from_the_records(case, outcome, text)
     assert text in verdict.text
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"limit_seconds": 1.3}, "above this machine's limit, which was mismeasured"),
+        ({"limit_seconds": NAN}, "mismeasured"),
+        ({"seconds": [NAN] * 3}, "No tanh RNN"),
+        ({"seconds": [0.0] * 3}, "No tanh RNN"),
+        ({"seconds": [1.0]}, "A single sample"),
+        ({"counts": False, "error": NAN}, "No tanh RNN"),
+    ],
+)
+def test_no_verdict_rests_on_what_contradicts_itself(change, reason):
+    spoilt = [{**record, **change} for record in records(tree=0.25)]
+    experiment.plot(spoilt)
+    summary = experiment.summary(spoilt)
+    assert {verdict.outcome for verdict in summary.verdicts} == {"open"}
+    assert reason in summary.verdicts[0].text
+    for verdict in summary.verdicts:
+        assert "130 %" not in verdict.text
+        assert "1.3e+02" not in verdict.text
+    assert "nan" not in str(summary)
+
+
+def test_a_limit_that_another_layer_beats_says_nothing_of_the_tanh_rnn():
+    """Its share of 0.6 is too large as well: the limit is that of the same run."""
+    case = [{**r, "limit_seconds": 0.6 if r["kind"] == "RNN" else 2.0} for r in records()]
+    verdict = experiment.summary(case).verdicts[0]
+    assert verdict.outcome == "open"
+    assert "mismeasured" in verdict.text
+
+
+def test_a_share_at_the_limit_within_the_noise_is_at_most_all_of_it():
+    verdict = experiment.summary(records(limit=1.02)).verdicts[0]
+    assert (verdict.outcome, verdict.value) == ("refuted", "100 % of the limit")
+
+
 def test_times_are_per_sequence_and_wrong_results_are_in_no_table_but_their_own():
     good = records(loop=2.0, kinds=["RNN"])[0]
     bad = {**records(kinds=["LRU"])[0], "counts": False, "error": 1.0}
