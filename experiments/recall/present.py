@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness import figures, study
-from experiments.harness.experiment import Record, Summary, Table, Verdict
+from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
 from experiments.harness.figures import short_seconds
 from experiments.harness.gradient_figures import LN10, power_of_ten_axis
 from experiments.harness.records import array, seeds, select
+from experiments.harness.study import percent
 
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
 _SOLVED = 0.9  # of the answers
@@ -31,11 +32,9 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         study.draw_curves(left, places, 100 * array(mine, "accuracy"), label=layer, **look)
         right.plot(places, np.median(array(mine, "gradient") / LN10, axis=0), **look)
     study.level(left, 100 * done[0]["chance"], " chance", left=True)
-    left.set_ylim(0, 103)
-    left.set_ylabel("right answers, %")
-    left.set_title("Recall")
-    right.set_ylabel("gradient at the value, relative to the question's")
-    right.set_title("Gradient of the answer")
+    left.set(ylim=(0, 103), ylabel="right answers, %", title="Recall")
+    label = "gradient at the value, relative to the question's"
+    right.set(ylabel=label, title="Gradient of the answer")
     power_of_ten_axis(right)
     for axes in panels:
         axes.set_xlabel("distance from question to value, steps")
@@ -64,29 +63,25 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     goal = max(_SOLVED, plain + 0.1)
     refuted = attention < goal
     deciding = [*of[of_kind[ATTENTION]], *of[of_kind[PLAIN]]]
-    chance = -np.log(records[0]["chance"])
+    first, chance = records[0], records[0]["chance"]
     asked = goal if refuted else None
-    if why := study.doubt(deciding, chance, "test_accuracy", goal=asked):
+    if why := study.doubt(deciding, -np.log(chance), "test_accuracy", goal=asked):
         return Verdict(claim, "open", why, 9)
-    first = records[0]
     others = (layer for layer in of if layer != of_kind[ATTENTION] and recalled[layer] >= 0)
     best = max(others, key=lambda layer: recalled[layer])
     text = (
         f"Of {first['pairs']} pairs in {first['length']} steps attention recalls "
-        f"{100 * attention:.1f} %, a tanh RNN with as many parameters {100 * plain:.1f} % (chance "
-        f"{100 * first['chance']:.1f} %); best of the others: {best}, {100 * recalled[best]:.1f} %."
+        f"{percent(attention)} %, a tanh RNN with as many parameters {percent(plain)} % (chance "
+        f"{percent(chance)} %); best of the others: {best}, {percent(recalled[best])} %."
     )
     text += " One seed." if seeds(records) == "one seed" else ""
     text += _beyond_window(records)
-    value = f"{100 * attention:.0f} % against {100 * plain:.0f} %"
-    if refuted:
-        return Verdict(claim, "refuted", text, 9, value)
-    others = [r for r in records if r["kind"] not in (ATTENTION, "CausalConv1D")]
-    equal = sorted({r["point"]["layer"] for r in others if r["test_accuracy"] >= _SOLVED})
-    if equal:
+    rivals = [r for r in records if r["kind"] not in (ATTENTION, "CausalConv1D")]
+    equal = sorted({r["point"]["layer"] for r in rivals if r["test_accuracy"] >= _SOLVED})
+    if equal and not refuted:
         text += f" Others that recall as much: {', '.join(equal)}."
-        return Verdict(claim, "refined", text, 9, value)
-    return Verdict(claim, "confirmed", text, 9, value)
+    outcome: Outcome = "refuted" if refuted else "refined" if equal else "confirmed"
+    return Verdict(claim, outcome, text, 9, f"{100 * attention:.0f} % against {100 * plain:.0f} %")
 
 
 def _beyond_window(records: Sequence[Record]) -> str:
@@ -120,7 +115,7 @@ def _table(records: Sequence[Record]) -> Table:
             (
                 layer,
                 f"{mine[0]['parameters']:,}",
-                study.spread(array(mine, "test_accuracy"), study.percent),
+                study.spread(array(mine, "test_accuracy"), percent),
                 *(f"{by_bin[i]:.0f}" if np.isfinite(by_bin[i]) else "–" for i in (0, -1)),
                 f"10^{gradient:.1f}" if np.isfinite(gradient) else "0",
                 short_seconds(float(np.median(study.steps(mine)))),
@@ -131,7 +126,7 @@ def _table(records: Sequence[Record]) -> Table:
         ("mixer", "parameters", "right, %", f"at {near}", f"at {far}", "gradient there", "step"),
         tuple(rows),
         note=(
-            f"Median (range) over seeds; chance is {100 * records[0]['chance']:.1f} %. Gradient of "
+            f"Median (range) over seeds; chance is {percent(records[0]['chance'])} %. Gradient of "
             "the answer at the value it needs, relative to that at the question, at the largest "
             f"distances. Step: one of training, batch of {records[0]['batch_size']}."
         ),
