@@ -65,7 +65,7 @@ _data = functools.lru_cache(maxsize=4)(associative_recall)
 def _sizes(config: Config) -> dict[str, Any]:
     """Of the network around a mixer, but for its width."""
     ends = dict.fromkeys(("tokens", "outputs"), config.vocabulary)
-    return {"depth": config.depth, "length": config.length, **ends}
+    return {"depth": config.depth, "length": config.length} | ends
 
 
 def _run_point(config: Config, point: Point) -> Record:
