@@ -78,17 +78,15 @@ def _run_point(config: Config, point: Point) -> Record:
     model, record = study.fit(config, point, untrained, models.loss, *parts, histories)
     say("recall and gradients by distance")
     right = np.asarray(models.answers(model, test.x)) == test.y
-    asked = test.distance > 0
     edges = tuple(int(e) for e in np.linspace(1, config.length, config.bins + 1).round())
-    accuracy = models.by_distance(right.astype(float), test.distance, edges)
     return record | {
         "context": getattr(study.layer_of(config, point), "context", None),
         **{name: getattr(config, name) for name in ("depth", "length", "pairs", "test_size")},
         "width": width,
         "chance": 1 / test.values,
-        "test_accuracy": float(right[asked].mean()),
+        "test_accuracy": float(right[test.distance > 0].mean()),
         "edges": list(edges),
-        "accuracy": np.round(accuracy, 5),
+        "accuracy": np.round(models.by_distance(right.astype(float), test.distance, edges), 5),
         "gradient": np.round(_reach(model, test, config.probes, edges), 4),
     }
 

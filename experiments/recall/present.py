@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from experiments.harness import figures, study
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
-from experiments.harness.figures import short_seconds
 from experiments.harness.gradient_figures import LN10, power_of_ten_axis
 from experiments.harness.records import array, seeds, select
 from experiments.harness.study import percent
@@ -111,7 +110,7 @@ def _table(records: Sequence[Record]) -> Table:
                 study.spread(array(mine, "test_accuracy"), percent),
                 *(f"{by_bin[i]:.0f}" if np.isfinite(by_bin[i]) else "–" for i in (0, -1)),
                 f"10^{gradient:.1f}" if np.isfinite(gradient) else "0",
-                short_seconds(float(np.median(study.steps(mine)))),
+                figures.short_seconds(float(np.median(study.steps(mine)))),
             )
         )
     return Table(
