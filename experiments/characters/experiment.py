@@ -131,7 +131,7 @@ def _run_point(config: Config, point: Point) -> Record:
     data = text(config.characters)
     model_key, writing_key = jax.random.split(jax.random.key(point["seed"]))
     width, untrained = study.widest_model(config, point, key=model_key, **_sizes(config))
-    parts = (windows(part, config.length) for part in (data.train, data.validation))
+    parts = windows(data.train, config.length), windows(data.validation, config.length)
     histories = ("best_epoch", "train_loss", "validation_loss")
     model, record = study.fit(
         config, point, untrained, models.loss, *parts, histories, best_by="loss"

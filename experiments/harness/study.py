@@ -236,7 +236,6 @@ def level(axes: Axes, height: float, label: str, *, left: bool = False, gap: flo
     """A dotted line across the axes, named above its right end; or below its left one."""
     grey = "#444444"
     axes.axhline(height, color=grey, linewidth=1, linestyle=(0, (1, 2)))
-    place = {"ha": "left", "va": "top"} if left else {"ha": "right", "va": "bottom"}
     axes.annotate(
         label,
         (0 if left else 1, height),
@@ -245,7 +244,8 @@ def level(axes: Axes, height: float, label: str, *, left: bool = False, gap: flo
         textcoords="offset points",
         fontsize=8.5,
         color=grey,
-        **place,
+        ha="left" if left else "right",
+        va="top" if left else "bottom",
     )
 
 

@@ -26,7 +26,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     figure, (panels,) = figures.new_figure(1, 3, size=(13.6, 5.6))
     left, middle, right = panels
     of = study.layers(done)
-    figures.dot_rows(left, {n: 100 * array(mine, "test_accuracy") for n, mine in of.items()})
+    figures.dot_rows(left, {n: [100 * r["test_accuracy"] for r in of[n]] for n in of})
     for key, name in (("nearest", "nearest"), ("nearest_sorted", "nearest, sorted")):
         at = 100 * done[0][key]
         left.axvline(at, color="#444444", linewidth=1, linestyle=(0, (1, 2)))

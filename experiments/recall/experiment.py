@@ -64,43 +64,34 @@ def run(config: Config, points: Iterable[Point] | None = None) -> Iterator[Recor
         yield _run_point(config, point)
 
 
-@functools.lru_cache(maxsize=4)
-def _data(count: int, length: int, pairs: int, vocabulary: int, seed: int) -> Recall:
-    sizes = {"length": length, "pairs": pairs, "vocabulary": vocabulary}
-    return associative_recall(count, **sizes, seed=seed)
+_data = functools.lru_cache(maxsize=4)(associative_recall)
 
 
 def _sizes(config: Config) -> dict[str, Any]:
     """Of the network around a mixer, but for its width."""
-    ends = {"tokens": config.vocabulary, "outputs": config.vocabulary}
-    return {"depth": config.depth, "length": config.length, **ends}
+    ends = dict.fromkeys(("tokens", "outputs"), config.vocabulary)
+    return {"depth": config.depth, "length": config.length} | ends
 
 
 def _run_point(config: Config, point: Point) -> Record:
-    sizes = (config.length, config.pairs, config.vocabulary)
-    training = _data(config.train_size, *sizes, seed=0)
-    validation = _data(config.test_size, *sizes, seed=1)
-    test = _data(config.test_size, *sizes, seed=2)
+    sizes: Any = {name: getattr(config, name) for name in ("length", "pairs", "vocabulary")}
+    counts = (config.train_size, config.test_size, config.test_size)
+    training, validation, test = (_data(n, **sizes, seed=i) for i, n in enumerate(counts))
     width, untrained = study.widest_model(config, point, **_sizes(config))
     parts = (training.x, training.y), (validation.x, validation.y)
     histories = ("train_loss", "validation_accuracy")
     model, record = study.fit(config, point, untrained, models.loss, *parts, histories)
     say("recall and gradients by distance")
     right = np.asarray(models.answers(model, test.x)) == test.y
-    asked = test.distance > 0
     edges = tuple(int(e) for e in np.linspace(1, config.length, config.bins + 1).round())
-    accuracy = models.by_distance(right.astype(float), test.distance, edges)
     return record | {
         "context": getattr(study.layer_of(config, point), "context", None),
-        "depth": config.depth,
-        "length": config.length,
-        "pairs": config.pairs,
+        **{name: getattr(config, name) for name in ("depth", "length", "pairs", "test_size")},
         "width": width,
         "chance": 1 / test.values,
-        "test_size": config.test_size,
-        "test_accuracy": float(right[asked].mean()),
+        "test_accuracy": float(right[test.distance > 0].mean()),
         "edges": list(edges),
-        "accuracy": np.round(accuracy, 5),
+        "accuracy": np.round(models.by_distance(right.astype(float), test.distance, edges), 5),
         "gradient": np.round(_reach(model, test, config.probes, edges), 4),
     }
 

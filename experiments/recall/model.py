@@ -21,10 +21,8 @@ def loss(model: SequenceModel, x: jax.Array, y: jax.Array) -> tuple[jax.Array, j
     of_step = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(asked, y, 0))
     count = jnp.sum(asked).astype(logits.dtype)
     right = asked & (jnp.argmax(logits, axis=-1) == y)
-    return (
-        jnp.sum(jnp.where(asked, of_step, 0)) / count,
-        jnp.sum(right).astype(logits.dtype) / count,
-    )
+    found = jnp.sum(jnp.where(asked, of_step, 0))
+    return found / count, jnp.sum(right).astype(logits.dtype) / count
 
 
 @jax.jit
@@ -40,11 +38,8 @@ def reach(model: SequenceModel, x: jax.Array, y: jax.Array) -> jax.Array:
     The inputs are the embeddings of the tokens: the same model with a linear encoder on one-hot
     vectors has them as arguments. -inf where it is zero, and where nothing is asked.
     """
-    features = replace(
-        model,
-        encoder=jnp.eye(model.width),
-        encoder_bias=jnp.zeros(model.width),
-    )
+    plain = {"encoder": jnp.eye(model.width), "encoder_bias": jnp.zeros(model.width)}
+    features = replace(model, **plain)
     embedded = jnp.take(model.encoder, x, axis=0)
 
     def one(embedded: jax.Array, y: jax.Array) -> jax.Array:
@@ -62,9 +57,7 @@ def reach(model: SequenceModel, x: jax.Array, y: jax.Array) -> jax.Array:
 
 def by_distance(values: np.ndarray, distance: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:
     """Mean of values in each bin [edges[i], edges[i+1]) of distances; nan in empty ones."""
-    means = []
-    for low, high in itertools.pairwise(edges):
-        chosen = values[(distance >= low) & (distance < high)]
-        chosen = chosen[np.isfinite(chosen)]
-        means.append(float(chosen.mean()) if chosen.size else float("nan"))
-    return np.array(means)
+    bins = itertools.pairwise(edges)
+    known = np.isfinite(values)
+    chosen = [values[(distance >= low) & (distance < high) & known] for low, high in bins]
+    return np.array([some.mean() if some.size else np.nan for some in chosen])

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness import figures, study
-from experiments.harness.experiment import Record, Summary, Table, Verdict
-from experiments.harness.figures import short_seconds
+from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
 from experiments.harness.gradient_figures import LN10, power_of_ten_axis
 from experiments.harness.kinds import KINDS
 from experiments.harness.records import array, seeds, select
+from experiments.harness.study import percent
 
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
 _SOLVED = 0.9  # of the answers
@@ -22,8 +22,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     done = study.done(records)
     if not done:
         return {}
-    figure, (panels,) = figures.new_figure(1, 2, size=(11.6, 5.2))
-    left, right = panels
+    figure, ((left, right),) = figures.new_figure(1, 2, size=(11.6, 5.2))
     for layer, mine in study.layers(done).items():
         look = figures.line_style(mine[0]["kind"])
         look |= {"linestyle": (0, (3, 1.5))} if mine[0]["context"] else {}
@@ -32,14 +31,10 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         study.draw_curves(left, places, 100 * array(mine, "accuracy"), label=layer, **look)
         right.plot(places, np.median(array(mine, "gradient") / LN10, axis=0), **look)
     study.level(left, 100 * done[0]["chance"], " chance", left=True)
-    left.set_ylim(0, 103)
-    left.set_ylabel("right answers, %")
-    left.set_title("Recall")
-    right.set_ylabel("gradient at the value, relative to the question's")
-    right.set_title("Gradient of the answer")
+    far, near = "distance from question to value, steps", "relative to the question's"
+    left.set(ylim=(0, 103), ylabel="right answers, %", xlabel=far, title="Recall")
+    right.set(ylabel=f"gradient at the value, {near}", xlabel=far, title="Gradient of the answer")
     power_of_ten_axis(right)
-    for axes in panels:
-        axes.set_xlabel("distance from question to value, steps")
     figures.legend_below(figure)
     figure.set_label(
         f"Associative recall of {done[0]['pairs']} pairs in {done[0]['length']} steps, models of "
@@ -57,37 +52,31 @@ def _verdict(records: Sequence[Record]) -> Verdict:
     claim = "inside its window attention reaches further than an RNN"
     of_kind = {r["kind"]: r["point"]["layer"] for r in reversed(records) if not r["context"]}
     if ATTENTION not in of_kind or PLAIN not in of_kind:
-        text = "needs attention to the whole sequence and a tanh RNN, trained"
-        return Verdict(claim, "open", text, 9)
+        missing = "needs attention to the whole sequence and a tanh RNN, trained"
+        return Verdict(claim, "open", missing, 9)
     of = study.layers(records)
     recalled = {layer: float(np.median(array(of[layer], "test_accuracy"))) for layer in of}
     attention, plain = (recalled[of_kind[kind]] for kind in (ATTENTION, PLAIN))
-    goal = max(_SOLVED, plain + 0.1)
+    goal, first, chance = max(_SOLVED, plain + 0.1), records[0], records[0]["chance"]
     refuted = attention < goal
     deciding = [*of[of_kind[ATTENTION]], *of[of_kind[PLAIN]]]
-    chance = -np.log(records[0]["chance"])
-    asked = goal if refuted else None
-    if why := study.doubt(deciding, chance, "test_accuracy", goal=asked):
+    decided = -np.log(chance), "test_accuracy"
+    if why := study.doubt(deciding, *decided, goal=goal if refuted else None):
         return Verdict(claim, "open", why, 9)
-    first = records[0]
     others = (layer for layer in of if layer != of_kind[ATTENTION] and recalled[layer] >= 0)
     best = max(others, key=lambda layer: recalled[layer])
     text = (
         f"Of {first['pairs']} pairs in {first['length']} steps attention recalls "
-        f"{100 * attention:.1f} %, a tanh RNN with as many parameters {100 * plain:.1f} % (chance "
-        f"{100 * first['chance']:.1f} %); best of the others: {best}, {100 * recalled[best]:.1f} %."
+        f"{percent(attention)} %, a tanh RNN with as many parameters {percent(plain)} % (chance "
+        f"{percent(chance)} %); best of the others: {best}, {percent(recalled[best])} %."
     )
-    text += " One seed." if seeds(records) == "one seed" else ""
-    text += _beyond_window(records)
-    value = f"{100 * attention:.0f} % against {100 * plain:.0f} %"
-    if refuted:
-        return Verdict(claim, "refuted", text, 9, value)
-    others = [r for r in records if KINDS[r["kind"]].recurrent]
-    equal = sorted({r["point"]["layer"] for r in others if r["test_accuracy"] >= _SOLVED})
-    if equal:
+    text += (" One seed." if seeds(records) == "one seed" else "") + _beyond_window(records)
+    rivals = [r for r in records if KINDS[r["kind"]].recurrent]
+    equal = sorted({r["point"]["layer"] for r in rivals if r["test_accuracy"] >= _SOLVED})
+    if equal and not refuted:
         text += f" Others that recall as much: {', '.join(equal)}."
-        return Verdict(claim, "refined", text, 9, value)
-    return Verdict(claim, "confirmed", text, 9, value)
+    outcome: Outcome = "refuted" if refuted else "refined" if equal else "confirmed"
+    return Verdict(claim, outcome, text, 9, f"{100 * attention:.0f} % against {100 * plain:.0f} %")
 
 
 def _beyond_window(records: Sequence[Record]) -> str:
@@ -95,13 +84,11 @@ def _beyond_window(records: Sequence[Record]) -> str:
     short = [r for r in select(records, kind=ATTENTION) if r["context"]]
     if not short:
         return ""
-    context, depth = short[0]["context"], short[0]["depth"]
-    low, high = np.array(short[0]["edges"])[:-1], np.array(short[0]["edges"])[1:]
+    context, depth, edges = (short[0][key] for key in ("context", "depth", "edges"))
+    low, high, reach = np.array(edges[:-1]), np.array(edges[1:]), depth * (context - 1)
     accuracy = np.median(array(short, "accuracy"), axis=0)
-    inside, beyond = (
-        accuracy[where & np.isfinite(accuracy)]
-        for where in (high <= context, low > depth * (context - 1))
-    )
+    known = np.isfinite(accuracy)
+    inside, beyond = accuracy[known & (high <= context)], accuracy[known & (low > reach)]
     if not len(inside) or not len(beyond):
         return ""
     return (
@@ -121,10 +108,10 @@ def _table(records: Sequence[Record]) -> Table:
             (
                 layer,
                 f"{mine[0]['parameters']:,}",
-                study.spread(array(mine, "test_accuracy"), study.percent),
+                study.spread(array(mine, "test_accuracy"), percent),
                 *(f"{by_bin[i]:.0f}" if np.isfinite(by_bin[i]) else "–" for i in (0, -1)),
                 f"10^{gradient:.1f}" if np.isfinite(gradient) else "0",
-                short_seconds(float(np.median(study.steps(mine)))),
+                figures.short_seconds(float(np.median(study.steps(mine)))),
             )
         )
     return Table(
@@ -132,7 +119,7 @@ def _table(records: Sequence[Record]) -> Table:
         ("mixer", "parameters", "right, %", f"at {near}", f"at {far}", "gradient there", "step"),
         tuple(rows),
         note=(
-            f"Median (range) over seeds; chance is {100 * records[0]['chance']:.1f} %. Gradient of "
+            f"Median (range) over seeds; chance is {percent(records[0]['chance'])} %. Gradient of "
             "the answer at the value it needs, relative to that at the question, at the largest "
             f"distances. Step: one of training, batch of {records[0]['batch_size']}."
         ),
