@@ -337,10 +337,9 @@ add(
 def check_kinds(experiment: str, where: str, kinds: Iterable[str], *needs: Need) -> None:
     """Raises where an experiment cannot have a kind, for a validator of its config.
 
-    >>> check_kinds("recall", "layers[{}].kind", ["LRU", "MLP"], EACH_STEP)
+    >>> check_kinds("recall", "layers[{}].kind", ["LRU", "MLP"], EACH_STEP)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: layers[1].kind = "MLP": has one output for a whole sequence; recall needs one at
-    each step
+    ValueError: layers[1].kind = "MLP": has one output for a whole sequence; recall ...
     """
     faults = []
     for index, name in enumerate(kinds):
