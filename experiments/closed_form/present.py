@@ -15,7 +15,7 @@ from experiments.closed_form import work
 from experiments.closed_form.work import METHODS
 from experiments.harness import colours, figures, race
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
-from experiments.harness.figures import number, short_count, short_seconds
+from experiments.harness.figures import factor, number, short_count, short_seconds
 from experiments.harness.race import FORWARD, percent, title
 from experiments.harness.records import array, by, distinct, gain, median, select
 
@@ -193,10 +193,12 @@ def _time_table(records: Sequence[Record], direction: str, width: int) -> Table:
 
 def _condition_table(records: Sequence[Record]) -> Table:
     rows = []
-    for points in zip(*(_errors(records, method) for method in METHODS), strict=True):
-        condition, _, served = points[METHODS.index("diagonal")]
-        cells = [number(error, ".1e") for _, error, _ in points]
-        rows.append((number(condition, ".2g"), *cells, "yes" if served else "refused"))
+    for asked in sorted({record["point"]["condition"] for record in records}):
+        here = [record for record in records if record["point"]["condition"] == asked]
+        found = {name: points[0] for name in METHODS if (points := _errors(here, name))}
+        cells = [number(found[name][1], ".1e") if name in found else "–" for name in METHODS]
+        served = {True: "yes", False: "refused"}.get(found.get("diagonal", (0, 0, None))[2], "–")
+        rows.append((number(np.median(array(here, "condition")), ".2g"), *cells, served))
     columns = ("condition of the eigenvectors", *METHODS, "diagonal serves a concrete W")
     return Table("Relative error in float32, against a float64 loop", columns, tuple(rows))
 
@@ -248,21 +250,21 @@ def _finding(records: Sequence[Record]) -> tuple[Outcome, str, str]:
     ratios = {m: _work(m, length, width) for m in METHODS[1:]}
     times, clear = gain(loop, other)
     if times <= 1:
-        pace = f"{1 / times:.2g} times as slow as the loop"
+        pace = f"{factor(1 / times)} times as slow as the loop"
     elif clear:
-        pace = f"{times:.2g} times as fast as the loop"
+        pace = f"{factor(times)} times as fast as the loop"
     else:
         pace = f"no faster than the loop beyond the noise ({times:.3g} times)"
     text = (
         f"{formula}: equal. At once costs work: at n = {width}, "
-        f"T = {short_count(length)} {ratios['blocked']:.2g} times that of the loop in "
+        f"T = {short_count(length)} {factor(ratios['blocked'])} times that of the loop in "
         f"blocks of powers ({work.cost('blocked', length, width).span} dependent "
         f"products instead of {length}), {ratios['associative']:.3g} times in a tree. "
         f"Here the best parallel method of its longest runs, {method}, is {pace}."
     )
     # Only if being parallel cost no work would the claim stand as it is.
     outcome = "confirmed" if min(ratios.values()) <= 1 else "refined"
-    value = f"{method} {times:.2g} times as fast, n = {width}"
+    value = f"{method} {factor(times)} times as fast, n = {width}"
     return outcome, text + _eigenvectors(_of(records, "condition")), value
 
 

@@ -190,7 +190,7 @@ def _accuracy_table(records: Sequence[Record]) -> Table:
                 percent(float(np.median(best))),
                 study.spread(tested, percent),
                 study.mean_and_sd(tested, percent),
-                f"{middle:.2g} ({low:.2g} to {high:.2g})",
+                f"{figures.factor(middle)} ({figures.factor(low)} to {figures.factor(high)})",
                 short_seconds(compiled) if compiled else "–",
             )
         )
@@ -228,9 +228,7 @@ def _reach_table(records: Sequence[Record], *, brief: bool) -> Table:
         return "–" if np.isnan(value) else f"> {length - 1}" if np.isinf(value) else f"{value:.1f}"
 
     def factor(value: float) -> str:
-        if np.isnan(value):
-            return "–"
-        return f"{np.exp(value):.1e}" if value < np.log(0.1) else f"{np.exp(value):.2g}"
+        return f"{np.exp(value):.1e}" if value < np.log(0.1) else figures.factor(np.exp(value))
 
     rows = []
     for layer, mine in study.layers(records).items():

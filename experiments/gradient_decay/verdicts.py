@@ -90,9 +90,12 @@ def of_closed_forms(decay: Sequence[Record]) -> Verdict:
     if not rows:
         return Verdict(claim, "open", "no records with a closed form yet")
     worst, layer = max(rows)
+    have = (
+        "the one layer that has" if len(rows) == 1 else f"each of the {len(rows)} layers that have"
+    )
     text = (
         f"Over the first {DOZEN} steps the measured norm is within a factor {np.exp(worst):.2f} of "
-        f"the closed form for each of the {len(rows)} layers that have one (worst: {layer}). At "
+        f"the closed form for {have} one (worst: {layer}). At "
         "longer lags one finite W keeps to its own spectral radius, and a finite ring to its "
         "slowest decay."
     )

@@ -247,6 +247,15 @@ def number(value: float, spec: str) -> str:
     return format(value, spec) if np.isfinite(value) else "–"
 
 
+def factor(value: float) -> str:
+    """Two digits, and all of those before the point; a dash where it is none.
+
+    >>> [factor(value) for value in (0.031, 1.52, 34.6, 99.7, 1234.5, float("nan"))]
+    ['0.031', '1.5', '35', '100', '1234', '–']
+    """
+    return number(value, ".2g" if abs(value) < 99.5 else ".0f")
+
+
 def short_count(value: float) -> str:
     """64, 1k (1024), 1.5k, 32k, 1M (2^20): lengths as people say them.
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter
 from experiments.harness import colours, figures, limits
 from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Record, Table
-from experiments.harness.figures import number, short_bytes, short_count, short_seconds
+from experiments.harness.figures import factor, number, short_bytes, short_count, short_seconds
 from experiments.harness.limits import NOISE, Work
 from experiments.harness.progress import say
 from experiments.harness.records import array, by, median, select
@@ -170,7 +170,7 @@ def percent(value: float) -> str:
     >>> percent(0.3123), percent(1.02), percent(float("nan"))
     ('31 %', '102 %', '–')
     """
-    return number(100 * value, ".2g" if value < 0.995 else ".0f") + " %" * math.isfinite(value)
+    return factor(100 * value) + " %" * math.isfinite(value)
 
 
 def doubt(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.harness.experiment import Outcome, Record, Verdict
-from experiments.harness.figures import short_count
+from experiments.harness.figures import factor, short_count
 from experiments.nonlinear_parallel import records as kept
 from experiments.nonlinear_parallel.records import ROUNDING, forgets, grows, stretched
 
@@ -124,7 +124,7 @@ def _best(records: Sequence[Record], quiet: Sequence[Record]) -> tuple[str, str]
         return text, "It was not timed."
     group = min(known, key=lambda group: known[group])
     ratio = known[group]
-    pace = f"{1 / ratio:.2g}x faster" if ratio < 1 else f"{ratio:.2g}x slower"
+    pace = f"{factor(1 / ratio)}x faster" if ratio < 1 else f"{factor(ratio)}x slower"
     place = f"T = {short_count(group[-1])}, D = {group[1]}"
     return text, f"In time, at best, it is {pace} than step by step on this device ({place})."
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import figures
 from experiments.harness.experiment import Record, Summary, Table, Verdict
-from experiments.harness.figures import number, short_bytes, short_count, short_seconds
+from experiments.harness.figures import factor, number, short_bytes, short_count, short_seconds
 from experiments.harness.kinds import KINDS
 from experiments.harness.records import by, distinct, median, select, unsound
 from experiments.training_and_inference.contenders import CLASSIFY, GENERATE, PROGRAMS, TRAIN
@@ -117,13 +117,14 @@ def _verdict(records: Sequence[Record]) -> Verdict:
         f"To classify {longest:,} steps the RNN has {span(PLAIN, longest):,} that wait for each "
         f"other, attention {span(ATTENTION, longest)}; its time grows as "
         f"T^{_slope(rnn):.2f}, attention's as T^{_slope(attention):.2f}, and "
-        f"at {longest:,} attention takes {ratio:.2g} times the RNN's. A token costs the RNN "
+        f"at {longest:,} attention takes {factor(ratio)} times the RNN's. A token costs the RNN "
         f"{short_seconds(token[max(token)])} after {max(token):,} "
-        f"steps, {token[max(token)] / token[shortest]:.2g} times that after {shortest}; attention "
-        f"{short_seconds(query[max(query)])}, {query[max(query)] / query[shortest]:.2g} times."
+        f"steps, {factor(token[max(token)] / token[shortest])} times that after {shortest}; "
+        f"attention {short_seconds(query[max(query)])}, "
+        f"{factor(query[max(query)] / query[shortest])} times."
     )
     # One pass is an advantage only where there are units to do it side by side.
-    value = f"attention {ratio:.2g} times the RNN, T = {short_count(longest)}"
+    value = f"attention {factor(ratio)} times the RNN, T = {short_count(longest)}"
     if ratio < 1:
         return Verdict(claim, "confirmed", text, 10, value)
     slower = next(n for n in both if attention[n] >= rnn[n])

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.harness import race
 from experiments.harness.experiment import Record, Table
-from experiments.harness.figures import short_bytes, short_count, short_seconds
+from experiments.harness.figures import factor, short_bytes, short_count, short_seconds
 from experiments.harness.race import percent, title
 from experiments.harness.records import by, distinct, select
 from experiments.wallclock.records import counted, lengths, seconds, series
@@ -112,7 +112,7 @@ def _over(ours: Record, theirs: Record) -> str:
     (low, median, high), (least, middle, most) = (
         np.quantile(record["seconds"], [0.25, 0.5, 0.75]) for record in (ours, theirs)
     )
-    return f"{median / middle:.2g} ({low / most:.2g} to {high / least:.2g})"
+    return f"{factor(median / middle)} ({factor(low / most)} to {factor(high / least)})"
 
 
 def _skipped_table(records: Sequence[Record]) -> Table:

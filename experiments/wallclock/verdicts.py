@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from experiments.harness import race
 from experiments.harness.experiment import Record, Verdict
-from experiments.harness.figures import short_count, short_seconds
+from experiments.harness.figures import factor, short_count, short_seconds
 from experiments.harness.kinds import KINDS
 from experiments.harness.race import percent, title
 from experiments.harness.records import by, distinct, gain, select
@@ -60,12 +60,12 @@ def waits(records: Sequence[Record]) -> Verdict:
         return Verdict(claim, "open", f"{text} {doubt}", 5, value)
     where = f"arallel over time at T = {short_count(best.length)}, {best.parallel['layer']}"
     if best.times <= 1:
-        text += f" But p{where} (the best of them) takes {1 / best.times:.2g} times as long."
+        text += f" But p{where} (the best of them) takes {factor(1 / best.times)} times as long."
         return Verdict(claim, "refined", text, 5, value)
     if not best.clear:
         text += f" P{where} (the best of them) is no faster beyond the noise."
         return Verdict(claim, "refined", text, 5, value)
-    text += f" P{where} (the best of them) is {best.times:.2g} times as fast."
+    text += f" P{where} (the best of them) is {factor(best.times)} times as fast."
     return Verdict(claim, "confirmed", text, 5, value)
 
 
@@ -102,18 +102,22 @@ def returns(records: Sequence[Record]) -> Verdict:
         f"{len(mine)} evaluations of {' and '.join(distinct(mine, 'layer'))} are their definition, "
         f"step by step in float64, to {worst['error']:.1e} (tolerance {worst['tolerance']:.1e}). "
         f"{title(direction[0]).capitalize()} at T = {short_count(length)}, {layer} by trees over "
-        f"time: {_chain(parallel, length)}. That takes {1 / best.times:.2g} times as long as its "
-        "own sequential method"
+        f"time: {_chain(parallel, length)}. That takes {factor(1 / best.times)} times as long as "
+        "its own sequential method"
     )
     beside = select(counted(records), direction=direction[0], length=length)
     rnn, auto = select(beside, kind="RNN"), select(beside, layer=layer, method="auto")
     text += (
-        f", {seconds(parallel) / seconds(rnn[0]):.2g} times as long as the tanh RNN" if rnn else ""
+        f", {factor(seconds(parallel) / seconds(rnn[0]))} times as long as the tanh RNN"
+        if rnn
+        else ""
     )
     text += (
-        f"; `auto` takes {seconds(auto[0]) / seconds(parallel):.2g} times as long" if auto else ""
+        f"; `auto` takes {factor(seconds(auto[0]) / seconds(parallel))} times as long"
+        if auto
+        else ""
     )
-    value = f"{best.times:.2g} times as fast in parallel"
+    value = f"{factor(best.times)} times as fast in parallel"
     if best.times > 1 and best.clear:
         return Verdict(claim, "confirmed", f"{text}.", 8, value)
     text += ". Parallel is possible, and on this machine no faster."
