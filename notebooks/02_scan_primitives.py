@@ -54,8 +54,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from experiments.harness import limits
 from experiments.harness.colours import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 from experiments.harness.figures import STYLE, legend_below, new_figure, short_seconds
+from experiments.harness.race import with_gradients
 from experiments.harness.timing import Contender, compare
-from experiments.scan_limits.contenders import make_task, with_gradients
+from experiments.scan_limits.contenders import make_task
 from experiments.scan_limits.shapes import BOTH, BY_NAME, FORWARD
 from rnnscan import explain_linear_scan, linear_scan
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from experiments.harness.race import with_gradients
 from experiments.harness.timing import Check, Contender
 from experiments.scan_limits import reference
 from experiments.scan_limits.shapes import BOTH, Shape
@@ -101,14 +102,6 @@ def program(name: str, direction: str) -> Callable[..., Any]:
     """(a, b) -> h; with the backward pass (a, b, g) -> h, da, db."""
     forward = _forward(name)
     return with_gradients(forward) if direction == BOTH else forward
-
-
-def with_gradients(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def both(a: jax.Array, b: jax.Array, g: jax.Array) -> tuple[jax.Array, ...]:
-        h, pullback = jax.vjp(forward, a, b)
-        return h, *pullback(g)
-
-    return both
 
 
 def _forward(name: str) -> Callable[..., Any]:

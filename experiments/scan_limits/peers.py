@@ -28,8 +28,9 @@ import numpy as np
 
 from experiments.harness import packages
 from experiments.harness.packages import TORCH, Packages
+from experiments.harness.race import with_gradients
 from experiments.harness.timing import Check, Contender
-from experiments.scan_limits.contenders import Task, with_gradients
+from experiments.scan_limits.contenders import Task
 from experiments.scan_limits.shapes import BOTH, FORWARD, Shape
 
 

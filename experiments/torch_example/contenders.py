@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.harness.race import BOTH, FORWARD
 from experiments.harness.timing import Check, Contender
 from experiments.torch_example.reference import LAYERS
 
-FORWARD, BOTH = "forward", "forward+backward"
 OURS, TORCH = "rnnscan", "torch"
 
 

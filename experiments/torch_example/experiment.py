@@ -17,11 +17,12 @@ from experiments.harness.config import Config as BaseConfig
 from experiments.harness.experiment import Point, Record, Summary
 from experiments.harness.layer_options import Dense
 from experiments.harness.progress import say
+from experiments.harness.race import BOTH, FORWARD
 from experiments.harness.timing import compare
 from experiments.harness.training import Training, parameter_count, train
 from experiments.torch_example import present
 from experiments.torch_example import reference as torch_side
-from experiments.torch_example.contenders import BOTH, FORWARD, OURS, TORCH, contenders, flops
+from experiments.torch_example.contenders import OURS, TORCH, contenders, flops
 from rnnscan.tasks import digits
 
 CLAIM = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("optax")
-pytest.importorskip("sklearn")
+pytest.importorskip("optax", reason="needs rnnscan[experiments]")
+pytest.importorskip("sklearn", reason="needs rnnscan[experiments]")
 
 from experiments import __main__ as command_line
 from experiments.gradient_decay.records import groups
