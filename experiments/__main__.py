@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 try:
     import jax
@@ -129,7 +129,7 @@ def run_claims(
 
 def _claims_keys() -> str:
     """The keys of each part, for the help; they take seconds to import, so for no other command."""
-    fields = registry.load("claims").Config.model_fields
+    fields: dict[str, Any] = registry.load("claims").Config.model_fields
     return "\n".join(
         f"{part}.KEY: {', '.join(field.annotation.model_fields)}" for part, field in fields.items()
     )
