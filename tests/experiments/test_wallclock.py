@@ -523,7 +523,7 @@ def test_list_shows_claims_configs_and_times(capsys, monkeypatch):
     output = capsys.readouterr().out
     assert "Claim 5" in output
     assert "run wallclock " in output
-    assert "run experiments/wallclock/configs/small.toml" in output
+    assert "run wallclock small" in output
     assert "about 8 minutes on two cores" in output
     assert "claim 8" in output
 
