@@ -87,7 +87,7 @@ def test_the_report_is_rebuilt_and_shown(tiny_run, capsys):
 def test_the_same_command_measures_nothing_again(tiny_run, capsys, monkeypatch):
     _, folder = tiny_run
     # A source that was edited meanwhile would rightly begin another folder.
-    monkeypatch.setattr(environment, "describe", lambda: folder.environment)
+    monkeypatch.setattr(environment, "describe", lambda name: folder.environment)
     again = ["run", str(folder.path / "config.json"), "--runs", str(folder.path.parent)]
     assert command_line.main(again) == 0
     assert "nothing is left to measure" in capsys.readouterr().out
