@@ -20,11 +20,12 @@ _SUFFIXES = (".py", ".cc", ".cu", ".h")
 def of(name: str) -> tuple[Path, ...]:
     """The files below `experiments/` that an experiment imports, directly or by way of others.
 
-    Of an experiment of one's own, all files of its folder too. Empty where there is none.
+    Of an experiment of one's own, all files of its folder too, but for hidden ones such as .venv.
+    Empty where there is none.
     """
     folder = FOLDER / name
     own = folder.parent != FOLDER
-    waiting = [*folder.rglob("*.py")] if own else [folder / "experiment.py"]
+    waiting = _shown(folder) if own else [folder / "experiment.py"]
     found: set[Path] = set()
     while waiting:
         path = waiting.pop()
@@ -45,6 +46,14 @@ def digest(name: str = "") -> str:
     It also tells two uncommitted states apart.
     """
     return _hash([*_below(ROOT / "rnnscan"), *(of(name) if name else _below(FOLDER))])
+
+
+def _shown(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in folder.rglob("*.py")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def _below(folder: Path) -> list[Path]:

@@ -66,8 +66,11 @@ def test_a_folder_of_ones_own_counts_with_all_its_files_and_what_they_import(tmp
     (folder / "experiment.py").write_text("from .work import square\n")
     (folder / "work.py").write_text("def square():\n    from experiments.harness.timing import a\n")
     (folder / "unused.py").write_text("def broken(:\n")
+    files = set(folder.iterdir())
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "other.py").write_text("")
     found = sources.of(str(folder))
-    assert set(folder.iterdir()) <= set(found)
+    assert {path for path in found if path.is_relative_to(folder)} == files
     assert sources.FOLDER / "harness" / "timing.py" in found
     assert sources.times(str(folder))
     before = sources.digest(str(folder))
