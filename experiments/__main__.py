@@ -1,11 +1,11 @@
-"""python -m experiments list | run NAME_OR_CONFIG [key=value ...] | claims | report [FOLDER]"""
+"""python -m experiments list | run NAME [CONFIG] [key=value ...] | claims | report [FOLDER]"""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 try:
     import jax
@@ -14,7 +14,7 @@ try:
     from rich.padding import Padding
     from rich.text import Text
 
-    from experiments.harness import config, registry, run_folder, runner, visit
+    from experiments.harness import config, preview, registry, run_folder, runner, visit
     from experiments.harness.experiment import ProtocolError
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
@@ -34,6 +34,7 @@ REFUSALS = (
     run_folder.RunFolderError,
 )
 RUNS = Path("runs")
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def list_experiments() -> int:
@@ -47,7 +48,8 @@ def list_experiments() -> int:
             console.print(Padding(Text(str(error)), (0, 0, 0, 2)))
             continue
         console.print(Padding(Text(claim), (0, 0, 0, 2)))
-        words = [name if file.path.stem == "default" else _short(file.path) for file in files]
+        stems = [file.path.stem for file in files]
+        words = [name if stem == "default" else f"{name} {stem}" for stem in stems]
         width = max(map(len, words), default=0)
         for word, file in zip(words, files, strict=True):
             line = f"    run {word:{width}}  {file.takes}"
@@ -56,25 +58,35 @@ def list_experiments() -> int:
 
 
 def run_experiment(
-    config_name: Annotated[str, tyro.conf.arg(metavar="NAME_OR_CONFIG")],
-    overrides: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE ...")] = (),
+    name: Annotated[str, tyro.conf.arg(metavar="NAME_OR_PATH")],
+    changes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[CONFIG] KEY.PATH=VALUE ...")] = (),
     /,
     *,
     runs: Path = RUNS,
+    dry_run: Flag = False,
 ) -> int:
     """Run an experiment, or continue it where it stopped.
 
     Args:
-      config_name: the name of an experiment (its default config), or the path of a config.
-      overrides: values to change, in TOML syntax; a bare word is a string.
+      name: an experiment, the folder of one of your own, or the path of a config.
+      changes: the name of one of its configs (small, say), then values to change, in TOML syntax; a
+        bare word is a string.
       runs: the folder that holds the run folders.
+      dry_run: say what would be measured, and where, and stop there.
     """
     # A program out of a cache on disk would be said to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
-    file = registry.find_config(config_name)
+    short, overrides = _split(changes)
+    file = registry.find_config(name, short)
     experiment = registry.load(file.experiment)
     resolved = config.resolve(experiment.Config, file.values, overrides, str(_short(file.path)))
-    words = ["python", "-m", "experiments", "run", config_name, *overrides]
+    if dry_run:
+        usual = registry.default_config(file.experiment)
+        default = config.resolve(experiment.Config, usual.values, where=str(_short(usual.path)))
+        return preview.show(
+            file.experiment, experiment, resolved, default, root=runs, console=_console()
+        )
+    words = ["python", "-m", "experiments", "run", name, *changes]
     if runs != RUNS:
         words += ["--runs", str(runs)]
     return runner.run(
@@ -87,19 +99,40 @@ def run_experiment(
     )
 
 
+def _split(changes: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """(name of a config, overrides): only the first may be without a `=`."""
+    first, *rest = changes or ("=",)
+    return ("", changes) if "=" in first else (first, tuple(rest))
+
+
 def run_claims(
-    overrides: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE ...")] = (),
+    overrides: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="KEY.PATH=VALUE ...", help_behavior_hint=lambda _: _claims_keys()),
+    ] = (),
     /,
     *,
     runs: Path = RUNS,
+    dry_run: Flag = False,
 ) -> int:
     """Put every claim of the article to the test, at small settings: a table of verdicts.
+
+    The article is a popular-science one on the recurrence inside RNNs; it makes eleven claims.
 
     Args:
       overrides: values of a part to change, gradient_decay.seeds=8 for instance.
       runs: the folder that holds the run folders.
+      dry_run: say what would be measured, and where, and stop there.
     """
-    return run_experiment("claims", overrides, runs=runs)
+    return run_experiment("claims", overrides, runs=runs, dry_run=dry_run)
+
+
+def _claims_keys() -> str:
+    """The keys of each part, for the help; they take seconds to import, so for no other command."""
+    fields: dict[str, Any] = registry.load("claims").Config.model_fields
+    return "\n".join(
+        f"{part}.KEY: {', '.join(field.annotation.model_fields)}" for part, field in fields.items()
+    )
 
 
 def report_run(
@@ -125,7 +158,7 @@ def _report_visit(folder: Path) -> int:
     facts, status = visit.read(folder), 0
     for found in visit.runs(folder):
         try:
-            _console().rule(f"{found.experiment}: {facts}", style="dim")
+            _console().rule(f"{run_folder.title(found.experiment)}: {facts}", style="dim")
             status = max(status, _rebuild(found))
         except REFUSALS as error:
             print(error, file=sys.stderr)
@@ -137,7 +170,9 @@ def _rebuild(found: run_folder.RunFolder) -> int:
     file = registry.find_config(str(found.path))
     experiment = registry.load(file.experiment)
     resolved = config.resolve(experiment.Config, file.values, where=str(found.path))
-    return runner.rebuild(file.experiment, experiment, resolved, found, _console())
+    return runner.rebuild(
+        run_folder.title(file.experiment), experiment, resolved, found, _console()
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

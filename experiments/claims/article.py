@@ -1,4 +1,8 @@
-"""The claims of the article that this toolkit began with, in our words, and what settles each."""
+"""The claims of the article, in our words, and what settles each.
+
+This toolkit began with it: a popular-science article on the recurrence inside RNNs, whose eleven
+claims range from the layer's equation to what Mamba and attention do instead.
+"""
 
 from __future__ import annotations
 

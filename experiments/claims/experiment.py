@@ -26,8 +26,8 @@ from experiments.training_and_inference import experiment as training_and_infere
 from experiments.wallclock import experiment as wallclock
 
 CLAIM = (
-    "All eleven claims of the article that this toolkit began with, each with the verdict of an "
-    "experiment at a small setting."
+    "All eleven claims of a popular-science article on the recurrence inside RNNs, each with the "
+    "verdict of an experiment at a small setting."
 )
 PARTS: dict[str, Any] = {
     "torch_example": torch_example,

@@ -1,9 +1,11 @@
-"""Where a measurement was made: everything that could change its numbers, and nothing that varies
-from minute to minute, since the key of a run folder is made from it."""
+"""Where a measurement was made: what could change its numbers, and what tells where it came from.
+
+Nothing in it varies from minute to minute, since the key of a run folder is made from it.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import importlib.metadata
 import os
 import platform
@@ -14,13 +16,19 @@ from typing import Any
 
 import jax
 
-ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = (".py", ".cc", ".cu", ".h")
-_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
+from experiments.harness import sources
+
+_PACKAGES = ("rnnscan", "jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
+# No number depends on these: the digest of the sources says what the commit and version would.
+_CHANGES_NOTHING = ("git", "packages.rnnscan", "packages.matplotlib")
+_CHANGES_TIMES = ("system", "cpu.count", "cpu.memory_bytes")
 
 
-def describe() -> dict[str, Any]:
-    """Versions, device, processor, memory, jax settings, git commit and a digest of our sources."""
+def describe(name: str = "") -> dict[str, Any]:
+    """Versions, device, processor, memory, jax settings, git commit and a digest of the sources.
+
+    The sources are those of the experiment of that name; of all experiments without one.
+    """
     devices = jax.devices()
     return {
         "device": {
@@ -41,9 +49,18 @@ def describe() -> dict[str, Any]:
                 if name.startswith(("JAX_", "XLA_", "RNNSCAN_")) and "CACHE" not in name
             },
         },
-        "git": _git(ROOT),
-        "source": source_digest(ROOT),
+        "git": _git(sources.ROOT),
+        "source": sources.digest(name),
     }
+
+
+def that_measures(facts: dict[str, Any], *, times: bool) -> dict[str, Any]:
+    """What of an environment can change a number; less where no number is a time."""
+    left = copy.deepcopy(facts)
+    for key in _CHANGES_NOTHING if times else (*_CHANGES_NOTHING, *_CHANGES_TIMES):
+        table, _, name = key.rpartition(".")
+        (left.get(table, {}) if table else left).pop(name, None)
+    return left
 
 
 def device_name(environment: dict[str, Any]) -> str:
@@ -53,17 +70,6 @@ def device_name(environment: dict[str, Any]) -> str:
         cores = "core" if cpu["count"] == 1 else "cores"
         return f"{cpu['model']}, {cpu['count']} {cores}"
     return f"{device['count']} x {device['kind']}" if device["count"] > 1 else device["kind"]
-
-
-def source_digest(root: Path) -> str:
-    """A hash of the code that measures; it also tells two uncommitted states apart."""
-    digest = hashlib.sha256()
-    for folder in ("rnnscan", "experiments"):
-        for path in sorted((root / folder).rglob("*")):
-            if path.suffix in _SOURCES and path.is_file():
-                digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-                digest.update(path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def _git(root: Path) -> dict[str, Any]:

@@ -5,6 +5,9 @@
       configs/*.toml     default.toml at least; each begins with `experiment = "<name>"`
       README.md          claim, method, finding, figure
 
+A folder of one's own, anywhere, has the first two and is named by its path:
+`python -m experiments run ./my_experiment`.
+
 The module `experiments.<name>.experiment` defines
 
 `CLAIM: str`

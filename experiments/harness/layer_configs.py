@@ -19,7 +19,7 @@ else:
 
 def by_default(kind: str, **options: Any) -> LayerConfig:
     """A layer with the name of its kind, and its own options but for these."""
-    return KINDS[kind].options(name=kind, kind=kind, **options)
+    return KINDS[kind].options(kind=kind, **options)
 
 
 def check_names(layers: tuple[LayerConfig, ...]) -> tuple[LayerConfig, ...]:
@@ -27,7 +27,10 @@ def check_names(layers: tuple[LayerConfig, ...]) -> tuple[LayerConfig, ...]:
     names = [layer.name for layer in layers]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"names {twice} appear more than once; should differ")
+        raise ValueError(
+            f"names {twice} appear more than once; should differ: give each layer a name "
+            "(without one it has that of its kind)"
+        )
     return layers
 
 

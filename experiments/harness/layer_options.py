@@ -1,7 +1,7 @@
 """What a config says of a layer: its kind, and how its recurrence begins.
 
 [[layers]]
-name = "RNN, gain 0.9"
+name = "RNN, gain 0.9"  # without one, its kind
 kind = "RNN"
 recurrent = "gaussian"
 gain = 0.9
@@ -49,10 +49,15 @@ class Sizes(NamedTuple):
 
 
 class Options(Config):
-    """What all have; `kind` is one of the names in a `Literal`."""
+    """What all have; `kind` is one of the names in a `Literal`, and by default the name."""
 
-    name: str
+    name: str = ""
     kind: Any
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_kind(cls, values: Any) -> Any:
+        return {"name": values.get("kind"), **values} if isinstance(values, dict) else values
 
     def build(self, init: Init, key: jax.Array, sizes: Sizes) -> Layer:
         """The layer at initialisation; `init` is that of the kind's class."""

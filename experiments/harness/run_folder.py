@@ -2,15 +2,21 @@
 
     runs/<experiment>-<key>/
       config.json        the resolved config, readable by `python -m experiments run`
-      environment.json   versions, device, git commit
+      environment.json   versions, device, git commit when it was made
       results.jsonl      append-only, one measurement a line
       figures/           png and svg
       report.html        self-contained
       finished.json      written last; a folder without it is unfinished
 
-The key is a hash of the resolved config and the environment: the same command on the same machine
-and code continues its folder, anything else gets another one. The lines of a point are written
-together and each knows how many they are, so that a point is there as a whole or not at all.
+The key is a hash of what the numbers depend on, so that the same command continues its folder and
+anything else gets another one: experiment, resolved config, device, processor, Python, packages,
+JAX's settings, and the sources of rnnscan and of what the experiment imports (`sources.py`). Where
+it times nothing, the system and the number of processors and bytes of memory are left out.
+Neither is the commit in it, nor other experiments, tests, pages: a commit to these costs no
+measurement. environment.json has the commit at which the folder was made.
+
+The lines of a point are written together and each knows how many they are, so that a point is there
+as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -28,8 +34,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.harness import sources
 from experiments.harness.config import Config
-from experiments.harness.environment import device_name
+from experiments.harness.environment import device_name, that_measures
 from experiments.harness.experiment import Point, Record
 
 try:
@@ -69,6 +76,7 @@ class RunFolder:
 
     @property
     def experiment(self) -> str:
+        """Its name; of an experiment of one's own the path of its folder."""
         return str(self.config.get("experiment"))
 
     @property
@@ -94,18 +102,33 @@ class RunFolder:
 
 
 def key_of(experiment: str, config: Config, environment: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that tell runs apart."""
+    """Ten hexadecimal digits that tell runs apart; the top of this file says by what."""
     facts = {
         "experiment": experiment,
         "config": config.model_dump(mode="json"),
-        "environment": environment,
+        "environment": that_measures(environment, times=sources.times(experiment)),
     }
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:10]
 
 
+def place(root: Path, experiment: str, config: Config, environment: dict[str, Any]) -> RunFolder:
+    """The folder that this config in this environment has below `root`, there or not."""
+    key = key_of(experiment, config, environment)
+    return RunFolder(root / f"{title(experiment)}-{key}")
+
+
+def title(experiment: str) -> str:
+    """What an experiment is called: that of a folder of one's own is known by its path.
+
+    >>> title("wallclock"), title("/where/it/is/mine")
+    ('wallclock', 'mine')
+    """
+    return Path(experiment).name
+
+
 def make(root: Path, experiment: str, config: Config, environment: dict[str, Any]) -> RunFolder:
     """The folder of this config in this environment below `root`: made, or found as it was left."""
-    folder = RunFolder(root / f"{experiment}-{key_of(experiment, config, environment)}")
+    folder = place(root, experiment, config, environment)
     resolved = {"experiment": experiment, **config.model_dump(mode="json")}
     for name, facts in (("environment.json", environment), ("config.json", resolved)):
         with _writes(folder.path):

@@ -57,7 +57,7 @@ def run(
     or summed up.
 
     Args:
-      name: of the experiment and its folder.
+      name: of the experiment, or the path of a folder of one's own.
       experiment: the module that follows the protocol.
       config: its validated config.
       root: where run folders lie.
@@ -65,9 +65,10 @@ def run(
       again: the command that continues this run, for the message after Ctrl-C.
     """
     started = time.perf_counter()
+    where, name = name, run_folder.title(name)
     check(name, experiment)
     planned = plan(name, experiment, config)
-    folder = run_folder.make(root, name, config, environment.describe())
+    folder = run_folder.make(root, where, config, environment.describe(where))
     device = environment.device_name(folder.environment)
     with run_folder.writing(folder) as writer:
         missing = remaining(planned, folder.records())

@@ -155,6 +155,17 @@ def test_an_unknown_experiment_is_told_the_known_ones(tmp_path):
         registry.find_config(str(path))
 
 
+def test_a_layer_without_a_name_has_that_of_its_kind():
+    wallclock = registry.load("wallclock").Config
+    found = resolve(wallclock, {"layers": [{"kind": "GRU"}, {"kind": "GRU", "name": "other"}]})
+    assert [layer.name for layer in found.layers] == ["GRU", "other"]
+    with pytest.raises(ConfigError, match=r"\['GRU'\] appear more than once.* give each layer a"):
+        resolve(wallclock, {"layers": [{"kind": "GRU"}, {"kind": "GRU"}]})
+    with pytest.raises(ConfigError, match=r"layers\[0\].*kind") as error:
+        resolve(wallclock, {"layers": [{"width": 3}]})
+    assert len(error.value.faults) == 1
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_every_config_in_the_tree_is_valid(name):
     for file in registry.configs(name):

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.harness import registry, report, run_folder, runner
 from experiments.harness.config import ConfigError, resolve
-from experiments.harness.experiment import ProtocolError
+from experiments.harness.experiment import ProtocolError, Summary, Verdict
 from experiments.quickstart import experiment
 from tests.experiments import toy
 
@@ -51,6 +51,19 @@ def test_every_part_draws_and_sums_up_its_own_records(config):
         (("2", "4"), ("5", "25")),
     ]
     assert [verdict.text for verdict in summary.verdicts] == ["2 of them & more"] * 2
+
+
+def test_a_claim_that_is_not_asked_is_no_open_verdict(monkeypatch):
+    def part(outcome, number):
+        verdict = Verdict("a", outcome, "b", number)
+        return types.SimpleNamespace(summary=lambda records: Summary((verdict,)))
+
+    def numbers(**parts):
+        monkeypatch.setattr(experiment, "PARTS", parts)
+        return [verdict.number for verdict in experiment.summary([]).verdicts]
+
+    assert numbers(wallclock=part("open", 8), digits=part("open", 11)) == [11]
+    assert numbers(wallclock=part("refined", 8)) == [8]  # with layers of one's own
 
 
 def test_the_terminal_shows_one_table_a_part(config, monkeypatch):

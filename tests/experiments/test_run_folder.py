@@ -45,19 +45,9 @@ def test_the_environment_is_the_same_from_call_to_call():
     assert facts == environment.describe() == json.loads(json.dumps(facts))
     assert facts["device"]["count"] >= 1
     assert facts["packages"]["jax"]
+    assert facts["packages"]["rnnscan"]
     assert facts["cpu"]["count"] >= 1
     assert environment.device_name(facts)
-
-
-def test_another_source_is_another_environment(tmp_path):
-    (tmp_path / "rnnscan").mkdir()
-    source = tmp_path / "rnnscan" / "a.py"
-    source.write_text("x = 1\n")
-    before = environment.source_digest(tmp_path)
-    (tmp_path / "rnnscan" / "notes.md").write_text("no source\n")
-    assert environment.source_digest(tmp_path) == before
-    source.write_text("x = 2\n")
-    assert environment.source_digest(tmp_path) != before
 
 
 def test_records_come_back_as_written(folder):

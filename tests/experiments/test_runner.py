@@ -23,7 +23,7 @@ from tests.experiments import toy
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 found = environment.describe()
-environment.describe = lambda: {**found, "git": None, "source": ""}  # whatever is edited meanwhile
+environment.describe = lambda name: {**found, "source": ""}  # whatever is edited meanwhile
 config = toy.Config(values=(1, 2, 3, 4), pause=float(sys.argv[2]))
 sys.exit(runner.run("toy", toy, config, root=Path(sys.argv[1]), console=Console(width=200),
                     again="python toy"))
@@ -34,7 +34,7 @@ sys.exit(runner.run("toy", toy, config, root=Path(sys.argv[1]), console=Console(
 def _same_environment(monkeypatch):
     """A source that was edited meanwhile would rightly begin another folder."""
     found = environment.describe()
-    monkeypatch.setattr(environment, "describe", lambda: found)
+    monkeypatch.setattr(environment, "describe", lambda name: found)
 
 
 def run(tmp_path, experiment=toy, **config):

@@ -87,7 +87,7 @@ def test_the_report_is_rebuilt_and_shown(tiny_run, capsys):
 def test_the_same_command_measures_nothing_again(tiny_run, capsys, monkeypatch):
     _, folder = tiny_run
     # A source that was edited meanwhile would rightly begin another folder.
-    monkeypatch.setattr(environment, "describe", lambda: folder.environment)
+    monkeypatch.setattr(environment, "describe", lambda name: folder.environment)
     again = ["run", str(folder.path / "config.json"), "--runs", str(folder.path.parent)]
     assert command_line.main(again) == 0
     assert "nothing is left to measure" in capsys.readouterr().out
@@ -523,7 +523,7 @@ def test_list_shows_claims_configs_and_times(capsys, monkeypatch):
     output = capsys.readouterr().out
     assert "Claim 5" in output
     assert "run wallclock " in output
-    assert "run experiments/wallclock/configs/small.toml" in output
+    assert "run wallclock small" in output
     assert "about 8 minutes on two cores" in output
     assert "claim 8" in output
 

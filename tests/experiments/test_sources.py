@@ -1,0 +1,105 @@
+"""The key of a run folder holds what its numbers depend on, and nothing else."""
+
+import shutil
+
+import pytest
+
+from experiments.harness import environment, run_folder, sources
+from tests.experiments import toy
+
+FACTS = {
+    "device": {"platform": "cpu", "kind": "cpu", "count": 1},
+    "cpu": {"model": "a", "count": 2, "memory_bytes": 8},
+    "system": "Linux",
+    "packages": {"jax": "1", "matplotlib": "1", "rnnscan": "1"},
+    "git": {"commit": "a", "dirty": False},
+    "source": "0",
+}
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A copy of the sources, to change files in."""
+    for name in ("rnnscan", "experiments"):
+        shutil.copytree(
+            sources.ROOT / name,
+            tmp_path / name,
+            ignore=shutil.ignore_patterns("*.png", "*.so", "__pycache__"),
+        )
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "FOLDER", tmp_path / "experiments")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("experiments/digits/present.py", True),
+        ("experiments/harness/training.py", True),  # by way of study.py
+        ("experiments/__init__.py", True),
+        ("rnnscan/scan/linear.py", True),
+        ("rnnscan/scan/cuda_kernel/linear.h", True),
+        ("experiments/recall/experiment.py", False),
+        ("experiments/harness/timing.py", False),
+        ("experiments/digits/README.md", False),
+        ("experiments/__main__.py", False),
+    ],
+)
+def test_the_digest_is_of_what_an_experiment_imports(tree, file, changes):
+    before = sources.digest("digits")
+    with (tree / file).open("a") as changed:
+        changed.write("\n")
+    assert (sources.digest("digits") != before) == changes
+
+
+def test_what_times_is_told_from_what_does_not():
+    assert sources.times("wallclock")
+    assert sources.times("any_length")  # by way of limits.py
+    assert sources.times("quickstart")  # by one of its parts
+    assert not sources.times("digits")
+    assert not sources.times("gradient_decay")
+
+
+def test_a_folder_of_ones_own_counts_with_all_its_files_and_what_they_import(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "experiment.py").write_text("from .work import square\n")
+    (folder / "work.py").write_text("def square():\n    from experiments.harness.timing import a\n")
+    (folder / "unused.py").write_text("def broken(:\n")
+    files = set(folder.iterdir())
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "other.py").write_text("")
+    found = sources.of(str(folder))
+    assert {path for path in found if path.is_relative_to(folder)} == files
+    assert sources.FOLDER / "harness" / "timing.py" in found
+    assert sources.times(str(folder))
+    before = sources.digest(str(folder))
+    (folder / "unused.py").write_text("")
+    assert sources.digest(str(folder)) != before
+
+
+def key(name, **changes):
+    return run_folder.key_of(name, toy.Config(), {**FACTS, **changes})
+
+
+@pytest.mark.parametrize("name", ["digits", "wallclock"])
+def test_a_commit_and_what_only_draws_cost_no_measurement(name):
+    assert key(name) == key(name, git={"commit": "b", "dirty": True})
+    packages = {"jax": "1", "matplotlib": "2", "rnnscan": "2"}
+    assert key(name) == key(name, packages=packages)
+    assert key(name) != key(name, packages={**packages, "jax": "2"})
+    assert key(name) != key(name, source="1")
+    assert key(name) != key(name, cpu={**FACTS["cpu"], "model": "b"})
+    assert key(name) != key(name, device={**FACTS["device"], "kind": "b"})
+
+
+def test_processors_and_memory_count_where_something_is_timed():
+    for changes in ({"cpu": {"model": "a", "count": 4, "memory_bytes": 9}}, {"system": "other"}):
+        assert key("digits") == key("digits", **changes)
+        assert key("wallclock") != key("wallclock", **changes)
+
+
+def test_the_environment_still_has_all_of_it():
+    facts = environment.describe("digits")
+    assert {"git", "system"} <= facts.keys()
+    assert facts["source"] == sources.digest("digits") != environment.describe()["source"]
