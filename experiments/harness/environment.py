@@ -12,8 +12,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jax
-
 ROOT = Path(__file__).resolve().parents[2]
 _SOURCES = (".py", ".cc", ".cu", ".h")
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
@@ -21,6 +19,8 @@ _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
 
 def describe() -> dict[str, Any]:
     """Versions, device, processor, memory, jax settings, git commit and a digest of our sources."""
+    import jax  # here, since whoever reads a run folder needs no jax
+
     devices = jax.devices()
     return {
         "device": {
