@@ -1,4 +1,4 @@
-"""python -m experiments list | run NAME_OR_CONFIG [key=value ...] | claims | report [FOLDER]"""
+"""python -m experiments list | run NAME_OR_CONFIG [key=value ...] | claims | report [FOLDER] | compare A B"""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ try:
     from rich.text import Text
 
     from experiments.harness import config, registry, run_folder, runner, visit
+    from experiments.harness.compare import compare_runs
     from experiments.harness.experiment import ProtocolError
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
@@ -33,7 +34,7 @@ REFUSALS = (
     registry.UnknownExperimentError,
     run_folder.RunFolderError,
 )
-RUNS = Path("runs")
+RUNS = run_folder.RUNS
 
 
 def list_experiments() -> int:
@@ -148,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "run": run_experiment,
                 "claims": run_claims,
                 "report": report_run,
+                "compare": compare_runs,
             },
             prog="python -m experiments",
             description="Experiments with recurrences: each tests one claim and ends in a report.",

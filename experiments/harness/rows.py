@@ -1,4 +1,4 @@
-"""The records of runs as flat rows, for tools that know nothing of points: pandas, a spreadsheet."""
+"""The records of runs as flat rows, for tools that know nothing of points: pandas, spreadsheets."""
 
 from __future__ import annotations
 
