@@ -1,4 +1,4 @@
-"""python -m experiments list | run NAME_OR_CONFIG [key=value ...] | claims | report [FOLDER] | compare A B"""
+"""python -m experiments list | run | claims | report | compare | runs: see --help."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ try:
     from experiments.harness import config, registry, run_folder, runner, visit
     from experiments.harness.compare import compare_runs
     from experiments.harness.experiment import ProtocolError
+    from experiments.harness.listing import list_runs
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
         raise
@@ -150,6 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "claims": run_claims,
                 "report": report_run,
                 "compare": compare_runs,
+                "runs": list_runs,
             },
             prog="python -m experiments",
             description="Experiments with recurrences: each tests one claim and ends in a report.",

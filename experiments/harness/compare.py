@@ -7,6 +7,7 @@ they import it.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, writ
 
 _SHOWN = 20  # rows on the terminal
 _NAMED = 5  # records that one run has alone
-_CELL = 60  # characters
+_CELL = 40  # characters, on the terminal
+_LEAST = 24
 
 
 def compare_runs(
@@ -69,10 +71,11 @@ def compare_runs(
 
 def parts_of(group: Sequence[RunFolder]) -> list[Table | page.Text]:
     """What is to be said of runs of one experiment, the reference first."""
-    labels = [f"{'ABCDEFGHIJ'[i] if i < 10 else i + 1}" for i in range(len(group))]
+    letters = string.ascii_uppercase
+    labels = [letters[i] if i < len(letters) else f"run {i + 1}" for i in range(len(group))]
     records = [run.records() for run in group]
     rows = [
-        (label, run.path.resolve().name, str(_points(mine)), "yes" if run.finished else "not said")
+        (label, run.path.resolve().name, str(_points(mine)), "yes" if run.finished else "no")
         for label, run, mine in zip(labels, group, records, strict=True)
     ]
     parts: list[Table | page.Text] = [
@@ -80,8 +83,7 @@ def parts_of(group: Sequence[RunFolder]) -> list[Table | page.Text]:
             "Runs",
             ("", "folder", "points", "finished"),
             tuple(rows),
-            "A is the reference. A run that does not say that it finished is compared in what "
-            "it has; runs of results/ never say it.",
+            "A is the reference. An unfinished run is compared in what it has.",
         ),
         _facts_table("Config: what differs", labels, [run.config for run in group]),
         _facts_table("Environment: what differs", labels, [run.environment for run in group]),
@@ -260,9 +262,13 @@ def _show(console: Console, part: Table | page.Text) -> None:
     if not isinstance(part, Table):
         console.print(f"\n{part.text}", markup=False, highlight=False)
         return
-    rows = tuple(tuple(_short(cell) for cell in row) for row in part.rows[:_SHOWN])
+    rows = tuple((row[0], *map(_short, row[1:])) for row in part.rows[:_SHOWN])
     left = len(part.rows) - len(rows)
     note = f"{part.note} Further rows are on the page: {left}." if left else part.note
+    # The first column gives way, so that the numbers are seen.
+    widths = [max(map(len, cells)) for cells in zip(part.columns, *rows, strict=True)]
+    room = max(_LEAST, console.width - 2 - sum(width + 3 for width in widths[1:]) - 3)
+    rows = tuple((_short(row[0], room), *row[1:]) for row in rows)
     terminal.show_table(console, replace(part, rows=rows, note=note.strip()))
 
 

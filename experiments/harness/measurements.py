@@ -48,7 +48,7 @@ class Measured:
 
 def measured(runs: Sequence[Sequence[Record]]) -> list[Measured]:
     """What each of the runs measured, under names that mean the same in all of them."""
-    words = _telling_words(record for records in runs for record in records)
+    words = _telling_words(runs)
     return [_measured(records, words) for records in runs]
 
 
@@ -101,11 +101,12 @@ def _named(records: Iterable[Record], words: Sequence[str]) -> Iterable[tuple[Na
         yield name if number == 1 else (*name, ("record", number)), record
 
 
-def _telling_words(records: Iterable[Record]) -> list[str]:
+def _telling_words(runs: Sequence[Sequence[Record]]) -> list[str]:
     """As few fields as tell records of one point apart, in the order in which records hold them."""
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[json.dumps(record["point"], sort_keys=True)].append(record)
+    groups: dict[tuple[int, str], list[Record]] = defaultdict(list)
+    for number, records in enumerate(runs):
+        for record in records:
+            groups[number, json.dumps(record["point"], sort_keys=True)].append(record)
     fields = dict.fromkeys(
         key
         for group in groups.values()
