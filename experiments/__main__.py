@@ -1,4 +1,4 @@
-"""python -m experiments list | run NAME [CONFIG] [key=value ...] | claims | report [FOLDER]"""
+"""python -m experiments list | run | claims | report | compare | runs: see --help."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ try:
     from rich.text import Text
 
     from experiments.harness import config, preview, registry, run_folder, runner, visit
+    from experiments.harness.compare import compare_runs
     from experiments.harness.experiment import ProtocolError
+    from experiments.harness.listing import list_runs
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
         raise
@@ -33,7 +35,7 @@ REFUSALS = (
     registry.UnknownExperimentError,
     run_folder.RunFolderError,
 )
-RUNS = Path("runs")
+RUNS = run_folder.RUNS
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
@@ -183,6 +185,8 @@ def main(arguments: list[str] | None = None) -> int:
                 "run": run_experiment,
                 "claims": run_claims,
                 "report": report_run,
+                "compare": compare_runs,
+                "runs": list_runs,
             },
             prog="python -m experiments",
             description="Experiments with recurrences: each tests one claim and ends in a report.",

@@ -14,8 +14,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments.harness import sources
 
 _PACKAGES = ("rnnscan", "jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
@@ -29,6 +27,8 @@ def describe(name: str = "") -> dict[str, Any]:
 
     The sources are those of the experiment of that name; of all experiments without one.
     """
+    import jax  # here, since whoever reads a run folder needs no jax
+
     devices = jax.devices()
     return {
         "device": {

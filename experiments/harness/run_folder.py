@@ -44,7 +44,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-
+RUNS = Path("runs")  # where run folders lie unless told otherwise
 CURES = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there, the quota is used up",

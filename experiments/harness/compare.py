@@ -1,0 +1,301 @@
+"""Runs side by side: what differs in config and environment, each measurement with its ratio and
+interval, the verdicts of each.
+
+The first run is the reference. Verdicts are found again by the experiment as it is here, and only
+they import it.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from experiments.harness import config, page, registry, terminal
+from experiments.harness.experiment import ProtocolError, Table, Verdict, sum_up
+from experiments.harness.measurements import Measured, Name, in_words, measured
+from experiments.harness.pairing import differing, pair
+from experiments.harness.ratios import Contrast, contrasts
+from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, write_atomically
+
+_SHOWN = 20  # rows on the terminal
+_NAMED = 5  # records that one run has alone
+_CELL = 40  # characters, on the terminal
+_LEAST = 24
+
+
+def compare_runs(
+    folders: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER FOLDER ...")],
+    /,
+    *,
+    out: Path | None = None,
+    runs: Path = RUNS,
+) -> int:
+    """Show what differs between runs: config, environment, measurements, verdicts.
+
+    Args:
+      folders: two run folders or more, or folders of results/; the first is the reference.
+      out: the page to write; by default compare-A-B.html in the folder of runs.
+      runs: the folder that holds the run folders.
+    """
+    found = pair(folders)
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)
+    sections: list[page.Section] = []
+    for group in found.groups:
+        title = group[0].experiment
+        parts = parts_of(group)
+        sections.append(page.Section(title, tuple(parts)))
+        console.rule(title, style="dim")
+        for part in parts:
+            _show(console, part)
+    if found.left_out:
+        left_out = tuple(page.Text(line) for line in found.left_out)
+        sections.append(page.Section("Left out", left_out))
+        for part in left_out:
+            _show(console, part)
+    names = [folder.resolve().name for folder in folders]
+    path = out or runs / f"compare-{'-'.join(names)}.html"
+    lead = f"{', '.join(names[1:])} against {names[0]}, which is the reference."
+    write_atomically(path, page.render("Runs side by side", lead, sections))
+    console.print("\nAll of it, as a page:")
+    console.print(f"  {path}", soft_wrap=True, markup=False)
+    return 0
+
+
+def parts_of(group: Sequence[RunFolder]) -> list[Table | page.Text]:
+    """What is to be said of runs of one experiment, the reference first."""
+    letters = string.ascii_uppercase
+    labels = [letters[i] if i < len(letters) else f"run {i + 1}" for i in range(len(group))]
+    records = [run.records() for run in group]
+    rows = [
+        (label, run.path.resolve().name, str(_points(mine)), "yes" if run.finished else "no")
+        for label, run, mine in zip(labels, group, records, strict=True)
+    ]
+    parts: list[Table | page.Text] = [
+        Table(
+            "Runs",
+            ("", "folder", "points", "finished"),
+            tuple(rows),
+            "A is the reference. An unfinished run is compared in what it has.",
+        ),
+        _facts_table("Config: what differs", labels, [run.config for run in group]),
+        _facts_table("Environment: what differs", labels, [run.environment for run in group]),
+        *_verdicts(labels, group, records),
+    ]
+    found = measured(records)
+    for label, other in zip(labels[1:], found[1:], strict=True):
+        parts += _measurements(labels[0], found[0], label, other)
+    return parts
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: Name
+    field: str
+    contrast: Contrast
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        return self.contrast.differs, self.contrast.size
+
+    def cells(self) -> tuple[str, ...]:
+        c = self.contrast
+        interval = "–" if c.interval is None else " to ".join(_change(c, x) for x in c.interval)
+        return (
+            in_words(self.name),
+            self.field,
+            _number(c.reference),
+            _number(c.other),
+            _change(c, c.change),
+            interval,
+            self.mark,
+        )
+
+    @property
+    def mark(self) -> str:
+        c = self.contrast
+        if not c.differs:
+            return ""
+        higher = c.change > (1 if c.is_ratio else 0)
+        # A ratio of negative numbers above 1 is the lower number.
+        higher = higher != (c.is_ratio and c.reference < 0)
+        if self.field.endswith("seconds"):
+            return "slower" if higher else "faster"
+        return "higher" if higher else "lower"
+
+
+def _measurements(
+    reference: str, left: Measured, label: str, right: Measured
+) -> list[Table | page.Text]:
+    """The tables of one run against the reference."""
+    shared = [key for key in left.samples if key in right.samples]
+    found = contrasts([(left.samples[key], right.samples[key]) for key in shared])
+    rows = [_Row(*key, each) for key, each in zip(shared, found, strict=True)]
+    rows.sort(key=lambda row: row.rank, reverse=True)
+    differ = sum(row.contrast.differs for row in rows)
+    judged = sum(row.contrast.interval is not None for row in rows)
+    whole = Table(
+        f"Measurements: {label} against {reference}",
+        ("record", "measurement", reference, label, "change", "95 % interval", ""),
+        tuple(row.cells() for row in rows),
+        f"{_count(len(rows), 'measurement')} in both; {judged} have an interval, which leaves out "
+        f'"no change" in {differ}. A change is {label} / {reference} of medians, or with a sign '
+        f"{label} - {reference} where these are not of one sign; a dash: too few samples.",
+    )
+    parts: list[Table | page.Text] = [whole] if rows else []
+    if curves := _curves(left, right):
+        parts.append(
+            Table(
+                f"Curves: {label} against {reference}",
+                ("record", "curve", "largest relative difference"),
+                tuple(curves),
+                "Of the means over seeds, relative to the larger of the two.",
+            )
+        )
+    for which, mine, yours in ((reference, left, right), (label, right, left)):
+        known = set(yours.names)
+        alone = [name for name in mine.names if name not in known]
+        if alone:
+            said = [in_words(name) or "its record" for name in alone]
+            left_out = sum(name in yours.skipped for name in alone)
+            why = f", {left_out} of them left out by the other run" if left_out else ""
+            rest = ", ..." if len(said) > _NAMED else ""
+            parts.append(
+                page.Text(
+                    f"In {which} alone, not compared: {_count(len(said), 'record')}{why} "
+                    f"({'; '.join(said[:_NAMED])}{rest})."
+                )
+            )
+    return parts or [page.Text(f"{label} and {reference} share no measurement.")]
+
+
+def _curves(left: Measured, right: Measured) -> list[tuple[str, str, str]]:
+    found = []
+    for key, mine in left.curves.items():
+        yours = right.curves.get(key, [])
+        if len({curve.shape for curve in (*mine, *yours)}) > 1 or not yours:
+            if yours:
+                found.append((-1.0, key, "of other lengths"))
+            continue
+        a, b = np.mean(mine, axis=0), np.mean(yours, axis=0)
+        with np.errstate(all="ignore"):
+            apart = np.abs(a - b) / np.maximum(np.abs(a), np.abs(b))
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, apart)
+        apart = np.where(np.isnan(apart), np.inf, apart)  # one of them is no number
+        largest = float(apart.max())
+        found.append((largest, key, "not finite in one" if np.isinf(largest) else f"{largest:.2%}"))
+    found.sort(key=lambda each: -each[0])
+    return [(in_words(name), field, said) for _, (name, field), said in found]
+
+
+def _verdicts(
+    labels: Sequence[str], group: Sequence[RunFolder], records: Sequence[Sequence[dict[str, Any]]]
+) -> list[Table | page.Text]:
+    said: list[dict[str, Verdict]] = []
+    faults: list[Table | page.Text] = []
+    for label, run, mine in zip(labels, group, records, strict=True):
+        try:
+            file = registry.find_config(str(run.path))
+            experiment = registry.load(file.experiment)
+            config.resolve(experiment.Config, file.values, where=str(run.path))
+        except (
+            config.ConfigError,
+            ProtocolError,
+            registry.UnknownExperimentError,
+            RunFolderError,
+        ) as error:
+            faults.append(page.Text(f"No verdicts of {label} by this version: {error}"))
+            said.append({})
+            continue
+        summary = sum_up(experiment, mine)
+        faults += [page.Text(f"Not of {label}: {failure}") for failure in summary.failures]
+        said.append({_claim(verdict): verdict for verdict in summary.verdicts})
+    claims = dict.fromkeys(claim for verdicts in said for claim in verdicts)
+    if not claims:
+        return faults
+    rows = []
+    for claim in claims:
+        each = [verdicts.get(claim) for verdicts in said]
+        outcomes = {verdict.outcome for verdict in each if verdict}
+        changed = len(outcomes) > 1
+        cells = (_outcome(verdict) for verdict in each)
+        rows.append((changed, (claim, "changed" if changed else "", *cells)))
+    rows.sort(key=lambda row: not row[0])
+    count = sum(changed for changed, _ in rows)
+    table = Table(
+        "Verdicts",
+        ("claim", "", *labels),
+        tuple(cells for _, cells in rows),
+        f"{count} of {len(rows)} changed.",
+    )
+    return [*faults, table]
+
+
+def _claim(verdict: Verdict) -> str:
+    return f"{verdict.number}. {verdict.claim}" if verdict.number else verdict.claim
+
+
+def _outcome(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "–"
+    return f"{verdict.outcome}: {verdict.value}" if verdict.value else verdict.outcome
+
+
+def _facts_table(
+    title: str, labels: Sequence[str], facts: Sequence[dict[str, Any]]
+) -> Table | page.Text:
+    rows = tuple((name, *map(_cell, values)) for name, values in differing(facts))
+    if not rows:
+        return page.Text(f"{title.split(':')[0]}: the same in all.")
+    return Table(title, ("", *labels), rows)
+
+
+def _show(console: Console, part: Table | page.Text) -> None:
+    """On the terminal: long tables and cells are cut, the page has them whole."""
+    if not isinstance(part, Table):
+        console.print(f"\n{part.text}", markup=False, highlight=False)
+        return
+    rows = tuple((row[0], *map(_short, row[1:])) for row in part.rows[:_SHOWN])
+    left = len(part.rows) - len(rows)
+    note = f"{part.note} Further rows are on the page: {left}." if left else part.note
+    # The first column gives way, so that the numbers are seen.
+    widths = [max(map(len, cells)) for cells in zip(part.columns, *rows, strict=True)]
+    room = max(_LEAST, console.width - 2 - sum(width + 3 for width in widths[1:]) - 3)
+    rows = tuple((_short(row[0], room), *row[1:]) for row in rows)
+    terminal.show_table(console, replace(part, rows=rows, note=note.strip()))
+
+
+def _short(text: str, width: int = _CELL) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def _points(records: Sequence[dict[str, Any]]) -> int:
+    return sum(record["line"] == 1 for record in records)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _change(contrast: Contrast, value: float) -> str:
+    return (
+        f"{value:.3f}"
+        if contrast.is_ratio and 1e-3 < value < 1e4
+        else (f"{value:.3g}" if contrast.is_ratio else f"{value:+.3g}")
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,143 @@
+"""The run folders there are: what each is of, what differs from the default, how far it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.harness import config, registry, terminal
+from experiments.harness.experiment import ProtocolError, Table, in_words
+from experiments.harness.pairing import differing
+from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, point_key
+
+_SWEEP = "sweep.json"
+_CELL = 44  # characters
+_UNREADABLE = (
+    config.ConfigError,
+    ProtocolError,
+    registry.UnknownExperimentError,
+    RunFolderError,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One folder, in words; what cannot be read of it is among them."""
+
+    changed: float
+    experiment: str
+    differs: str
+    state: str
+    points: str
+    size: int
+    path: Path
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            datetime.fromtimestamp(self.changed).strftime("%Y-%m-%d %H:%M"),
+            self.experiment,
+            self.state,
+            self.points,
+            _bytes(self.size),
+            self.path.name,
+            _short(self.differs),
+        )
+
+
+def list_runs(*, runs: Path = RUNS) -> int:
+    """Show the run folders: date, experiment, what differs from the default, state, size.
+
+    Args:
+      runs: the folder that holds the run folders.
+    """
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    found = rows(runs)
+    if not found:
+        console.print(
+            f"{runs}: holds no run yet; start one with: python -m experiments run NAME",
+            soft_wrap=True,
+            markup=False,
+        )
+        return 0
+    columns = ("changed", "experiment", "state", "points", "size", "folder", "not the default")
+    cells = tuple(row.cells() for row in found)
+    count = "one folder" if len(found) == 1 else f"{len(found)} folders"
+    terminal.show_table(
+        console, Table(f"{runs}: {count}, {_bytes(sum(r.size for r in found))}", columns, cells)
+    )
+    return 0
+
+
+def rows(root: Path) -> list[Row]:
+    """The run folders and sweeps below `root`, the newest first."""
+    folders = [path for path in root.glob("*") if _is_listed(path)]
+    return sorted((_row(path) for path in folders), key=lambda row: -row.changed)
+
+
+def _is_listed(path: Path) -> bool:
+    names = ("config.json", "results.jsonl", _SWEEP)
+    return any((path / name).is_file() for name in names)
+
+
+def _row(path: Path) -> Row:
+    sizes = [file.stat() for file in path.rglob("*") if file.is_file()]
+    changed, size = max(stat.st_mtime for stat in sizes), sum(stat.st_size for stat in sizes)
+    if (path / _SWEEP).is_file():
+        return Row(changed, "sweep", "", "", "", size, path)
+    run, name, differs, points = RunFolder(path), "?", "", ""
+    try:
+        name = run.experiment
+        records = run.records()
+        done = {point_key(record["point"]) for record in records}
+        points = str(len(done))
+        _ = run.environment
+        file = registry.find_config(str(path))
+        experiment = registry.load(file.experiment)
+        mine = config.resolve(experiment.Config, file.values, where=str(path))
+        differs = _differs(file.experiment, experiment.Config, mine)
+        state = "finished" if run.finished else _so_far(experiment.plan(mine), done)
+    except _UNREADABLE as error:
+        state = f"older format: {_why(error, path)}"
+    except Exception as error:  # of an experiment's own code: it hides no other
+        state = f"not readable: {_short(in_words(error))}"
+    return Row(changed, name, differs, state, points, size, path)
+
+
+def _so_far(planned: Iterable[dict], done: set[str]) -> str:
+    keys = [point_key(point) for point in planned]
+    return f"unfinished {sum(key in done for key in keys)} of {len(keys)}"
+
+
+def _differs(name: str, model: type[config.Config], mine: config.Config) -> str:
+    """`key=value` of what is not as in the default config."""
+    default = config.resolve(model, registry.find_config(name).values)
+    pairs = differing([default.model_dump(mode="json"), mine.model_dump(mode="json")])
+    return " ".join(f"{key}={value}" for key, (_, value) in pairs)
+
+
+def _why(error: Exception, path: Path) -> str:
+    """The first fault, in one short line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    faults = getattr(error, "faults", None) or lines
+    return _short(faults[0].replace(f"{path}/", "").replace(f"{path}: ", ""))
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _CELL else f"{text[: _CELL - 3]}..."
+
+
+def _bytes(count: int) -> str:
+    """
+    >>> _bytes(900), _bytes(15_300), _bytes(2_500_000)
+    ('900 B', '15 kB', '2.5 MB')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB" if count >= 1e3 else f"{count} B"

@@ -1,0 +1,150 @@
+"""Which measurements two runs share: every number of every record, under a name that both have.
+
+A measurement is named by its point without the seed, by as few of the record's own words (layer,
+contender, method, ...) as tell the records of one point apart, and by its field. So the samples of
+several seeds are samples of one measurement, and a word that differs from machine to machine (the
+version of a peer, the method that was chosen) parts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.harness.experiment import Record
+from experiments.harness.rows import own_fields, point_fields
+
+# What says how was measured, not what came out.
+_NO_RESULTS = ("repeats", "skipped", "predicted_bytes", "predicted_seconds", "config", "seed")
+_LONGEST_WORD = 80
+
+Name = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measurements of one run, by (name of the record, field).
+
+    Args:
+      samples: repeated values of one quantity: repetitions, and seeds.
+      curves: lists by epoch, lag or length, one a seed.
+      skipped: names of records that say why nothing was measured.
+    """
+
+    samples: dict[tuple[Name, str], list[float]]
+    curves: dict[tuple[Name, str], list[np.ndarray]]
+    skipped: frozenset[Name]
+
+    @property
+    def names(self) -> list[Name]:
+        """The named records that hold a number, in order."""
+        return list(dict.fromkeys(name for name, _ in (*self.samples, *self.curves)))
+
+
+def measured(runs: Sequence[Sequence[Record]]) -> list[Measured]:
+    """What each of the runs measured, under names that mean the same in all of them."""
+    words = _telling_words(runs)
+    return [_measured(records, words) for records in runs]
+
+
+def in_words(name: Name) -> str:
+    """`forward length=64 LRU, auto`: words bare, numbers with their key.
+
+    >>> in_words((("direction", "forward"), ("length", 64)))
+    'forward length=64'
+    """
+    return " ".join(
+        str(value) if isinstance(value, str) else f"{key}={json.dumps(value)}"
+        for key, value in name
+        if value != ""
+    )
+
+
+def _measured(records: Iterable[Record], words: Sequence[str]) -> Measured:
+    samples: dict[tuple[Name, str], list[float]] = defaultdict(list)
+    curves: dict[tuple[Name, str], list[np.ndarray]] = defaultdict(list)
+    skipped: set[Name] = set()
+    for name, record in _named(records, words):
+        own = own_fields(record)
+        if "skipped" in own:
+            skipped.add(name)
+            continue
+        for field, value in own.items():
+            if field.split(".")[0] in _NO_RESULTS or (field, value) in name:
+                continue
+            numbers = _numbers(value)
+            if numbers is None or numbers.size == 0:
+                continue
+            if numbers.ndim == 0 or (numbers.ndim == 1 and field.endswith("seconds")):
+                samples[name, field] += np.atleast_1d(numbers).tolist()
+            else:
+                curves[name, field].append(numbers)
+    return Measured(dict(samples), dict(curves), frozenset(skipped))
+
+
+def _named(records: Iterable[Record], words: Sequence[str]) -> Iterable[tuple[Name, Record]]:
+    """Each record with its name; where words do not tell the records of a point apart, their
+    number does."""
+    seen: Counter[tuple[str, Name]] = Counter()
+    for record in records:
+        point = {key: value for key, value in point_fields(record).items() if key != "seed"}
+        own = {word: record[word] for word in words if _is_word(record.get(word))}
+        name = tuple((key, _hashable(value)) for key, value in (point | own).items())
+        whole = json.dumps(record["point"], sort_keys=True)
+        seen[whole, name] += 1
+        number = seen[whole, name]
+        yield name if number == 1 else (*name, ("record", number)), record
+
+
+def _telling_words(runs: Sequence[Sequence[Record]]) -> list[str]:
+    """As few fields as tell records of one point apart, in the order in which records hold them."""
+    groups: dict[tuple[int, str], list[Record]] = defaultdict(list)
+    for number, records in enumerate(runs):
+        for record in records:
+            groups[number, json.dumps(record["point"], sort_keys=True)].append(record)
+    fields = dict.fromkeys(
+        key
+        for group in groups.values()
+        for record in group
+        for key in record
+        if key != "point" and key not in _NO_RESULTS
+    )
+    found: list[str] = []
+
+    def parts(extra: list[str]) -> int:
+        return sum(
+            len({tuple(str(record.get(field)) for field in extra) for record in group})
+            for group in groups.values()
+        )
+
+    reached = parts([])
+    for field in fields:
+        if not any(_is_word(record.get(field)) for group in groups.values() for record in group):
+            continue
+        if (now := parts([*found, field])) > reached:
+            found, reached = [*found, field], now
+    return found
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_WORD
+
+
+def _hashable(value: Any) -> Any:
+    return value if not isinstance(value, list | Mapping) else json.dumps(value)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """As float64, None where the value is no number and no array of numbers."""
+    if isinstance(value, str | bool) or value is None:
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unequal length
+        return None
+    return array.astype(np.float64) if array.dtype.kind in "iuf" else None

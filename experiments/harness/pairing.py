@@ -1,0 +1,114 @@
+"""Which runs are compared with which: of two folders of results/, those of one experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.harness import run_folder, visit
+from experiments.harness.rows import flat
+from experiments.harness.run_folder import RunFolder, RunFolderError
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Runs of one experiment side by side, the reference first, and what was left out, in words."""
+
+    groups: tuple[tuple[RunFolder, ...], ...]
+    left_out: tuple[str, ...]
+
+
+def pair(folders: Sequence[Path]) -> Pairing:
+    """The runs of the first folder, each with that of every other which is nearest in its config.
+
+    Raises a RunFolderError where there is nothing to compare.
+    """
+    _check(folders)
+    held, left_out = [], []
+    for folder in folders:
+        runs, broken = _readable(folder)
+        held.append(runs)
+        left_out += broken
+    taken: set[Path] = set()
+    groups = []
+    for reference in held[0]:
+        group = [reference]
+        for others in held[1:]:
+            free = [
+                run
+                for run in others
+                if run.experiment == reference.experiment and run.path not in taken
+            ]
+            if free:
+                group.append(min(free, key=lambda run: _distance(reference, run)))
+                taken.add(group[-1].path)
+        if len(group) > 1:
+            groups.append(tuple(group))
+            taken.add(reference.path)
+    if not groups:
+        raise RunFolderError(_nothing_shared(folders, held))
+    left_out += [
+        f"{run.path}: no other run of {run.experiment} to compare it with"
+        for runs in held
+        for run in runs
+        if run.path not in taken
+    ]
+    return Pairing(tuple(groups), tuple(left_out))
+
+
+def differing(facts: Sequence[dict]) -> list[tuple[str, tuple]]:
+    """Dotted names that do not mean the same in all, with what they mean in each; "" where absent.
+
+    >>> differing([{"seed": 0, "task": {"size": 8}}, {"seed": 0, "task": {"size": 16}}])
+    [('task.size', (8, 16))]
+    """
+    tables = [dict(flat(each)) for each in facts]
+    names = dict.fromkeys(name for table in tables for name in table)
+    values = {name: tuple(table.get(name, "") for table in tables) for name in names}
+    return [(name, each) for name, each in values.items() if any(v != each[0] for v in each)]
+
+
+def _check(folders: Sequence[Path]) -> None:
+    if len(folders) < 2:
+        given = folders[0] if folders else "none"
+        raise RunFolderError(
+            f"{given}: compare takes two folders or more: run folders, or folders of results/"
+        )
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise RunFolderError(f"{folder}: given twice; should be two different folders")
+        seen.add(folder.resolve())
+
+
+def _readable(folder: Path) -> tuple[list[RunFolder], list[str]]:
+    """The runs of a folder; one that cannot be read hides no other of the same visit."""
+    if not visit.is_visit(folder):
+        run = run_folder.find(folder)
+        _try(run)
+        return [run], []
+    found, broken = [], []
+    for run in visit.runs(folder):
+        try:
+            _try(run)
+            found.append(run)
+        except RunFolderError as error:
+            broken.append(str(error))
+    return found, broken
+
+
+def _try(run: RunFolder) -> None:
+    _ = run.config, run.environment, run.records()
+
+
+def _distance(left: RunFolder, right: RunFolder) -> int:
+    return len(differing([left.config, right.config]))
+
+
+def _nothing_shared(folders: Sequence[Path], held: Sequence[Sequence[RunFolder]]) -> str:
+    said = [
+        f"{folder} holds {', '.join(sorted({run.experiment for run in runs})) or 'no readable run'}"
+        for folder, runs in zip(folders, held, strict=True)
+    ]
+    return f"nothing to compare: {'; '.join(said)}; should be runs of one experiment"

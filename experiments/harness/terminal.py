@@ -1,0 +1,32 @@
+"""Tables on a terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from experiments.harness.experiment import Table
+
+
+def show_table(console: Console, table: Table) -> None:
+    """As many columns as fit side by side; a cell broken over lines is hard to read."""
+    widths = [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
+    count = len(widths)
+    while count > 2 and sum(widths[:count]) + 3 * count + 2 > console.width:
+        count -= 1
+    rich_table = RichTable(box=box.SIMPLE_HEAD)
+    for index, column in enumerate(table.columns[:count]):
+        words = index == 0 or not any(row[index][:1].isdigit() for row in table.rows)
+        rich_table.add_column(Text(column), justify="left" if words else "right", no_wrap=True)
+    for row in table.rows:
+        rich_table.add_row(*(Text(cell) for cell in row[:count]))
+    notes = [table.note] if table.note else []
+    if count < len(widths):
+        notes.append("Further columns are in the report.")
+    console.print(Text(f"\n{table.title}", style="bold"))
+    console.print(rich_table)
+    if notes:
+        console.print(Padding(Text(" ".join(notes), style="dim"), (0, 2)))

@@ -1,0 +1,87 @@
+"""The list of run folders: newest first, and no folder hides another."""
+
+import json
+import os
+from pathlib import Path
+
+from experiments import __main__ as cli
+from experiments.harness import config, registry, run_folder
+from experiments.harness.run_folder import writing
+
+ENVIRONMENT = {
+    "device": {"platform": "gpu", "kind": "H100", "count": 1},
+    "cpu": {"model": "some", "count": 2},
+    "packages": {"jax": "0.10.2"},
+}
+
+
+def shown(capsys, runs):
+    assert cli.main(["runs", "--runs", str(runs)]) == 0
+    return capsys.readouterr().out
+
+
+def make(root, *overrides, measured=0):
+    """A run of gradient_decay with some of its points measured."""
+    experiment = registry.load("gradient_decay")
+    file = registry.find_config("gradient_decay")
+    resolved = config.resolve(experiment.Config, file.values, overrides)
+    folder = run_folder.make(root, "gradient_decay", resolved, ENVIRONMENT)
+    points = experiment.plan(resolved)
+    with writing(folder) as writer:
+        for point in points[:measured]:
+            writer.append(point, [{"value": 1}])
+    return folder, len(points)
+
+
+def age(folder, seconds):
+    for file in Path(folder.path).rglob("*"):
+        os.utime(file, (seconds, seconds))
+
+
+def test_no_runs_is_no_fault(tmp_path, capsys):
+    assert "holds no run yet" in shown(capsys, tmp_path)
+    assert "holds no run yet" in shown(capsys, tmp_path / "none")
+
+
+def test_every_folder_has_its_line_newest_first(tmp_path, capsys):
+    old, _ = make(tmp_path, measured=2)
+    old.mark_finished({})
+    new, count = make(tmp_path, "seeds=2", measured=3)
+    age(old, 1_000_000_000)
+    age(new, 1_500_000_000)
+    said = shown(capsys, tmp_path)
+    assert said.index(new.path.name) < said.index(old.path.name)
+    line = next(line for line in said.splitlines() if new.path.name in line)
+    assert f"unfinished 3 of {count}" in line
+    assert line.split()[0] == "2017-07-14"
+    assert "seeds=2" in line
+    line = next(line for line in said.splitlines() if old.path.name in line)
+    assert " finished " in line
+    assert "=" not in line
+
+
+def test_broken_folders_and_sweeps_are_named(tmp_path, capsys):
+    whole, _ = make(tmp_path)
+    strange, _ = make(tmp_path, "seeds=3")
+    facts = json.loads((strange.path / "config.json").read_text())
+    (strange.path / "config.json").write_text(json.dumps({**facts, "gone": 1}))
+    for name, content in [
+        ("torn", {"config.json": "{"}),
+        ("unknown", {"config.json": '{"experiment": "gone"}'}),
+        ("headless", {"results.jsonl": '{"a": 1}\n'}),
+        ("all", {"sweep.json": "{}"}),
+    ]:
+        (tmp_path / name).mkdir()
+        for file, text in content.items():
+            (tmp_path / name / file).write_text(text)
+    (tmp_path / "compare-a-b.html").write_text("")
+    lines = shown(capsys, tmp_path).splitlines()
+    said = {
+        name: next(line for line in lines if f" {name} " in line)
+        for name in (whole.path.name, strange.path.name, "torn", "unknown", "headless", "all")
+    }
+    assert "unfinished 0 of" in said[whole.path.name]
+    assert "older format: gone = 1: no such key" in said[strange.path.name]
+    for name in ("torn", "unknown", "headless"):
+        assert "older format: " in said[name]
+    assert " sweep " in said["all"]
