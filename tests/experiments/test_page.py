@@ -142,12 +142,12 @@ def test_a_narrow_page_does_not_scroll_sideways(tmp_path):
         "document.title = this.contentDocument.documentElement.scrollWidth"
         '"></iframe>'
     )
-    options = "--headless --no-sandbox --disable-gpu --no-first-run"
-    command = [
-        *[BROWSER, *options.split(), "--hide-scrollbars", "--disable-background-networking"],
-        *["--disable-sync"],
-        *["--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"],
-        *["--dump-dom", (tmp_path / "frame.html").as_uri()],
-    ]
+    options = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --disable-sync "
+        "--disable-background-networking --disable-component-update --allow-file-access-from-files"
+    )
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    frame = (tmp_path / "frame.html").as_uri()
+    command = [BROWSER, *options.split(), profile, "--dump-dom", frame]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "<title>400</title>" in shown
