@@ -5,6 +5,7 @@ Figures are made without pyplot: no global state, no window, nothing to close.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,9 @@ from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from experiments.harness import figure_data
 from experiments.harness.kinds import KINDS
+from experiments.harness.page import Image
 
 STYLE: Any = {
     "figure.dpi": 100,
@@ -90,6 +93,25 @@ def written(text: Any) -> str:
     'a $x$ b'
     """
     return str(text).replace(r"\$", "$").replace(_UNSEEN, "")
+
+
+def image(name: str, figure: Figure) -> Image:
+    """The figure for a page: drawn, with its caption, described, and its data.
+
+    Args:
+      name: of its files; the caption where the figure's own label is empty.
+      figure: its label is the caption.
+    """
+    svg = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    return Image(
+        name=name,
+        caption=written(figure.get_label()) or name.replace("_", " "),
+        alt=figure_data.in_words(figure),
+        svg=svg.getvalue(),
+        data=figure_data.csv_text(figure),
+    )
 
 
 class _Figure(Figure):

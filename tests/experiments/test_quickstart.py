@@ -103,7 +103,7 @@ def test_a_part_that_fails_leaves_the_others(config, monkeypatch, tmp_path):
     figures = experiment.plot(records)
     assert list(figures) == ["wallclock", "digits_squares"]
     images, failures = report.save_figures(figures, tmp_path)
-    assert [caption for caption, _ in images] == ["digits squares"]
+    assert [image.caption for image in images] == ["digits squares"]
     assert failures[0].startswith("figures wallclock: KeyError: 'loss' (experiments/test_quick")
     summary = experiment.summary(records)
     assert [table.rows for table in summary.tables] == [(("2", "4"), ("5", "25"))]
