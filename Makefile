@@ -9,7 +9,7 @@ KERNEL := rnnscan/scan/cuda_kernel/launcher.cc \
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart claims accelerator test gpu-compile lint typecheck notebooks clean
+.PHONY: help quickstart claims accelerator test gpu-compile lint typecheck notebooks lab clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ typecheck: $(VENV)/.with-dev ## types, by basedpyright
 
 notebooks: $(VENV)/.with-test ## run every notebook from its .py source and store its outputs
 	$(BIN)/python scripts/make_notebooks.py
+
+lab: $(VENV)/.with-lab ## JupyterLab in notebooks/; jupytext pairs each .ipynb with its .py source
+	$(BIN)/jupyter lab notebooks
 
 clean: ## remove the environment and every cache; runs/ stays
 	rm -rf .venv .venv-newest .venv-gpu $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -419,6 +419,7 @@ table(
 # and does next to nothing, so it stands for the limit of the memory.
 
 # %%
+# differs by machine: times
 samples = {name: [] for name in contenders}
 for _ in range(21):
     for name, program in programs.items():

@@ -655,6 +655,7 @@ legend_below(figure)
 figure
 
 # %%
+# differs by machine: times
 table(
     ["time / time of streaming", *unit],
     *(

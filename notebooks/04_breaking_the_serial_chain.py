@@ -285,6 +285,7 @@ def solve(W, x, method):
     return nonlinear_scan(partial(step, W), h0, x, method=method)
 
 
+# differs by machine: how many roundings make the residual
 W, x = draw(seed=0, gain=0.9)
 h, found = solve(W, x, "newton")
 off = np.abs(h - loop(W, x)).max()
@@ -326,6 +327,7 @@ def lyapunov(W, x):
     return lax.scan(body, (h0, jnp.ones(n) / n**0.5), x)[1].mean()
 
 
+# differs by machine: near chaos a rounding decides
 SEEDS = range(3)
 points = {}  # of Newton: exponent, iterations, converged
 rows = []
@@ -538,6 +540,7 @@ table(
 
 
 # %%
+# differs by machine: the iterations near chaos, by a rounding
 @partial(jax.jit, static_argnames="method")
 def count(W, x, method):
     h, found = nonlinear_scan(partial(step, W), h0, x, method=method)
@@ -641,6 +644,7 @@ print(f"iterations of each sequence: {found.iterations[0].tolist()}, distance: {
 
 
 # %%
+# differs by machine: times
 def seconds(run):
     """The least of many, since other programs only add to it."""
     samples = []
