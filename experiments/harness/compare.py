@@ -145,7 +145,7 @@ def _measurements(
     said = (
         f"{_count(len(rows), 'measurement')} in both; {judged} have an interval, which leaves out "
         f'"no change" in {differ}. A change is {label} / {reference} of medians, or with a sign '
-        f"{label} - {reference} where these are not of one sign; a dash: too few samples."
+        f"{label} - {reference} where a sample is 0 or signs differ; a dash: too few samples."
     )
     apart = tuple(row.cells() for row in rows if row.contrast.size or row.contrast.differs)
     equal = tuple(row.cells() for row in rows[len(apart) :])

@@ -25,7 +25,7 @@ class Contrast:
     Args:
       reference: the median of the reference's samples.
       other: the median of the other's.
-      change: `other / reference`, or `other - reference` where the two are not of one sign.
+      change: `other / reference`, or `other - reference` where samples are zero or of both signs.
       interval: of the change, at 95 %; None where there are too few samples.
       is_ratio: whether `change` is a ratio.
     """
