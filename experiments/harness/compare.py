@@ -111,11 +111,11 @@ class _Row:
         return (
             in_words(self.name),
             self.field,
+            self.mark,
             _number(c.reference),
             _number(c.other),
             _change(c, c.change),
             interval,
-            self.mark,
         )
 
     @property
@@ -141,7 +141,7 @@ def _measurements(
     rows.sort(key=lambda row: row.rank, reverse=True)
     differ = sum(row.contrast.differs for row in rows)
     judged = sum(row.contrast.interval is not None for row in rows)
-    columns = ("record", "measurement", reference, label, "change", "95 % interval", "")
+    columns = ("record", "measurement", "", reference, label, "change", "95 % interval")
     said = (
         f"{_count(len(rows), 'measurement')} in both; {judged} have an interval, which leaves out "
         f'"no change" in {differ}. A change is {label} / {reference} of medians, or with a sign '
