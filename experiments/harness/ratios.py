@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Samples = Sequence[float] | np.ndarray
 _PAIRS_AT_ONCE = 2_000_000
 
 
@@ -56,7 +57,7 @@ class Contrast:
         return abs(self.change) / largest if 0 < largest < np.inf else 0.0
 
 
-def contrasts(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Contrast]:
+def contrasts(pairs: Sequence[tuple[Samples, Samples]]) -> list[Contrast]:
     """A contrast for each pair (samples of the reference, samples of the other).
 
     >>> (found,) = contrasts([([1.0, 1.1, 0.9, 1.0, 1.05], [2.0, 2.2, 2.1, 1.9, 2.05])])
