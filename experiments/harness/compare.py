@@ -75,7 +75,7 @@ def parts_of(group: Sequence[RunFolder]) -> list[Table | page.Text]:
     labels = [letters[i] if i < len(letters) else f"run {i + 1}" for i in range(len(group))]
     records = [run.records() for run in group]
     rows = [
-        (label, run.path.resolve().name, str(_points(mine)), "yes" if run.finished else "no")
+        (label, str(run.path), str(_points(mine)), "yes" if run.finished else "no")
         for label, run, mine in zip(labels, group, records, strict=True)
     ]
     parts: list[Table | page.Text] = [
@@ -111,11 +111,11 @@ class _Row:
         return (
             in_words(self.name),
             self.field,
+            self.mark,
             _number(c.reference),
             _number(c.other),
             _change(c, c.change),
             interval,
-            self.mark,
         )
 
     @property
@@ -141,15 +141,22 @@ def _measurements(
     rows.sort(key=lambda row: row.rank, reverse=True)
     differ = sum(row.contrast.differs for row in rows)
     judged = sum(row.contrast.interval is not None for row in rows)
-    whole = Table(
-        f"Measurements: {label} against {reference}",
-        ("record", "measurement", reference, label, "change", "95 % interval", ""),
-        tuple(row.cells() for row in rows),
+    columns = ("record", "measurement", "", reference, label, "change", "95 % interval")
+    said = (
         f"{_count(len(rows), 'measurement')} in both; {judged} have an interval, which leaves out "
         f'"no change" in {differ}. A change is {label} / {reference} of medians, or with a sign '
-        f"{label} - {reference} where these are not of one sign; a dash: too few samples.",
+        f"{label} - {reference} where a sample is 0 or signs differ; a dash: too few samples."
     )
-    parts: list[Table | page.Text] = [whole] if rows else []
+    apart = tuple(row.cells() for row in rows if row.contrast.size or row.contrast.differs)
+    equal = tuple(row.cells() for row in rows[len(apart) :])
+    parts: list[Table | page.Text] = []
+    if apart:
+        parts.append(Table(f"Measurements: {label} against {reference}", columns, apart, said))
+    elif equal:
+        parts.append(page.Text(f"{label} and {reference} are equal in all they share. {said}"))
+    if equal:
+        title = f"Equal measurements: {label} against {reference}"
+        parts.append(Table(title, columns, equal, brief=False))
     if curves := _curves(left, right):
         parts.append(
             Table(
@@ -163,14 +170,14 @@ def _measurements(
         known = set(yours.names)
         alone = [name for name in mine.names if name not in known]
         if alone:
-            said = [in_words(name) or "its record" for name in alone]
+            names = [in_words(name) or "its record" for name in alone]
             left_out = sum(name in yours.skipped for name in alone)
             why = f", {left_out} of them left out by the other run" if left_out else ""
-            rest = ", ..." if len(said) > _NAMED else ""
+            rest = ", ..." if len(names) > _NAMED else ""
             parts.append(
                 page.Text(
-                    f"In {which} alone, not compared: {_count(len(said), 'record')}{why} "
-                    f"({'; '.join(said[:_NAMED])}{rest})."
+                    f"In {which} alone, not compared: {_count(len(names), 'record')}{why} "
+                    f"({'; '.join(names[:_NAMED])}{rest})."
                 )
             )
     return parts or [page.Text(f"{label} and {reference} share no measurement.")]
@@ -261,6 +268,8 @@ def _show(console: Console, part: Table | page.Text) -> None:
     """On the terminal: long tables and cells are cut, the page has them whole."""
     if not isinstance(part, Table):
         console.print(f"\n{part.text}", markup=False, highlight=False)
+        return
+    if not part.brief:
         return
     rows = tuple((row[0], *map(_short, row[1:])) for row in part.rows[:_SHOWN])
     left = len(part.rows) - len(rows)

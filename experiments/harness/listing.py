@@ -114,10 +114,16 @@ def _so_far(planned: Iterable[dict], done: set[str]) -> str:
 
 
 def _differs(name: str, model: type[config.Config], mine: config.Config) -> str:
-    """`key=value` of what is not as in the default config."""
+    """`key=value` of what is not as in the default config; of a list of tables its name alone."""
     default = config.resolve(model, registry.find_config(name).values)
     pairs = differing([default.model_dump(mode="json"), mine.model_dump(mode="json")])
-    return " ".join(f"{key}={value}" for key, (_, value) in pairs)
+    lists = dict.fromkeys(key.split(".")[0] for key, _ in pairs if _in_list(key))
+    plain = [f"{key}={value}" for key, (_, value) in pairs if not _in_list(key)]
+    return " ".join([*plain, *(f"{name}=..." for name in lists)])
+
+
+def _in_list(key: str) -> bool:
+    return any(part.isdigit() for part in key.split("."))
 
 
 def _why(error: Exception, path: Path) -> str:

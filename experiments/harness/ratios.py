@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Samples = Sequence[float] | np.ndarray
 _PAIRS_AT_ONCE = 2_000_000
 
 
@@ -25,7 +26,7 @@ class Contrast:
     Args:
       reference: the median of the reference's samples.
       other: the median of the other's.
-      change: `other / reference`, or `other - reference` where the two are not of one sign.
+      change: `other / reference`, or `other - reference` where samples are zero or of both signs.
       interval: of the change, at 95 %; None where there are too few samples.
       is_ratio: whether `change` is a ratio.
     """
@@ -56,7 +57,7 @@ class Contrast:
         return abs(self.change) / largest if 0 < largest < np.inf else 0.0
 
 
-def contrasts(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Contrast]:
+def contrasts(pairs: Sequence[tuple[Samples, Samples]]) -> list[Contrast]:
     """A contrast for each pair (samples of the reference, samples of the other).
 
     >>> (found,) = contrasts([([1.0, 1.1, 0.9, 1.0, 1.05], [2.0, 2.2, 2.1, 1.9, 2.05])])

@@ -60,6 +60,8 @@ def point_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     {'part': 'recall', 'layer': 'LRU', 'seed': 0}
     """
     point = record["point"]
+    if not isinstance(point, Mapping):
+        return {"point": point}
     if isinstance(inner := point.get("point"), Mapping):
         point = {**{key: value for key, value in point.items() if key != "point"}, **inner}
     return dict(flat(point))
