@@ -23,8 +23,10 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         return {}
     figure, (panels,) = figures.new_figure(1, 3, size=(13.4, 4.9))
     left, middle, right = panels
-    for kind in distinct(streams, "layer"):
-        mine, look = select(streams, layer=kind), figures.line_style(kind)
+    kinds = distinct(streams, "layer")
+    turns = figures.in_turns({k: array(select(streams, layer=k), "state_bytes") for k in kinds})
+    for kind in kinds:
+        mine, look = select(streams, layer=kind), figures.line_style(kind) | turns[kind]
         left.plot(array(mine, "length"), array(mine, "state_bytes"), label=kind, **look)
     left.set_xscale("log")
     figures.bytes_axis(left, "state carried from step to step")

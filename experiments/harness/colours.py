@@ -10,5 +10,6 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY = (
     "#56B4E9",
 )
 GREY = "#6b6b6b"
-# Darker and lighter neighbours of these, for a kind of layer that comes after the first six.
-NAVY, BROWN, PURPLE, BLACK, LIGHT = "#003A5D", "#8C5A00", "#7A3B69", "#1a1a1a", "#a8a8a8"
+# For a kind of layer that comes after the first six; two of them are Tol's (2021).
+INDIGO, BROWN, PURPLE, BLACK, OLIVE = "#332288", "#8C5A00", "#7A3B69", "#1a1a1a", "#999933"
+LIGHT = "#a8a8a8"  # of a band behind curves

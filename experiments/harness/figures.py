@@ -135,7 +135,52 @@ def line_style(kind: str, method: str = "") -> dict[str, Any]:
     """
     row = KINDS[kind]
     look = {"color": row.color, "marker": row.marker, "markeredgecolor": "white"}
+    if row.marker == "*":  # of which a white edge would leave little
+        look |= {"markersize": 10, "markeredgewidth": 0.5}
     return {**look, "linestyle": _LINES.get(method, ":")}
+
+
+def in_turns(
+    curves: Mapping[str, Sequence[float] | np.ndarray], within: float = 0.0
+) -> dict[str, dict[str, Any]]:
+    """Keywords for `Axes.plot` that show each of several curves that lie on one another.
+
+    They take turns along the line that they share: a dash of each, a marker of each. A curve that
+    lies alone keeps its own look.
+
+    Args:
+      curves: heights by name; of as many places, if they are to be compared.
+      within: how far apart two curves may be at most and still hide one another.
+
+    >>> found = in_turns({"a": [1, 1], "b": [1, 1], "c": [2, 2]})
+    >>> found["a"], found["c"]
+    ({'linestyle': (0.0, (3.0, 3.0)), 'markevery': (0, 2)}, {})
+    >>> found["b"]
+    {'linestyle': (3.0, (3.0, 3.0)), 'markevery': (1, 2)}
+    """
+    groups: list[list[str]] = []
+    for name, heights in curves.items():
+        for group in groups:
+            if _alike(heights, curves[group[0]], within):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return {
+        name: _turn(place, len(group)) if len(group) > 1 else {}
+        for group in groups
+        for place, name in enumerate(group)
+    }
+
+
+def _alike(one: Any, other: Any, within: float) -> bool:
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    return one.shape == other.shape and np.allclose(one, other, rtol=1e-6, atol=within)
+
+
+def _turn(place: int, count: int, dash: float = 3.0) -> dict[str, Any]:
+    offset = dash * (-place % count)
+    return {"linestyle": (offset, (dash, dash * (count - 1))), "markevery": (place, count)}
 
 
 def new_figure(

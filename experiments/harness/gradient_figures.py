@@ -19,14 +19,15 @@ def layer_look(kind: str, index: int) -> dict[str, Any]:
 
     Each depth has a line and a marker of its own, so that it is told apart without colour too.
     """
-    base = np.array(to_rgb(line_style(kind)["color"]))
+    own = line_style(kind)
+    base = np.array(to_rgb(own["color"]))
     depth = (0.0, -0.45, 0.45)[index % 3]
     colour = base * (1 + depth) if depth < 0 else base + (1 - base) * depth
     return {
         "color": tuple(colour),
         "linestyle": ("-", (0, (6, 1.5)), (0, (3, 1.5)))[index % 3],
-        "marker": "osD^vPX*"[index % 8],
-        "markersize": 4.5,
+        "marker": own["marker"] if index == 0 else "osD^vPX"[index % 7],
+        "markersize": 9 if index == 0 and own["marker"] == "*" else 4.5,
     }
 
 

@@ -46,8 +46,8 @@ from experiments.harness.colours import (
     BROWN,
     GREEN,
     GREY,
-    LIGHT,
-    NAVY,
+    INDIGO,
+    OLIVE,
     ORANGE,
     PINK,
     PURPLE,
@@ -282,7 +282,7 @@ add(
         Between((0, 3), (0, 4.5), (11, 31)),
     ),
     Kind(
-        *(GRU, Dense, Recurrence.READS_STATE, NAVY, "v", _cell(3, both=6, held=3)),
+        *(GRU, Dense, Recurrence.READS_STATE, INDIGO, "v", _cell(3, both=6, held=3)),
         Between((0, 2), (0, 3.3), (6, 28)),
     ),
     Kind(
@@ -327,7 +327,7 @@ add(
         Between((5, 44), (0, 0), (3, 8)),
     ),
     Kind(
-        *(MLP, FullyConnected, Recurrence.NONE, LIGHT, ">", _fully_connected),
+        *(MLP, FullyConnected, Recurrence.NONE, OLIVE, ">", _fully_connected),
         Between((17, 27), (0, 0), (0, 4)),
         one_output=True,
     ),

@@ -27,7 +27,10 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     left, middle, right = panels
     of = study.layers(done)
     figures.dot_rows(left, {n: [100 * r["test_accuracy"] for r in of[n]] for n in of})
-    for key, name in (("nearest", "nearest"), ("nearest_sorted", "nearest, sorted")):
+    for key, name in (
+        ("nearest", "nearest neighbour"),
+        ("nearest_sorted", "nearest, values sorted"),
+    ):
         at = 100 * done[0][key]
         left.axvline(at, color="#444444", linewidth=1, linestyle=(0, (1, 2)))
         # Above the rows, where there is room for words.
@@ -44,12 +47,13 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     left.set_title("Right answers")
     looks = study.looks(done)
     for place, (layer, mine) in enumerate(of.items(), start=1):
-        # The marker of a kind; another start of it has another line and depth.
-        look = looks[layer] | {"marker": figures.line_style(mine[0]["kind"])["marker"]}
+        look = looks[layer]
         curves = array(mine, "train_loss")
         epochs = np.arange(1, curves.shape[1] + 1)
         look["markevery"] = (place % 5, max(1, len(epochs) // 6))
-        middle.plot(epochs, np.median(curves, axis=0), label=layer, **look)
+        middle_loss = np.median(curves, axis=0)
+        label = layer if np.isfinite(middle_loss).any() else f"{layer} (diverged: no curve)"
+        middle.plot(epochs, middle_loss, label=label, **look)
     study.level(middle, _CHANCE, "guessing")
     middle.set_ylim(0, None)
     middle.set_xlabel("epoch")

@@ -32,7 +32,7 @@ _ROW = (
     {"color": colours.ORANGE, "marker": "v", "linestyle": (0, (5, 2))},
     {"color": colours.GREEN, "marker": "s", "linestyle": (0, (1, 1.2))},
     {"color": colours.PINK, "marker": "D", "linestyle": (0, (3, 1, 1, 1))},
-    {"color": colours.NAVY, "marker": "^", "linestyle": (0, (8, 2))},
+    {"color": colours.INDIGO, "marker": "^", "linestyle": (0, (8, 2))},
     {"color": colours.GREY, "marker": "X", "linestyle": "-"},
 )
 _THIN = {"color": "#444444", "linewidth": 1, "linestyle": (0, (1, 2))}

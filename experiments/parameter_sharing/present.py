@@ -22,10 +22,12 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     if not counts:
         return {}
     figure, ((axes,),) = figures.new_figure(size=(8.4, 5.2))
+    axes.set_title("Parameters that a layer needs for sequences of one length")
+    turns = figures.in_turns({kind: [by[n] for n in sorted(by)] for kind, by in counts.items()})
     for kind, by_length in counts.items():
         lengths = sorted(by_length)
         found = [by_length[n] or np.nan for n in lengths]
-        axes.plot(lengths, found, label=kind, **figures.line_style(kind))
+        axes.plot(lengths, found, label=kind, **figures.line_style(kind) | turns[kind])
     first = select(records, study="growth")[0]
     axes.set_xscale("log")
     axes.set_yscale("log")

@@ -16,6 +16,7 @@ from experiments.harness.study import percent
 
 ATTENTION, PLAIN = "CausalSelfAttention", "RNN"
 _SOLVED = 0.9  # of the answers
+_HIDES = 4.0  # per cent between two curves that are hard to tell apart
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
@@ -23,12 +24,17 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     if not done:
         return {}
     figure, ((left, right),) = figures.new_figure(1, 2, size=(11.6, 5.2))
-    for layer, mine in study.layers(done).items():
+    of = study.layers(done)
+    curves = {n: np.median(100 * array(mine, "accuracy"), axis=0) for n, mine in of.items()}
+    turns = figures.in_turns(curves, within=_HIDES)
+    for layer, mine in of.items():
         look = figures.line_style(mine[0]["kind"])
         look |= {"linestyle": (0, (3, 1.5))} if mine[0]["context"] else {}
         edges = np.array(mine[0]["edges"], float)
         places = (edges[:-1] + edges[1:]) / 2
-        study.draw_curves(left, places, 100 * array(mine, "accuracy"), label=layer, **look)
+        study.draw_curves(
+            left, places, 100 * array(mine, "accuracy"), label=layer, **look | turns[layer]
+        )
         right.plot(places, np.median(array(mine, "gradient") / LN10, axis=0), **look)
     study.level(left, 100 * done[0]["chance"], " chance", left=True)
     far, near = "distance from question to value, steps", "relative to the question's"

@@ -34,8 +34,14 @@ _LOOKS: dict[str, dict[str, Any]] = {
     SCAN: {"color": colours.GREEN, "marker": "P", "markersize": 7},
     ASSOCIATIVE: {"color": colours.RED, "marker": "X", "markersize": 7, "linestyle": (0, (5, 2))},
 }
-# Peers and methods that have no look of their own are grey, told apart by their markers.
-_OTHERS = ("<", ">", "*", "p", "h", "1", "2", "3")
+# Of peers and methods that have no look of their own, each its colour and marker.
+_OTHERS = tuple(
+    zip(
+        (colours.BLACK, colours.BROWN, colours.PURPLE, colours.OLIVE, colours.INDIGO, colours.GREY),
+        ("<", ">", "p", "h", "8", "d"),
+        strict=True,
+    )
+)
 
 
 def plot(records: Sequence[Record]) -> dict[str, Figure]:
@@ -126,7 +132,8 @@ def _looks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     names = dict.fromkeys(record["contender"] for record in records)
     others = [name for name in names if name not in looks and not name.startswith("limit:")]
     for index, name in enumerate(sorted(others)):
-        looks[name] = {"color": colours.GREY, "marker": _OTHERS[index % len(_OTHERS)]}
+        colour, marker = _OTHERS[index % len(_OTHERS)]
+        looks[name] = {"color": colour, "marker": marker}
     return looks
 
 
@@ -166,13 +173,13 @@ def _ratio_figure(
         markersize=17,
         markeredgewidth=2,
         color="#222222",
-        label="asked of auto",
+        label="goal: auto no slower than this",
     )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("time / time of streaming the same bytes")
+    axes.set_xlabel("time / time of streaming the same bytes (left is faster)")
     axes.set_yticks(list(height.values()), list(height))
     axes.set_ylim(-0.7, len(shapes) - 0.3)
     axes.set_ylabel("outer x T x inner")
@@ -195,7 +202,7 @@ def _compile_figure(records: Sequence[Record], looks: dict[str, dict[str, Any]])
                 _COMPILE_SECONDS,
                 color=colours.GREY,
                 linestyle=(0, (1, 1.5)),
-                label=f"{short_seconds(_COMPILE_SECONDS)}, asked of auto",
+                label=f"goal: auto within {short_seconds(_COMPILE_SECONDS)}",
             )
             for name in reversed(_contenders(here)):
                 series = select(here, contender=name)

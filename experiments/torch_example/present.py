@@ -49,7 +49,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         axes.set_xscale("log")
         axes.set_xlim(min(0.008, 0.8 * axes.get_xlim()[0]), max(2.0, axes.get_xlim()[1]))
         axes.set_title(direction)
-        axes.set_xlabel("time over torch's")
+        axes.set_xlabel("time / torch's (left of the line is faster)")
         axes.set_yticks(range(len(shapes)), [", ".join(map(str, shape)) for shape in shapes])
         axes.set_ylim(len(shapes) - 0.5, -0.5)
     panels[0].set_ylabel("T, batch, inputs, hidden")

@@ -97,7 +97,7 @@ def _grid(
         for one in series(mine):
             _draw(axes, one, value, samples, **_look(one[0], records))
         if mine is single:
-            axes.set_title("one program each")
+            axes.set_title("Layers with a single method")
         else:
             for method in distinct(mine, "method"):
                 style = figures.line_style(mine[0]["kind"], method)["linestyle"]

@@ -17,6 +17,15 @@ def test_a_layer_keeps_its_colour_and_a_method_its_line():
     assert tree["linestyle"] != looks[2]["linestyle"]
 
 
+def test_curves_that_lie_on_one_another_take_turns():
+    turns = figures.in_turns({"a": [33, 34], "b": [33.5, 33], "c": [90, 80], "d": [33]}, within=2)
+    assert turns["c"] == turns["d"] == {}
+    (first, dashes), (second, same) = turns["a"]["linestyle"], turns["b"]["linestyle"]
+    assert dashes == same
+    assert first != second
+    assert turns["a"]["markevery"] != turns["b"]["markevery"]
+
+
 def test_bands_run_from_quartile_to_quartile_around_the_median():
     low, middle, high = figures.quartiles([[1, 2, 3, 4, 5], [10, 10, 10]])
     assert (low.tolist(), middle.tolist(), high.tolist()) == ([2, 10], [3, 10], [4, 10])

@@ -1,9 +1,12 @@
 """The table of layers: every one of rnnscan, each told apart, each made by a config."""
 
 import inspect
+import itertools
 
 import jax
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from experiments.harness.kinds import KINDS, cost, kind_of
 from experiments.harness.layer_configs import build, by_default, describe_init
@@ -19,8 +22,19 @@ def test_every_layer_is_in_the_table():
 
 
 def test_no_two_layers_look_alike():
-    looks = {(kind.color, kind.marker) for kind in KINDS.values()}
-    assert len(looks) == len(KINDS)
+    assert len({kind.marker for kind in KINDS.values()}) == len(KINDS)
+    for one, other in itertools.combinations(KINDS.values(), 2):
+        apart = np.linalg.norm(_lab(one.color) - _lab(other.color))
+        assert apart > 20, f"{one.name} and {other.name} differ by {apart:.0f} in CIELAB"
+
+
+def _lab(colour):
+    """CIELAB, in which 2 is a difference that one just sees."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.array(to_xyz) @ linear / [0.9505, 1.0, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 @pytest.mark.parametrize("name", KINDS)

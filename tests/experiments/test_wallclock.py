@@ -460,7 +460,7 @@ def test_figures_have_a_panel_for_each_layer_that_has_a_choice():
     for figure in figures.values():
         panels = [axes for axes in figure.axes if axes.get_visible()]
         assert [axes.get_title(loc="left") or axes.get_title() for axes in panels] == [
-            "one program each",
+            "Layers with a single method",
             *LINEAR,
         ]
     panels = figures["time_forward"].axes
