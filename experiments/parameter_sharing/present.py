@@ -23,7 +23,8 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         return {}
     figure, ((axes,),) = figures.new_figure(size=(8.4, 5.2))
     axes.set_title("Parameters that a layer needs for sequences of one length")
-    turns = figures.in_turns({kind: [by[n] for n in sorted(by)] for kind, by in counts.items()})
+    heights = {k: np.log10([by[n] or np.nan for n in sorted(by)]) for k, by in counts.items()}
+    turns = figures.in_turns(heights, within=0.02)
     for kind, by_length in counts.items():
         lengths = sorted(by_length)
         found = [by_length[n] or np.nan for n in lengths]
