@@ -19,7 +19,7 @@ from experiments.harness.page import table_csv
 
 _COLUMNS = ("panel", "series", "x", "y", "low", "high", "value")
 _ALWAYS = 4  # of these columns; the others are left out where they are empty
-_UNSEEN = "\u200b"
+UNSEEN = "\u200b"  # has no width; before a name that matplotlib would leave out of a legend
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _look(line: Line2D) -> tuple[str, str, str]:
 
 def _plain(text: str) -> str:
     """A label as it is read: on one line, without what only the drawing needs."""
-    return " ".join(str(text).replace(r"\$", "$").replace(_UNSEEN, "").split())
+    return " ".join(str(text).replace(r"\$", "$").replace(UNSEEN, "").split())
 
 
 def _cell(value: Any) -> str:

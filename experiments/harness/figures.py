@@ -51,7 +51,6 @@ _LINES = {"": "-", "sequential": "-", "associative": (0, (5, 2))}
 
 
 _MATHEMATICS = MathTextParser("path")
-_UNSEEN = "\u200b"  # has no width; before a name that matplotlib would leave out of a legend
 
 
 def literal(value: Any) -> Any:
@@ -83,7 +82,7 @@ def _literal(text: str) -> str:
         for part in textwrap.wrap(line, 40, drop_whitespace=False) or [line]
     ]
     text = "\n".join(lines if len(lines) <= 5 else [*lines[:4], "…"])
-    return (_UNSEEN if text.startswith("_") else "") + text.replace("$", r"\$")
+    return (figure_data.UNSEEN if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def written(text: Any) -> str:
@@ -92,7 +91,7 @@ def written(text: Any) -> str:
     >>> written(literal("a $x$ b"))
     'a $x$ b'
     """
-    return str(text).replace(r"\$", "$").replace(_UNSEEN, "")
+    return str(text).replace(r"\$", "$").replace(figure_data.UNSEEN, "")
 
 
 def image(name: str, figure: Figure) -> Image:

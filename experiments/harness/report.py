@@ -10,10 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from experiments.harness import figures, page
@@ -22,13 +19,13 @@ from experiments.harness.experiment import (
     Experiment,
     Record,
     Summary,
-    Table,
     in_words,
     sum_up,
 )
 from experiments.harness.figures import STYLE, literal
 from experiments.harness.page import Facts, Image, Section, Text
 from experiments.harness.run_folder import RunFolder, write_atomically
+from experiments.harness.terminal import show_table
 
 _COLOURS = {"confirmed": "green", "refined": "yellow", "refuted": "red", "open": "dim"}
 
@@ -140,34 +137,13 @@ def show(console: Console, summary: Summary, device: str) -> None:
     """The brief tables and the verdicts on a terminal."""
     for table in summary.tables:
         if table.brief:
-            _show_table(console, table)
+            show_table(console, table)
     for verdict in summary.verdicts:
         line = RichText(f"\n{verdict.outcome.upper()}", style=f"bold {_COLOURS[verdict.outcome]}")
         number = f"  Claim {verdict.number}, " if verdict.number else "  "
         line.append(f"{number}{verdict.claim}: ", style="bold not dim default")
         line.append(f"{verdict.text} (On {device}.)", style="not bold not dim default")
         console.print(line)
-
-
-def _show_table(console: Console, table: Table) -> None:
-    """As many columns as fit side by side; a cell broken over lines is hard to read."""
-    widths = [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
-    count = len(widths)
-    while count > 2 and sum(widths[:count]) + 3 * count + 2 > console.width:
-        count -= 1
-    rich_table = RichTable(box=box.SIMPLE_HEAD)
-    for index, column in enumerate(table.columns[:count]):
-        words = index == 0 or not any(row[index][:1].isdigit() for row in table.rows)
-        rich_table.add_column(RichText(column), justify="left" if words else "right", no_wrap=True)
-    for row in table.rows:
-        rich_table.add_row(*(RichText(cell) for cell in row[:count]))
-    notes = [table.note] if table.note else []
-    if count < len(widths):
-        notes.append("Further columns are in the report.")
-    console.print(RichText(f"\n{table.title}", style="bold"))
-    console.print(rich_table)
-    if notes:
-        console.print(Padding(RichText(" ".join(notes), style="dim"), (0, 2)))
 
 
 def _records(records: Sequence[Record]) -> Text:
