@@ -1,4 +1,4 @@
-"""python -m experiments list | run | claims | report | compare | runs: see --help."""
+"""python -m experiments list | run | claims | report | compare | sweep | runs: see --help."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ try:
     from experiments.harness.compare import compare_runs
     from experiments.harness.experiment import ProtocolError
     from experiments.harness.listing import list_runs
+    from experiments.harness.sweep import sweep
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
         raise
@@ -186,6 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "claims": run_claims,
                 "report": report_run,
                 "compare": compare_runs,
+                "sweep": sweep,
                 "runs": list_runs,
             },
             prog="python -m experiments",

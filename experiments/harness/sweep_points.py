@@ -1,0 +1,140 @@
+"""What a sweep runs: its axes, their points, and every fault before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.harness import config
+from experiments.harness.config import Config, ConfigError
+from experiments.harness.run_folder import canonical
+
+MANY = 10_000
+
+Axes = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One config of a sweep: the values that it has on the axes, and what they resolve to."""
+
+    values: Mapping[str, Any]
+    config: Config
+
+    def __str__(self) -> str:
+        return label(self.values)
+
+
+def label(values: Mapping[str, Any]) -> str:
+    """`layer=LRU seed=1`.
+
+    >>> label({"layer": "LRU", "lengths": [64, 128]})
+    'layer=LRU lengths=[64, 128]'
+    """
+    return " ".join(f"{key}={shown(value)}" for key, value in values.items())
+
+
+def shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def parse(changes: Iterable[str]) -> tuple[Axes, list[str]]:
+    """The axes, `key=[v1,v2]`, and what is fixed for all points, `key=value`.
+
+    >>> parse(["layer=[RNN, LRU]", "lengths=[[64], [128]]", "seeds=2"])
+    ({'layer': ['RNN', 'LRU'], 'lengths': [[64], [128]]}, ['seeds=2'])
+    """
+    axes: Axes = {}
+    fixed, faults = {}, []
+    for change in changes:
+        key, _, value = change.partition("=")
+        key, value = key.strip(), value.strip()
+        if key in axes or key in fixed:
+            faults.append(f"{key}: named twice; should be one axis or one value")
+        elif not value.startswith("["):
+            fixed[key] = change
+        else:
+            try:
+                axes[key] = _items(change, key, value)
+            except ConfigError as error:
+                faults += error.faults
+                continue
+            if not axes[key]:
+                faults.append(f"{key} = []: an axis without values; should have one at least")
+    if not axes and not faults:
+        faults.append("no axis: should name one at least, for instance seeds=[1,2,4]")
+    if faults:
+        raise ConfigError(faults, "of the sweep")
+    return axes, list(fixed.values())
+
+
+def resolve(
+    model: type[Config],
+    values: Mapping[str, Any],
+    axes: Axes,
+    fixed: Sequence[str],
+    *,
+    zipped: bool = False,
+    many: bool = False,
+) -> list[SweepPoint]:
+    """All points, each with a valid config, or one ConfigError with every fault of every point."""
+    lengths = {key: len(items) for key, items in axes.items()}
+    if zipped and len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{key} has {count}" for key, count in lengths.items())
+        raise ConfigError([f"--zip: {counts} values; should be equally many"], "of the sweep")
+    rows = zip(*axes.values(), strict=True) if zipped else itertools.product(*axes.values())
+    if not many and (rows_first := list(itertools.islice(rows, MANY + 1))):
+        if len(rows_first) > MANY:
+            raise ConfigError([f"more than {MANY:,} points: say --yes to run them"], "of the sweep")
+        rows = rows_first
+    points: list[SweepPoint] = []
+    at: dict[str, list[str]] = {}
+    seen: dict[str, str] = {}
+    for row in rows:
+        chosen = dict(zip(axes, row, strict=True))
+        name = label(chosen)
+        overrides = [*fixed, *(f"{key}={_toml(value)}" for key, value in chosen.items())]
+        try:
+            point = SweepPoint(chosen, config.resolve(model, values, overrides))
+        except ConfigError as error:
+            for fault in dict.fromkeys(error.faults):
+                at.setdefault(fault, []).append(name)
+            continue
+        key = canonical(point.config.model_dump(mode="json"))
+        if key in seen:
+            at.setdefault(f"the same config as {seen[key]}", []).append(name)
+        seen.setdefault(key, name)
+        points.append(point)
+    if at:
+        raise ConfigError([f"{_where(names)}: {fault}" for fault, names in at.items()], "of points")
+    return points
+
+
+def _where(names: Sequence[str]) -> str:
+    others = len(names) - 1
+    return names[0] + (f" and {others} other{'s' if others > 1 else ''}" if others else "")
+
+
+def _items(change: str, key: str, value: str) -> list[Any]:
+    try:
+        return config.parse_override(change)[1]
+    except ConfigError:
+        if not value.endswith("]") or set("[]{}\"'") & set(value[1:-1]):
+            raise
+    # Bare words are no TOML: each is read as an override of its own.
+    words = value[1:-1].split(",")
+    return [config.parse_override(f"{key}={word.strip()}")[1] for word in words if word.strip()]
+
+
+def _toml(value: Any) -> str:
+    """A value as an override has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)  # nan and inf as in TOML
+    return json.dumps(value, ensure_ascii=False)
