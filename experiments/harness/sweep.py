@@ -274,7 +274,7 @@ def _on_engine(engine: Any, words: dict[int, list[str]]) -> Iterator[tuple[int, 
 
     cwd = os.getcwd()
     numbers = {engine.submit(task.run, words[number], cwd, pure=False): number for number in words}
-    for done in as_completed(numbers):
+    for done in as_completed(numbers, loop=engine.loop):
         error = done.exception()
         yield numbers[done], done.result() if not error else task.Outcome(1, f"{error}", 0.0)
 
