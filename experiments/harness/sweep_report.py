@@ -9,17 +9,23 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments.harness import figures, page, report, run_folder
+from experiments.harness import figures, measurements, page, report, run_folder
+from experiments.harness.colours import BLUE, GREEN, ORANGE, PINK, RED, SKY
 from experiments.harness.experiment import Experiment, Record, Summary, Table, sum_up
 from experiments.harness.run_folder import RunFolder, RunFolderError
 from experiments.harness.sweep_points import SweepPoint, label, shown
 
 FINISHED = "finished"  # the state of a point; any other says why it is not
 PANELS = 6
-Row = dict[str, Any]
+COLORS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
+MARKERS = "osD^vPX"  # one more, so that no pair comes back soon
+CURVES = 12
+Key = tuple[str, str]  # a measured field, and the name of what it was measured of
+Row = dict[Any, Any]
 
 
 def write(
@@ -34,20 +40,24 @@ def write(
     again: str,
 ) -> None:
     """Writes sweep.json, summary.csv, the figure and report.html, and shows the table."""
+    records = [_records(found) for found in folders]
+    values = _medians(records, axes)
     rows = [
-        _row(experiment, point, found, state)
-        for point, found, state in zip(points, folders, states, strict=True)
+        {**point.values, "state": state, **_end(experiment, found, mine), **measured}
+        for point, found, state, mine, measured in zip(
+            points, folders, states, records, values, strict=True
+        )
     ]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    fields = [key for key in columns if key not in {*axes, "state", "seconds", "verdicts"}]
+    fields = list(dict.fromkeys(key for measured in values for key in measured))
     varied = [key for key in fields if len({row[key] for row in rows if key in row}) > 1]
     fields = varied + [key for key in fields if key not in varied]
     columns = [*axes, "state", "seconds", "verdicts", *fields]
     cells = tuple(tuple(_cell(row.get(key)) for key in columns) for row in rows)
+    headings = tuple(map(_heading, columns))
     done = sum(state == FINISHED for state in states)
     title = f"{run_folder.title(name)} over {', '.join(axes)}"
-    note = "Of each measured field the median over the records of a point."
-    table = Table(title, tuple(columns), cells, note)
+    note = "Of each measured number the median over its samples and seeds."
+    table = Table(title, headings, cells, note)
     facts = {
         "experiment": name,
         "axes": axes,
@@ -59,12 +69,12 @@ def write(
     run_folder.write_atomically(folder / "sweep.json", json.dumps(facts, indent=2) + "\n")
     numbers = [[row.get(key, "") for key in columns] for row in rows]
     numbers = [[v if isinstance(v, int | float) else shown(v) for v in row] for row in numbers]
-    data = page.table_csv(columns, numbers)
+    data = page.table_csv(headings, numbers)
     run_folder.write_atomically(folder / "summary.csv", data)
     images, failures = [], []
     if varied:
         with mpl.rc_context(figures.STYLE):
-            figure = draw(axes, rows, varied[:PANELS])
+            figure = draw(axes, rows, varied)
             images, failures = report.save_figures({"sweep": figure}, folder / "figures")
     badge = ("finished" if done == len(rows) else "unfinished", f"{done} of {len(rows)} points")
     sections = [
@@ -96,81 +106,120 @@ def _brief(table: Table, axes: Mapping[str, Any], states: Sequence[str]) -> Tabl
     return Table(table.title, table.columns, rows, "\n".join([table.note, *failed]))
 
 
-def _row(experiment: Experiment, point: SweepPoint, folder: RunFolder, state: str) -> Row:
-    row: Row = {**point.values, "state": state}
+def _records(folder: RunFolder) -> list[Record]:
     try:
-        records = folder.records()
+        return folder.records()
     except RunFolderError:
-        return row
+        return []
+
+
+def _end(experiment: Experiment, folder: RunFolder, records: Sequence[Record]) -> Row:
+    """What the run of a point says of itself."""
+    row: Row = {}
     if folder.finished:
         text = (folder.path / "finished.json").read_text(encoding="utf-8")
         row["seconds"] = json.loads(text).get("seconds")
     if records:
         row["verdicts"] = ", ".join(v.outcome for v in sum_up(experiment, records).verdicts)
-    swept = {key.rpartition(".")[2] for key in point.values}
-    return {**{k: v for k, v in _medians(records).items() if k not in swept}, **row}
+    return row
 
 
-def _medians(records: Sequence[Record]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for record in records:
-        for key, value in record.items():
-            if key in ("line", "lines", "point") or key in record["point"]:
-                continue
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found.setdefault(key, []).append(value)
-    return {key: float(np.median(values)) for key, values in found.items()}
+def _medians(runs: Sequence[Sequence[Record]], axes: Mapping[str, Any]) -> list[dict[Key, float]]:
+    """The measurements of each run, by the parts of their names that tell them apart in a run.
+
+    What is swept is none of them: `length=64` where `lengths` are.
+    """
+    found = measurements.measured(runs)
+    names = [name for run in found for name in run.names]
+    several = {
+        key
+        for run in found
+        for key in {key for name in run.names for key, _ in name}
+        if len({dict(name).get(key) for name in run.names}) > 1
+    }
+    swept = {key.rpartition(".")[2] for key in axes}
+    several -= swept | {key.removesuffix("s") for key in swept}
+    short = {name: tuple(part for part in name if part[0] in several) for name in names}
+    return [
+        {
+            (field, measurements.in_words(short[name])): float(np.median(samples))
+            for (name, field), samples in run.samples.items()
+        }
+        for run in found
+    ]
 
 
-def draw(axes: Mapping[str, Sequence[Any]], rows: Sequence[Row], fields: Sequence[str]) -> Figure:
-    """A panel a field; along x the first axis of numbers, a curve for each value of the others."""
-    numeric = [key for key in axes if all(_is_number(value) for value in axes[key])]
-    along = (numeric or list(axes))[0]
+def _heading(key: str | Key) -> str:
+    """`accuracy` or `accuracy, LRU`."""
+    return key if isinstance(key, str) else ", ".join(filter(None, key))
+
+
+def draw(axes: Mapping[str, Sequence[Any]], rows: Sequence[Row], keys: Sequence[Key]) -> Figure:
+    """A panel a field; along x the longest axis of numbers, a curve for each value of the others."""
+    numeric = [key for key in axes if all(_number(value) is not None for value in axes[key])]
+    along = max(numeric or axes, key=lambda key: len(axes[key]))
     others = [key for key in axes if key != along]
+    every = list(dict.fromkeys(field for field, _ in keys))
+    fields = every[:PANELS]
     columns = min(3, len(fields))
     figure, panels = figures.new_figure(-(-len(fields) // columns), columns)
-    names = list(dict.fromkeys(label({key: row[key] for key in others}) for row in rows))
+    curves = [
+        (name, dict(zip(others, values, strict=True)))
+        for name in dict.fromkeys(name for field, name in keys if field in fields)
+        for values in dict.fromkeys(tuple(map(_frozen, (row[k] for k in others))) for row in rows)
+    ]
     for panel, field in zip(panels.flat, fields, strict=False):
-        for index, name in enumerate(names):
-            here = [r for r in rows if label({k: r[k] for k in others}) == name and field in r]
-            x = [r[along] if numeric else shown(r[along]) for r in here]
-            pairs = (
-                sorted(zip(x, (r[field] for r in here), strict=True))
-                if numeric
-                else list(zip(x, (r[field] for r in here), strict=True))
-            )
-            style = {
-                "color": f"C{index % 10}",
-                "marker": "osD^vPX"[index % 7],
-                "linestyle": "-" if numeric else "none",
-                "markeredgecolor": "white",
-            }
+        for index, (name, chosen) in enumerate(curves[:CURVES]):
+            here = [
+                (_number(row[along]) if numeric else shown(row[along]), row[field, name])
+                for row in rows
+                if (field, name) in row and all(_frozen(row[k]) == chosen[k] for k in others)
+            ]
+            here = sorted(here) if numeric else here
+            values = {key: json.loads(value) for key, value in chosen.items()}
             panel.plot(
-                [a for a, _ in pairs],
-                [b for _, b in pairs],
-                label=figures.literal(name) or None,
-                **style,
+                [x for x, _ in here],
+                [y for _, y in here],
+                label=figures.literal(", ".join(filter(None, (name, label(values))))) or None,
+                color=COLORS[index % len(COLORS)],
+                marker=MARKERS[index % len(MARKERS)],
+                linestyle="-" if numeric else "none",
+                markeredgecolor="white",
             )
         panel.set_title(figures.literal(field))
         panel.set_xlabel(figures.literal(along))
         if numeric:
-            ticks = sorted(set(axes[along]))
-            if min(ticks) > 0 and max(ticks) >= 8 * min(ticks):
-                panel.set_xscale("log")
-                panel.minorticks_off()
-            panel.set_xticks(
-                ticks[:: -(-len(ticks) // 6)], [f"{t:g}" for t in ticks[:: -(-len(ticks) // 6)]]
-            )
+            _ticks(panel, sorted({_number(value) or 0.0 for value in axes[along]}))
     for panel in list(panels.flat)[len(fields) :]:
         panel.set_visible(False)
-    if len(names) <= 20:
-        figures.legend_below(figure)
-    figure.set_label(f"Medians over the records of each point, against {along}.")
+    figures.legend_below(figure)
+    left = [
+        f"{len(all_) - most} further {what}"
+        for all_, most, what in ((every, PANELS, "fields"), (curves, CURVES, "curves"))
+        if len(all_) > most
+    ]
+    note = f" {' and '.join(left)} are in the table alone." if left else ""
+    figure.set_label(f"Medians over samples and seeds, against {along}.{note}")
     return figure
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _ticks(panel: Axes, places: Sequence[float]) -> None:
+    if places[0] > 0 and places[-1] >= 8 * places[0]:
+        panel.set_xscale("log")
+        panel.minorticks_off()
+    places = places[:: -(-len(places) // 6)]
+    panel.set_xticks(places, [f"{place:g}" for place in places])
+
+
+def _number(value: Any) -> float | None:
+    """A number, or a list of one; None where it is neither."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _frozen(value: Any) -> str:
+    return json.dumps(value)
 
 
 def _cell(value: Any) -> str:
