@@ -155,7 +155,7 @@ def _heading(key: str | Key) -> str:
 
 
 def draw(axes: Mapping[str, Sequence[Any]], rows: Sequence[Row], keys: Sequence[Key]) -> Figure:
-    """A panel a field; along x the longest axis of numbers, a curve for each value of the others."""
+    """A panel a field; along x the longest axis of numbers, curves for the values of the others."""
     numeric = [key for key in axes if all(_number(value) is not None for value in axes[key])]
     along = max(numeric or axes, key=lambda key: len(axes[key]))
     others = [key for key in axes if key != along]

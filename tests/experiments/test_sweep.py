@@ -217,7 +217,7 @@ def test_a_sweep_ends_in_tables_a_figure_and_a_page(own):
         assert {k: measured.config[k] for k in point["values"]} == point["values"]
     with (folder / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["square"]) for row in rows] == [1, 2, 4, 5]
+    assert [float(row["square, part=1"]) for row in rows] == [1, 2, 4, 5]
     assert {row["verdicts"] for row in rows} == {"confirmed"}
     assert (folder / "figures" / "sweep.png").stat().st_size > 5000
     html = (folder / "report.html").read_text()
