@@ -25,7 +25,7 @@ from experiments.gradient_decay.records import (
 )
 from experiments.harness import colours, figures
 from experiments.harness.experiment import Record
-from experiments.harness.gradient_figures import LN10, layer_look, power_of_ten_axis
+from experiments.harness.gradient_figures import LN10, layer_looks, power_of_ten_axis
 from experiments.harness.kinds import KINDS
 from experiments.harness.records import seeds
 
@@ -129,14 +129,9 @@ def _draw(
     """
     highest = FLOOR
     names = layers(records)
-    kinds = [where(records, layer=layer)[0]["kind"] for layer in names]
-    for index, (layer, kind) in enumerate(zip(names, kinds, strict=True)):
+    looks = layer_looks({layer: where(records, layer=layer)[0]["kind"] for layer in names})
+    for index, (layer, look) in enumerate(looks.items()):
         mine = longest(records, layer)
-        # The colour of its kind in a depth of its own; lines and markers differ in all the panel.
-        look = {
-            **layer_look(kind, index),
-            "color": layer_look(kind, kinds[:index].count(kind))["color"],
-        }
         curves = _powers_of_ten([record[of]["norms"] for record in mine])
         lags = np.array(mine[0]["lags"])[: curves.shape[1]]
         middle = np.median(curves, axis=0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,21 +17,33 @@ from experiments.harness.figures import line_style
 LN10 = float(np.log(10.0))
 
 
-def layer_look(kind: str, index: int) -> dict[str, Any]:
-    """Keywords for `Axes.plot`: the colour of a kind of layer, in a depth for each of its starts.
+_MARKERS = "osD^vPX*<>hpd8H"
+_LARGE = {"*": 9.0}  # whose area is small
 
-    Each depth has a line and a marker of its own, so that it is told apart without colour too.
+
+def layer_looks(kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Keywords for `Axes.plot` for each layer; kinds: the kind of each, by its name.
+
+    The first of a kind looks as its kind does everywhere. Each further one has a depth of that
+    colour, another line, and a marker that nobody else has: layers are told apart without colour.
     """
-    own = line_style(kind)
-    base = np.array(to_rgb(own["color"]))
-    depth = (0.0, -0.45, 0.45)[index % 3]
-    colour = base * (1 + depth) if depth < 0 else base + (1 - base) * depth
-    return {
-        "color": tuple(colour),
-        "linestyle": ("-", (0, (6, 1.5)), (0, (3, 1.5)))[index % 3],
-        "marker": own["marker"] if index == 0 else "osD^vPX"[index % 7],
-        "markersize": 9 if index == 0 and own["marker"] == "*" else 4.5,
-    }
+    firsts = {line_style(kind)["marker"] for kind in kinds.values()}
+    others = itertools.cycle([marker for marker in _MARKERS if marker not in firsts] or _MARKERS)
+    seen: Counter[str] = Counter()
+    looks = {}
+    for layer, kind in kinds.items():
+        own, index = line_style(kind), seen[kind]
+        base = np.array(to_rgb(own["color"]))
+        depth = (0.0, -0.45, 0.45)[index % 3]
+        marker = next(others) if index else own["marker"]
+        looks[layer] = {
+            "color": tuple(base * (1 + depth) if depth < 0 else base + (1 - base) * depth),
+            "linestyle": ("-", (0, (6, 1.5)), (0, (3, 1.5)))[index % 3],
+            "marker": marker,
+            "markersize": _LARGE.get(marker, 4.5),
+        }
+        seen[kind] += 1
+    return looks
 
 
 def power_of_ten_axis(axes: Axes) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.harness.experiment import Point, Record
-from experiments.harness.gradient_figures import layer_look
+from experiments.harness.gradient_figures import layer_looks
 from experiments.harness.layer_configs import LayerConfig
 from experiments.harness.records import array, distinct, field, seeds, select
 from experiments.harness.sequence_models import check_budget, make, widest
@@ -155,13 +155,7 @@ def layers(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 def looks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     """A look for each layer, the same in every figure."""
-    seen: dict[str, int] = {}
-    found = {}
-    for layer, mine in layers(records).items():
-        kind = mine[0]["kind"]
-        found[layer] = layer_look(kind, seen.get(kind, 0))
-        seen[kind] = seen.get(kind, 0) + 1
-    return found
+    return layer_looks({layer: mine[0]["kind"] for layer, mine in layers(records).items()})
 
 
 def validates_best(of: Mapping[str, Sequence[Record]]) -> str:

@@ -14,7 +14,7 @@ from experiments import __main__ as command_line
 from experiments.gradient_decay.records import groups
 from experiments.harness import config as harness_config
 from experiments.harness import figures, registry
-from experiments.harness.gradient_figures import layer_look
+from experiments.harness.gradient_figures import layer_looks
 from experiments.harness.kinds import KINDS
 from experiments.harness.layer_configs import by_default
 from experiments.training_and_inference import present
@@ -43,7 +43,7 @@ def test_a_new_row_goes_through_every_experiment():
     [
         lambda: KINDS["Transformer"],
         lambda: figures.line_style("Transformer"),
-        lambda: layer_look("Transformer", 0),
+        lambda: layer_looks({"mine": "Transformer"}),
         lambda: by_default("Transformer"),
         lambda: contenders.ways("Transformer", ()),
         lambda: contenders.program("Transformer", "auto", contenders.FORWARD),
