@@ -52,6 +52,9 @@ CURES = {
 }
 
 
+BUSY = "another process is measuring into it"
+
+
 class RunFolderError(RuntimeError):
     """A run folder that cannot be used, and why."""
 
@@ -290,9 +293,7 @@ def _lock(file: io.FileIO, folder: RunFolder) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RunFolderError(
-            f"{folder.path}: another process is measuring into it; wait for it or stop it"
-        ) from None
+        raise RunFolderError(f"{folder.path}: {BUSY}; wait for it or stop it") from None
 
 
 def _to_json(record: Record) -> str:

@@ -272,8 +272,12 @@ def _on_engine(engine: Any, words: dict[int, list[str]]) -> Iterator[tuple[int, 
     """The tasks on the workers of a dask scheduler, which tries those of a killed worker again."""
     from distributed import as_completed
 
-    cwd = os.getcwd()
-    numbers = {engine.submit(task.run, words[number], cwd, pure=False): number for number in words}
+    numbers = {}
+    for number, mine in words.items():
+        log = Path(mine[1]).with_suffix(".begun")
+        log.unlink(missing_ok=True)
+        job = engine.submit(task.on_worker, mine, os.getcwd(), str(log), pure=False)
+        numbers[job] = number
     for done in as_completed(numbers, loop=engine.loop):
         error = done.exception()
         yield numbers[done], done.result() if not error else task.Outcome(1, f"{error}", 0.0)
@@ -282,7 +286,7 @@ def _on_engine(engine: Any, words: dict[int, list[str]]) -> Iterator[tuple[int, 
 def _outcome(outcome: task.Outcome) -> str:
     if outcome.code == 0:
         return FINISHED
-    if len(outcome.killed) == task.TRIES:
+    if len(outcome.killed) >= task.TRIES:
         return f"killed by signal {outcome.killed[-1]}, {task.TRIES} times"
     return "failed: " + " ".join(outcome.output.split()[-40:])
 
@@ -297,6 +301,10 @@ def _teller(
         count += 1
         state = _outcome(outcome)
         text = f"[{count:{width}}/{len(points)}] {points[number]}  {outcome.seconds:.1f} s"
+        if outcome.killed and state == FINISHED:
+            text += (
+                f"  (killed by signal {outcome.killed[-1]}, tried {len(outcome.killed) + 1} times)"
+            )
         console.print(
             text if state == FINISHED else f"{text}  {state}",
             markup=False,

@@ -18,8 +18,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from experiments.harness.run_folder import BUSY
+
+BAD_INPUT = 2
 TRIES = 3
 
 
@@ -45,7 +48,8 @@ def run(
       words: the arguments of this module.
       cwd: the folder that it runs in.
       started: told of the process.
-      again: asked, with the signal and how often it was tried again, whether to go on.
+      again: asked, with the signal (0 where another process has the folder) and how often it was
+        tried again, whether to go on.
     """
     safe = ["-P"] if sys.flags.safe_path else []
     killed: list[int] = []
@@ -67,12 +71,29 @@ def run(
             process.stdin.close()
             output.seek(0)
             text = output.read().decode(errors="replace")
+        # Another sweep measures this point, or one whose driver is gone: it ends.
+        if code == BAD_INPUT and BUSY in text and again(0, 0):
+            time.sleep(1)
+            continue
         number = -code if code < 0 else code - 128 if code in (137, 143) else 0
         if number:
             killed.append(number)
             if len(killed) < TRIES and again(number, len(killed)):
                 continue
         return Outcome(code, text, time.perf_counter() - begun, tuple(killed))
+
+
+def on_worker(words: Sequence[str], cwd: str, log: str) -> Outcome:
+    """`run`, on a worker that may be killed itself: the log counts how often that was so."""
+    with open(log, "a+") as file:
+        file.seek(0)
+        deaths = len(file.readlines())
+        file.write("begun\n")
+    killed = (int(signal.SIGKILL),) * deaths
+    if deaths >= TRIES:
+        return Outcome(-signal.SIGKILL, "", 0.0, killed)
+    outcome = run(words, cwd)
+    return replace(outcome, killed=(*killed, *outcome.killed))
 
 
 def _end_with_parent() -> None:

@@ -265,6 +265,14 @@ def test_a_killed_task_is_tried_again_twice_and_reported(own):
     assert begun(own).count("4-0-0") == 1
 
 
+def test_two_sweeps_at_once_share_the_points(own):
+    asked = words(own, "size=[1, 2]", "pause=0.5")
+    both = [subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(begun(own)) == ["1-0-0", "1-0-1", "2-0-0", "2-0-1"]
+
+
 def test_a_point_that_fails_does_not_stop_the_others_and_the_driver_starts_no_backend(own):
     code = (
         "import sys; from experiments.__main__ import main; status = main(sys.argv[1:]);"
@@ -347,6 +355,7 @@ if __name__ == "__main__":
         cluster.stdout.close()
         cluster.wait(timeout=60)
     assert process.returncode == 0, out
+    assert "(killed by signal 9, tried 2 times)" in out
     assert "3 of 3 points are finished" in out
     assert not tasks_of(own)
 
