@@ -228,11 +228,12 @@ def _here(
 
     def one(number: int) -> task.Outcome:
         def again(signal_: int, tries: int) -> bool:
-            console.print(
-                f"{points[number]}: killed by signal {signal_}, tried again ({tries} of 2)",
-                markup=False,
-                highlight=False,
-            )
+            if signal_:
+                console.print(
+                    f"{points[number]}: killed by signal {signal_}, tried again ({tries} of 2)",
+                    markup=False,
+                    highlight=False,
+                )
             return not tasks.stopped.is_set()
 
         share = free.pop()
@@ -302,9 +303,8 @@ def _teller(
         state = _outcome(outcome)
         text = f"[{count:{width}}/{len(points)}] {points[number]}  {outcome.seconds:.1f} s"
         if outcome.killed and state == FINISHED:
-            text += (
-                f"  (killed by signal {outcome.killed[-1]}, tried {len(outcome.killed) + 1} times)"
-            )
+            tries = len(outcome.killed) + 1
+            text += f"  (killed by signal {outcome.killed[-1]}, tried {tries} times)"
         console.print(
             text if state == FINISHED else f"{text}  {state}",
             markup=False,

@@ -270,6 +270,7 @@ def test_two_sweeps_at_once_share_the_points(own):
     both = [subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
+    assert "signal" not in "".join(said)
     assert sorted(begun(own)) == ["1-0-0", "1-0-1", "2-0-0", "2-0-1"]
 
 
