@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,11 +24,20 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         return {}
     figure, (panels,) = figures.new_figure(1, 3, size=(13.4, 4.9))
     left, middle, right = panels
-    kinds = distinct(streams, "layer")
-    turns = figures.in_turns({k: array(select(streams, layer=k), "state_bytes") for k in kinds})
-    for kind in kinds:
-        mine, look = select(streams, layer=kind), figures.line_style(kind) | turns[kind]
-        left.plot(array(mine, "length"), array(mine, "state_bytes"), label=kind, **look)
+    carried = {k: select(streams, layer=k) for k in distinct(streams, "layer")}
+    turns = figures.in_turns({kind: array(mine, "state_bytes") for kind, mine in carried.items()})
+    for kind, mine in carried.items():
+        look = figures.line_style(kind) | turns[kind]
+        left.plot(array(mine, "length"), array(mine, "state_bytes"), **look)
+    # Their names stand on the lines, since several layers may share one.
+    of_height: dict[float, list[str]] = {}
+    for kind, mine in carried.items():
+        of_height.setdefault(mine[0]["state_bytes"], []).append(kind)
+    for height, names in of_height.items():
+        words = textwrap.fill(", ".join(names), 44)
+        at = (min(distinct(streams, "length")), height)
+        left.annotate(words, at, (0, 6), textcoords="offset points", fontsize=8.5, va="bottom")
+    left.margins(y=0.12)
     left.set_xscale("log")
     figures.bytes_axis(left, "state carried from step to step")
     left.set_title("Streamed, one object")

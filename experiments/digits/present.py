@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.harness import colours, figures, study
 from experiments.harness.experiment import Outcome, Record, Summary, Table, Verdict
@@ -70,6 +71,11 @@ def _accuracy_figure(records: Sequence[Record]) -> Figure:
     left, middle, right = panels
     look_of = study.looks(records)
     _dots(left, records, lambda record: 100 * record["test_accuracy"])
+    if len(distinct(records, "reading")) == 1:
+        scores = {
+            n: 100 * array(mine, "test_accuracy") for n, mine in study.layers(records).items()
+        }
+        figures.cut_outliers(left, scores, "{:.0f} %".format)
     left.set_title("Test accuracy")
     left.set_xlabel("test accuracy, %")
     longest = _longest(records)
@@ -85,7 +91,9 @@ def _accuracy_figure(records: Sequence[Record]) -> Figure:
     if len(look_of) <= 6:
         middle.legend(loc="lower right", fontsize=8)
     _dots(right, records, lambda record: 1e3 * float(np.median(record["step_seconds"])))
-    right.set_xlim(left=0)
+    right.set_xscale("log")
+    right.xaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_minor_formatter(NullFormatter())
     right.set_title("Time of a training step")
     right.set_xlabel(f"ms, batch of {records[0]['batch_size']}")
     right.set_yticklabels([])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -253,6 +253,36 @@ def dot_rows(
     axes.set_yticks(range(len(groups)), list(groups)[::-1])
     axes.set_ylim(-0.5, len(groups) - 0.5)
     axes.grid(visible=False, axis="y")
+
+
+def cut_outliers(
+    axes: Axes, groups: Mapping[str, Sequence[float]], text: Callable[[float], str]
+) -> None:
+    """Of rows drawn by `dot_rows`, one or two far from all others do not squeeze these.
+
+    The axis ends where the others do; an arrow at its edge says where such a row has its median.
+    Far means three times the distance of the quartiles, and there must be six rows at least.
+    """
+    middles = np.array([np.median(values) for values in groups.values()])
+    low, high = np.quantile(middles, [0.25, 0.75]) if len(middles) else (0.0, 0.0)
+    beyond = 3 * (high - low)
+    outside = (middles < low - beyond) | (middles > high + beyond)
+    if len(groups) < 6 or not 1 <= outside.sum() <= 2:
+        return
+    kept = np.concatenate([v for v, out in zip(groups.values(), outside, strict=True) if not out])
+    margin = 0.06 * np.ptp(kept)
+    axes.set_xlim(kept.min() - margin, kept.max() + margin)
+    for place, middle in zip(reversed(range(len(groups))), middles, strict=True):
+        if outside[-1 - place]:
+            below = middle < low
+            axes.annotate(
+                f"← {text(middle)}" if below else f"{text(middle)} →",
+                (0.01 if below else 0.99, place),
+                xycoords=("axes fraction", "data"),
+                ha="left" if below else "right",
+                va="center",
+                fontsize=8.5,
+            )
 
 
 def length_axis(axes: Axes, lengths: Iterable[int], label: str = "sequence length T") -> None:

@@ -109,3 +109,19 @@ def test_a_text_that_is_no_mathematics_does_not_fail_where_nobody_made_it_litera
     figure.draw_without_rendering()
     assert not title.get_parse_math()
     assert all(text.get_parse_math() for text in figure.findobj(Text) if text != title)
+
+
+def test_a_row_far_from_all_others_does_not_squeeze_them():
+    groups = {f"layer {n}": [90.0 + n, 91.0 + n] for n in range(7)}
+    _, ((axes,),) = figures.new_figure()
+    figures.dot_rows(axes, groups | {"poor": [29.0, 30.0]})
+    figures.cut_outliers(axes, groups | {"poor": [29.0, 30.0]}, "{:.0f} %".format)
+    assert axes.get_xlim()[0] > 85
+    (note,) = axes.texts
+    assert (note.get_text(), note.xy[1]) == ("← 30 %", 0)
+    for others in (groups, groups | {"poor": [85.0]}, {"poor": [1.0], "good": [99.0]}, {}):
+        _, ((axes,),) = figures.new_figure()
+        figures.dot_rows(axes, others)
+        before = axes.get_xlim()
+        figures.cut_outliers(axes, others, str)
+        assert (axes.get_xlim(), len(axes.texts)) == (before, 0)
