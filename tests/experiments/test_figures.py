@@ -119,7 +119,7 @@ def test_a_row_far_from_all_others_does_not_squeeze_them():
     assert axes.get_xlim()[0] > 85
     (note,) = axes.texts
     assert (note.get_text(), note.xy[1]) == ("← 30 %", 0)
-    for others in (groups, groups | {"poor": [85.0]}, {"poor": [1.0], "good": [99.0]}, {}):
+    for others in (groups, groups | {"poor": [85.0]}, {"poor": [1.0], "good": [99.0]}):
         _, ((axes,),) = figures.new_figure()
         figures.dot_rows(axes, others)
         before = axes.get_xlim()
