@@ -288,8 +288,15 @@ def test_a_point_that_fails_does_not_stop_the_others_and_the_driver_starts_no_ba
 
 
 def test_interrupted_it_says_how_to_go_on(own):
+    code = (  # a shell's jobs in the background ignore the signal, and so would all below them
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from experiments.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
     process = subprocess.Popen(
-        words(own, "size=[1, 2]", "pause=1.5"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *words(own, "size=[1, 2]", "pause=1.5")[3:]],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     wait_for(lambda: len(begun(own)) >= 2)
     process.send_signal(signal.SIGINT)
