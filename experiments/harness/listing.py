@@ -12,7 +12,7 @@ from rich.console import Console
 from experiments.harness import config, registry, terminal
 from experiments.harness.experiment import ProtocolError, Table, in_words
 from experiments.harness.pairing import differing
-from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, point_key
+from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, point_key, title
 
 _SWEEP = "sweep.json"
 _CELL = 44  # characters
@@ -39,12 +39,12 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         return (
             datetime.fromtimestamp(self.changed).strftime("%Y-%m-%d %H:%M"),
-            self.experiment,
+            self.path.name,
+            _short(self.differs),
             self.state,
             self.points,
             _bytes(self.size),
-            self.path.name,
-            _short(self.differs),
+            self.experiment,
         )
 
 
@@ -55,7 +55,7 @@ def list_runs(*, runs: Path = RUNS) -> int:
       runs: the folder that holds the run folders.
     """
     console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = console if console.is_terminal else Console(width=200)
     found = rows(runs)
     if not found:
         console.print(
@@ -64,12 +64,12 @@ def list_runs(*, runs: Path = RUNS) -> int:
             markup=False,
         )
         return 0
-    columns = ("changed", "experiment", "state", "points", "size", "folder", "not the default")
+    # The folder first, which is named after its experiment: a narrow terminal drops the last.
+    columns = ("changed", "folder", "not the default", "state", "points", "size", "experiment")
     cells = tuple(row.cells() for row in found)
     count = "one folder" if len(found) == 1 else f"{len(found)} folders"
-    terminal.show_table(
-        console, Table(f"{runs}: {count}, {_bytes(sum(r.size for r in found))}", columns, cells)
-    )
+    table = Table(f"{runs}: {count}, {_bytes(sum(r.size for r in found))}", columns, cells)
+    terminal.show_table(console, table, "A wider terminal shows further columns.")
     return 0
 
 
@@ -91,7 +91,7 @@ def _row(path: Path) -> Row:
         return Row(changed, "sweep", "", "", "", size, path)
     run, name, differs, points = RunFolder(path), "?", "", ""
     try:
-        name = run.experiment
+        name = title(run.experiment)
         records = run.records()
         done = {point_key(record["point"]) for record in records}
         points = str(len(done))

@@ -11,8 +11,13 @@ from rich.text import Text
 from experiments.harness.experiment import Table
 
 
-def show_table(console: Console, table: Table) -> None:
-    """As many columns as fit side by side; a cell broken over lines is hard to read."""
+def show_table(
+    console: Console, table: Table, more: str = "Further columns are in the report."
+) -> None:
+    """As many columns as fit side by side; a cell broken over lines is hard to read.
+
+    more: said where columns were left out.
+    """
     widths = [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
     count = len(widths)
     while count > 2 and sum(widths[:count]) + 3 * count + 2 > console.width:
@@ -25,7 +30,7 @@ def show_table(console: Console, table: Table) -> None:
         rich_table.add_row(*(Text(cell) for cell in row[:count]))
     notes = [table.note] if table.note else []
     if count < len(widths):
-        notes.append("Further columns are in the report.")
+        notes.append(more)
     console.print(Text(f"\n{table.title}", style="bold"))
     console.print(rich_table)
     if notes:
