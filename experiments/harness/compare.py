@@ -49,7 +49,7 @@ def compare_runs(
     console = console if console.is_terminal else Console(width=120)
     sections: list[page.Section] = []
     for group in found.groups:
-        title = group[0].experiment
+        title = group[0].title
         parts = parts_of(group)
         sections.append(page.Section(title, tuple(parts)))
         console.rule(title, style="dim")

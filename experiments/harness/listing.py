@@ -12,7 +12,7 @@ from rich.console import Console
 from experiments.harness import config, registry, terminal
 from experiments.harness.experiment import ProtocolError, Table, in_words
 from experiments.harness.pairing import differing
-from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, point_key, title
+from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, point_key
 
 _SWEEP = "sweep.json"
 _CELL = 44  # characters
@@ -91,7 +91,7 @@ def _row(path: Path) -> Row:
         return Row(changed, "sweep", "", "", "", size, path)
     run, name, differs, points = RunFolder(path), "?", "", ""
     try:
-        name = title(run.experiment)
+        name = run.title
         records = run.records()
         done = {point_key(record["point"]) for record in records}
         points = str(len(done))

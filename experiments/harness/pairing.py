@@ -35,11 +35,7 @@ def pair(folders: Sequence[Path]) -> Pairing:
     for reference in held[0]:
         group = [reference]
         for others in held[1:]:
-            free = [
-                run
-                for run in others
-                if run.experiment == reference.experiment and run.path not in taken
-            ]
+            free = [run for run in others if run.title == reference.title and run.path not in taken]
             if free:
                 group.append(min(free, key=lambda run: _distance(reference, run)))
                 taken.add(group[-1].path)
@@ -49,7 +45,7 @@ def pair(folders: Sequence[Path]) -> Pairing:
     if not groups:
         raise RunFolderError(_nothing_shared(folders, held))
     left_out += [
-        f"{run.path}: no other run of {run.experiment} to compare it with"
+        f"{run.path}: no other run of {run.title} to compare it with"
         for runs in held
         for run in runs
         if run.path not in taken
@@ -108,7 +104,7 @@ def _distance(left: RunFolder, right: RunFolder) -> int:
 
 def _nothing_shared(folders: Sequence[Path], held: Sequence[Sequence[RunFolder]]) -> str:
     said = [
-        f"{folder} holds {', '.join(sorted({run.experiment for run in runs})) or 'no readable run'}"
+        f"{folder} holds {', '.join(sorted({run.title for run in runs})) or 'no readable run'}"
         for folder, runs in zip(folders, held, strict=True)
     ]
     return f"nothing to compare: {'; '.join(said)}; should be runs of one experiment"

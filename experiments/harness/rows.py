@@ -41,7 +41,7 @@ def read(folder: str | os.PathLike[str], *more: str | os.PathLike[str]) -> list[
 
 def rows_of(run: RunFolder) -> list[dict[str, Any]]:
     """The flat records of one run folder."""
-    names = {"experiment": run.experiment, "run": run.path.resolve().name}
+    names = {"experiment": run.title, "run": run.path.resolve().name}
     rows = []
     for record in run.records():
         point = point_fields(record)

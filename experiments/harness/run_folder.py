@@ -83,6 +83,11 @@ class RunFolder:
         return str(self.config.get("experiment"))
 
     @property
+    def title(self) -> str:
+        """What its experiment is called, wherever that lies."""
+        return title(self.experiment)
+
+    @property
     def config(self) -> dict[str, Any]:
         return _read_json(self.path / "config.json")
 
