@@ -256,7 +256,7 @@ def dot_rows(
 
 
 def cut_outliers(
-    axes: Axes, groups: Mapping[str, Sequence[float]], text: Callable[[float], str]
+    axes: Axes, groups: Mapping[str, Sequence[float] | np.ndarray], text: Callable[[float], str]
 ) -> None:
     """Of rows drawn by `dot_rows`, one or two far from all others do not squeeze these.
 
@@ -269,7 +269,8 @@ def cut_outliers(
     outside = (middles < low - beyond) | (middles > high + beyond)
     if len(groups) < 6 or not 1 <= outside.sum() <= 2:
         return
-    kept = np.concatenate([v for v, out in zip(groups.values(), outside, strict=True) if not out])
+    inside = [v for v, out in zip(groups.values(), outside, strict=True) if not out]
+    kept = np.concatenate([np.asarray(values, float) for values in inside])
     margin = 0.06 * np.ptp(kept)
     axes.set_xlim(kept.min() - margin, kept.max() + margin)
     for place, middle in zip(reversed(range(len(groups))), middles, strict=True):
