@@ -10,7 +10,6 @@ from typing import Annotated, Any
 try:
     import jax
     import tyro
-    from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
@@ -19,6 +18,7 @@ try:
     from experiments.harness.experiment import ProtocolError
     from experiments.harness.listing import list_runs
     from experiments.harness.sweep import sweep
+    from experiments.harness.terminal import Flag, output
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
         raise
@@ -37,12 +37,11 @@ REFUSALS = (
     run_folder.RunFolderError,
 )
 RUNS = run_folder.RUNS
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def list_experiments() -> int:
     """Show every experiment: its claim, its configs and how long they take."""
-    console = _console()
+    console = output()
     for name in registry.names():
         console.print(f"[bold]{name}[/bold]")
         try:
@@ -79,7 +78,7 @@ def run_experiment(
     """
     # A program out of a cache on disk would be said to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
-    short, overrides = _split(changes)
+    short, overrides = registry.split_short(changes)
     file = registry.find_config(name, short)
     experiment = registry.load(file.experiment)
     resolved = config.resolve(experiment.Config, file.values, overrides, str(_short(file.path)))
@@ -87,7 +86,7 @@ def run_experiment(
         usual = registry.default_config(file.experiment)
         default = config.resolve(experiment.Config, usual.values, where=str(_short(usual.path)))
         return preview.show(
-            file.experiment, experiment, resolved, default, root=runs, console=_console()
+            file.experiment, experiment, resolved, default, root=runs, console=output()
         )
     words = ["python", "-m", "experiments", "run", name, *changes]
     if runs != RUNS:
@@ -97,15 +96,9 @@ def run_experiment(
         experiment,
         resolved,
         root=runs,
-        console=_console(),
+        console=output(),
         again=shlex.join(words),
     )
-
-
-def _split(changes: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """(name of a config, overrides): only the first may be without a `=`."""
-    first, *rest = changes or ("=",)
-    return ("", changes) if "=" in first else (first, tuple(rest))
 
 
 def run_claims(
@@ -161,7 +154,7 @@ def _report_visit(folder: Path) -> int:
     facts, status = visit.read(folder), 0
     for found in visit.runs(folder):
         try:
-            _console().rule(f"{run_folder.title(found.experiment)}: {facts}", style="dim")
+            output().rule(f"{run_folder.title(found.experiment)}: {facts}", style="dim")
             status = max(status, _rebuild(found))
         except REFUSALS as error:
             print(error, file=sys.stderr)
@@ -173,9 +166,7 @@ def _rebuild(found: run_folder.RunFolder) -> int:
     file = registry.find_config(str(found.path))
     experiment = registry.load(file.experiment)
     resolved = config.resolve(experiment.Config, file.values, where=str(found.path))
-    return runner.rebuild(
-        run_folder.title(file.experiment), experiment, resolved, found, _console()
-    )
+    return runner.rebuild(run_folder.title(file.experiment), experiment, resolved, found, output())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -204,12 +195,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"{error}: {run_folder.CURES[error.errno]} and run it again", file=sys.stderr)
         return BAD_INPUT
-
-
-def _console() -> Console:
-    """Standard output; where that is no terminal, lines are wide enough for every table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
 
 
 def _short(path: Path) -> str:

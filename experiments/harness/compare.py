@@ -45,8 +45,7 @@ def compare_runs(
       runs: the folder that holds the run folders.
     """
     found = pair(folders)
-    console = Console()
-    console = console if console.is_terminal else Console(width=120)
+    console = terminal.output()
     sections: list[page.Section] = []
     for group in found.groups:
         title = group[0].title

@@ -230,8 +230,17 @@ def _look(line: Line2D) -> tuple[str, str, str]:
 
 
 def _plain(text: str) -> str:
-    """A label as it is read: on one line, without what only the drawing needs."""
-    return " ".join(str(text).replace(r"\$", "$").replace(UNSEEN, "").split())
+    """A label on one line."""
+    return " ".join(written(text).split())
+
+
+def written(text: Any) -> str:
+    r"""Text of a figure as it is shown, without what only the drawing needs.
+
+    >>> written(r"a \$x\$ b")
+    'a $x$ b'
+    """
+    return str(text).replace(r"\$", "$").replace(UNSEEN, "")
 
 
 def _cell(value: Any) -> str:

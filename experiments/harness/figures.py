@@ -20,6 +20,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from experiments.harness import figure_data
+from experiments.harness.figure_data import written
 from experiments.harness.kinds import KINDS
 from experiments.harness.page import Image
 
@@ -83,15 +84,6 @@ def _literal(text: str) -> str:
     ]
     text = "\n".join(lines if len(lines) <= 5 else [*lines[:4], "…"])
     return (figure_data.UNSEEN if text.startswith("_") else "") + text.replace("$", r"\$")
-
-
-def written(text: Any) -> str:
-    """Text of a figure as it is shown, for a caption.
-
-    >>> written(literal("a $x$ b"))
-    'a $x$ b'
-    """
-    return str(text).replace(r"\$", "$").replace(figure_data.UNSEEN, "")
 
 
 def image(name: str, figure: Figure) -> Image:

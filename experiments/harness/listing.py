@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.harness import config, registry, terminal
 from experiments.harness.experiment import ProtocolError, Table, in_words
 from experiments.harness.pairing import differing
@@ -54,8 +52,7 @@ def list_runs(*, runs: Path = RUNS) -> int:
     Args:
       runs: the folder that holds the run folders.
     """
-    console = Console()
-    console = console if console.is_terminal else Console(width=200)
+    console = terminal.output(width=200)
     found = rows(runs)
     if not found:
         console.print(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jinja2
 
 from experiments.harness.experiment import Table, Verdict
+from experiments.harness.rows import flat
 
 _LONG = 45  # characters; a longer cell is broken over lines
 
@@ -118,7 +119,7 @@ def _template() -> jinja2.Template:
         "data_csv": lambda text: _data("text/csv;charset=utf-8", text.encode()),
         "file_name": _file_name,
         "looks": _looks,
-        "flat": lambda values: list(_flat(values)),
+        "flat": lambda values: [(key, _shown(value)) for key, value in flat(values)],
     }
     return environment.get_template("page.html")
 
@@ -164,9 +165,5 @@ def _looks(table: Table) -> list[list[str]]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

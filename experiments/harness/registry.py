@@ -66,6 +66,15 @@ def default_config(name: str) -> ConfigFile:
     return read(_named(FOLDER / name, ""))
 
 
+def split_short(changes: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The short name of a config, which is a first word without `=`, and the changes after it.
+
+    >>> split_short(["small", "seeds=2"]), split_short(["seeds=2"])
+    (('small', ['seeds=2']), ('', ['seeds=2']))
+    """
+    return (changes[0], changes[1:]) if changes and "=" not in changes[0] else ("", changes)
+
+
 def find_config(name_or_path: str, short: str = "") -> ConfigFile:
     """The config that is meant by an experiment and the short name of one, or by a path."""
     path = Path(name_or_path)

@@ -32,14 +32,14 @@ from experiments.harness import (
     sweep_points,
     sweep_report,
     task,
+    terminal,
 )
 from experiments.harness.config import ConfigError
 from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError
 from experiments.harness.runner import INTERRUPTED
 from experiments.harness.sweep_points import SweepPoint
 from experiments.harness.sweep_report import FINISHED
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+from experiments.harness.terminal import Flag
 
 
 @dataclass
@@ -85,8 +85,8 @@ def sweep(
       yes: run more than 10,000 points.
       runs: the folder that holds the run folders.
     """
-    console = Console() if Console().is_terminal else Console(width=120)
-    short, changed = _short_name(changes)
+    console = terminal.output()
+    short, changed = registry.split_short(changes)
     axes, fixed = sweep_points.parse(changed)
     file = registry.find_config(name, short)
     experiment = registry.load(file.experiment)
@@ -149,13 +149,6 @@ def sweep(
         )
         return INTERRUPTED
     return 0 if set(states) == {FINISHED} else 1
-
-
-def _short_name(changes: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The name of a config, where the first change is none, and the changes."""
-    if changes and "=" not in changes[0]:
-        return changes[0], changes[1:]
-    return "", changes
 
 
 def _words(folder: Path, experiment: str, number: int, point: SweepPoint, runs: Path) -> list[str]:

@@ -1,7 +1,10 @@
-"""Tables on a terminal."""
+"""Standard output, and tables on it."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import tyro
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
@@ -9,6 +12,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments.harness.experiment import Table
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --yes, and no --no-yes
+
+
+def output(width: int = 120) -> Console:
+    """Standard output; where that is no terminal, lines of that width, enough for every table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
 
 
 def show_table(
