@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 try:
-    import jax
     import tyro
     from rich.padding import Padding
     from rich.text import Text
 
-    from experiments.harness import config, preview, registry, run_folder, runner, visit
+    from experiments.harness import config, registry, run_folder, visit
     from experiments.harness.compare import compare_runs
     from experiments.harness.experiment import ProtocolError
     from experiments.harness.listing import list_runs
     from experiments.harness.sweep import sweep
-    from experiments.harness.terminal import Flag, output
+    from experiments.harness.terminal import INTERRUPTED, Flag, output
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
         raise
@@ -26,7 +25,7 @@ except ModuleNotFoundError as error:
         f"{error.name} is not installed; the experiments need it: "
         "python -m pip install 'rnnscan[experiments]'"
     )
-except KeyboardInterrupt:  # the imports take seconds
+except KeyboardInterrupt:  # before INTERRUPTED is known
     sys.exit(130)
 
 BAD_INPUT = 2
@@ -76,6 +75,11 @@ def run_experiment(
       runs: the folder that holds the run folders.
       dry_run: say what would be measured, and where, and stop there.
     """
+    # Here, since they take a second that the commands which only read need not wait for.
+    import jax
+
+    from experiments.harness import preview, runner
+
     # A program out of a cache on disk would be said to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     short, overrides = registry.split_short(changes)
@@ -163,6 +167,8 @@ def _report_visit(folder: Path) -> int:
 
 
 def _rebuild(found: run_folder.RunFolder) -> int:
+    from experiments.harness import runner  # it draws: see run_experiment
+
     file = registry.find_config(str(found.path))
     experiment = registry.load(file.experiment)
     resolved = config.resolve(experiment.Config, file.values, where=str(found.path))
@@ -189,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        return runner.INTERRUPTED
+        return INTERRUPTED
     except OSError as error:  # of what else is written: standard output, a log on a full disk
         if error.errno not in run_folder.CURES:
             raise

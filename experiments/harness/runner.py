@@ -21,8 +21,7 @@ from experiments.harness.experiment import (
     check,
 )
 from experiments.harness.run_folder import RunFolder
-
-INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+from experiments.harness.terminal import INTERRUPTED
 
 
 @dataclass(frozen=True)

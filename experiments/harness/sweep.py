@@ -36,10 +36,9 @@ from experiments.harness import (
 )
 from experiments.harness.config import ConfigError
 from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError
-from experiments.harness.runner import INTERRUPTED
 from experiments.harness.sweep_points import SweepPoint
 from experiments.harness.sweep_report import FINISHED
-from experiments.harness.terminal import Flag
+from experiments.harness.terminal import INTERRUPTED, Flag
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Standard output, and tables on it."""
+"""Standard output, tables on it, and what a shell is told of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from experiments.harness.experiment import Table
 
+INTERRUPTED = 130  # the exit code that a shell reports of a command that Ctrl-C ended
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --yes, and no --no-yes
 
 

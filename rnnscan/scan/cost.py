@@ -39,12 +39,12 @@ class Cost:
     flops: float = 0.0
 
     def __add__(self, other: Self) -> Self:
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return type(self)(**{name: count + theirs[name] for name, count in mine.items()})
+        theirs = vars(other)
+        return type(self)(**{name: count + theirs[name] for name, count in vars(self).items()})
 
     def times(self, factor: float) -> Self:
         """The same, so many times over."""
-        return type(self)(**{name: factor * n for name, n in dataclasses.asdict(self).items()})
+        return type(self)(**{name: factor * n for name, n in vars(self).items()})
 
 
 def seconds(cost: Cost, device: Cost) -> float:
@@ -53,5 +53,5 @@ def seconds(cost: Cost, device: Cost) -> float:
     >>> round(seconds(Cost(steps=1000, bytes=1e6), Cost(steps=1e-6, bytes=1e-9)), 6)
     0.002
     """
-    counts, each = dataclasses.asdict(cost), dataclasses.asdict(device)
+    counts, each = vars(cost), vars(device)
     return sum(counts[name] * each[name] for name in counts)

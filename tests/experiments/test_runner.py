@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments.harness import environment, run_folder, runner
 from experiments.harness.experiment import ProtocolError
+from experiments.harness.terminal import INTERRUPTED
 from tests.experiments import toy
 
 SCRIPT = """
@@ -83,7 +84,7 @@ def test_a_run_from_start_to_end(tmp_path):
 def test_an_interrupted_point_is_measured_again_and_no_other(tmp_path):
     calls = []
     code, output, folder = run(tmp_path, counting(calls, fail_at=2))
-    assert code == runner.INTERRUPTED == 130
+    assert code == INTERRUPTED == 130
     assert "Interrupted. 1 of 3 points are kept; to continue, run again:\n  again" in output
     assert not folder.finished
     assert "unfinished: 1 of 3 points" in folder.report.read_text()
@@ -107,7 +108,7 @@ def test_a_finished_run_measures_nothing_again(tmp_path):
 
 def test_an_interruption_before_the_first_point_still_leaves_a_report(tmp_path):
     code, _, folder = run(tmp_path, counting([], fail_at=1))
-    assert code == runner.INTERRUPTED
+    assert code == INTERRUPTED
     assert "unfinished: 0 of 3 points" in folder.report.read_text()
 
 
