@@ -52,8 +52,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         epochs = np.arange(1, curves.shape[1] + 1)
         look["markevery"] = (place % 5, max(1, len(epochs) // 6))
         middle_loss = np.median(curves, axis=0)
-        label = layer if np.isfinite(middle_loss).any() else f"{layer} (diverged: no curve)"
-        middle.plot(epochs, middle_loss, label=label, **look)
+        middle.plot(epochs, middle_loss, label=layer + _ended(middle_loss), **look)
     study.level(middle, _CHANCE, "guessing")
     middle.set_ylim(0, None)
     middle.set_xlabel("epoch")
@@ -61,7 +60,7 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     middle.set_title("While learning")
     figures.dot_rows(right, {n: [median(r, "step_seconds") for r in of[n]] for n in of})
     right.set_xscale("log")
-    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     right.xaxis.set_major_formatter(lambda value, _: figures.short_seconds(value))
     right.xaxis.set_minor_formatter(NullFormatter())
     right.set_yticklabels([])
@@ -74,6 +73,16 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
         "lines: their median. Dotted: nearest neighbours, of sequences and of sorted sequences."
     )
     return {"learning": figure}
+
+
+def _ended(losses: np.ndarray) -> str:
+    """What a curve that ends early says of itself.
+
+    >>> _ended(np.array([2.3, np.nan, np.nan])), _ended(np.array([2.3, 2.2]))
+    (', diverged in epoch 2', '')
+    """
+    whole = np.isfinite(losses)
+    return "" if whole.all() else f", diverged in epoch {int(whole.argmin()) + 1}"
 
 
 def summary(records: Sequence[Record]) -> Summary:

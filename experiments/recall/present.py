@@ -26,10 +26,9 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     figure, ((left, right),) = figures.new_figure(1, 2, size=(11.6, 5.2))
     of = study.layers(done)
     curves = {n: np.median(100 * array(mine, "accuracy"), axis=0) for n, mine in of.items()}
-    turns = figures.in_turns(curves, within=_HIDES)
+    turns, looks = figures.in_turns(curves, within=_HIDES), study.looks(done)
     for layer, mine in of.items():
-        look = figures.line_style(mine[0]["kind"])
-        look |= {"linestyle": (0, (3, 1.5))} if mine[0]["context"] else {}
+        look = looks[layer]
         edges = np.array(mine[0]["edges"], float)
         places = (edges[:-1] + edges[1:]) / 2
         study.draw_curves(
