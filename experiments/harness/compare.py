@@ -8,6 +8,7 @@ they import it.
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from experiments.harness import config, page, registry, terminal
 from experiments.harness.experiment import ProtocolError, Table, Verdict, sum_up
-from experiments.harness.measurements import Measured, Name, in_words, measured
+from experiments.harness.measurements import Measured, Name, in_words, measured, side_by_side
 from experiments.harness.pairing import differing, pair
 from experiments.harness.ratios import Contrast, contrasts
 from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, write_atomically
@@ -135,7 +136,7 @@ def _measurements(
 ) -> list[Table | page.Text]:
     """The tables of one run against the reference."""
     shared = [key for key in left.samples if key in right.samples]
-    found = contrasts([(left.samples[key], right.samples[key]) for key in shared])
+    found = contrasts([side_by_side(left.samples[key], right.samples[key]) for key in shared])
     rows = [_Row(*key, each) for key, each in zip(shared, found, strict=True)]
     rows.sort(key=lambda row: row.rank, reverse=True)
     differ = sum(row.contrast.differs for row in rows)
@@ -143,11 +144,13 @@ def _measurements(
     columns = ("record", "measurement", "", reference, label, "change", "95 % interval")
     said = (
         f"{_count(len(rows), 'measurement')} in both; {judged} have an interval, which leaves out "
-        f'"no change" in {differ}. A change is {label} / {reference} of medians, or with a sign '
-        f"{label} - {reference} where a sample is 0 or signs differ; a dash: too few samples."
+        f'"no change" in {differ}; chance alone does so in 5 of 100. A change is the median of all '
+        f"{label} / {reference}, or with a sign {label} - {reference} where a sample is 0 or signs "
+        "differ. An interval, or a dash where samples are too few, is of what these runs measured: "
+        "times of the same code can differ by more from run to run."
     )
     apart = tuple(row.cells() for row in rows if row.contrast.size or row.contrast.differs)
-    equal = tuple(row.cells() for row in rows[len(apart) :])
+    equal = Counter(row.field for row in rows[len(apart) :])
     parts: list[Table | page.Text] = []
     if apart:
         parts.append(Table(f"Measurements: {label} against {reference}", columns, apart, said))
@@ -155,7 +158,8 @@ def _measurements(
         parts.append(page.Text(f"{label} and {reference} are equal in all they share. {said}"))
     if equal:
         title = f"Equal measurements: {label} against {reference}"
-        parts.append(Table(title, columns, equal, brief=False))
+        counts = tuple((field, f"{count:,}") for field, count in equal.items())
+        parts.append(Table(title, ("measurement", "records"), counts, brief=False))
     if curves := _curves(left, right):
         parts.append(
             Table(
@@ -165,21 +169,35 @@ def _measurements(
                 "Of the means over seeds, relative to the larger of the two.",
             )
         )
-    for which, mine, yours in ((reference, left, right), (label, right, left)):
-        known = set(yours.names)
-        alone = [name for name in mine.names if name not in known]
-        if alone:
-            names = [in_words(name) or "its record" for name in alone]
-            left_out = sum(name in yours.skipped for name in alone)
-            why = f", {left_out} of them left out by the other run" if left_out else ""
-            rest = ", ..." if len(names) > _NAMED else ""
-            parts.append(
-                page.Text(
-                    f"In {which} alone, not compared: {_count(len(names), 'record')}{why} "
-                    f"({'; '.join(names[:_NAMED])}{rest})."
-                )
-            )
+    parts += [
+        page.Text(f"In {which} alone, not compared: {said}.")
+        for which, mine, yours in ((reference, left, right), (label, right, left))
+        if (said := _alone(mine, yours))
+    ]
     return parts or [page.Text(f"{label} and {reference} share no measurement.")]
+
+
+def _alone(mine: Measured, yours: Measured) -> str:
+    """What one run measured and the other did not, in words: records, and fields of shared ones."""
+    known = set(yours.names)
+    records = [name for name in mine.names if name not in known]
+    left_out = sum(name in yours.left_out for name in records)
+    keys = set(yours.keys)
+    fields = dict.fromkeys(
+        field for name, field in mine.keys if name in known and (name, field) not in keys
+    )
+    said = []
+    if records:
+        why = f", {left_out} of them skipped or wrong in the other run" if left_out else ""
+        names = [in_words(name) or "its record" for name in records]
+        said.append(f"{_count(len(records), 'record')}{why} ({_some(names)})")
+    if fields:
+        said.append(f"of what both hold, {_some([*fields])}")
+    return "; ".join(said)
+
+
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:_NAMED]) + ("; ..." if len(names) > _NAMED else "")
 
 
 def _curves(left: Measured, right: Measured) -> list[tuple[str, str, str]]:

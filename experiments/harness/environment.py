@@ -17,9 +17,14 @@ from typing import Any
 from experiments.harness import sources
 
 _PACKAGES = ("rnnscan", "jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
+# What some experiments time ours beside.
+_PEERS = ("torch", "flax", "accelerated-scan", "mambapy", "jax-linear-attention")
 # No number depends on these: the digest of the sources says what the commit and version would.
 _CHANGES_NOTHING = ("git", "packages.rnnscan", "packages.matplotlib")
-_CHANGES_TIMES = ("system", "cpu.count", "cpu.memory_bytes")
+_CHANGES_TIMES = (
+    *("system", "cpu.count", "cpu.memory_bytes"),
+    *(f"packages.{peer}" for peer in _PEERS),
+)
 
 
 def describe(name: str = "") -> dict[str, Any]:
@@ -39,7 +44,9 @@ def describe(name: str = "") -> dict[str, Any]:
         "cpu": {"model": _cpu_model(), "count": _cpu_count(), "memory_bytes": memory_bytes()},
         "python": platform.python_version(),
         "system": platform.platform(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {
+            name: version for name in (*_PACKAGES, *_PEERS) if (version := _version(name))
+        },
         "jax": {
             "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
             "matmul_precision": jax.config.jax_default_matmul_precision,  # pyright: ignore

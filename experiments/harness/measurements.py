@@ -1,8 +1,8 @@
 """Which measurements two runs share: every number of every record, under a name that both have.
 
 A measurement is named by its point without the seed, by as few of the record's own words (layer,
-contender, method, ...) as tell the records of one point apart, and by its field. So the samples of
-several seeds are samples of one measurement, and a word that differs from machine to machine (the
+contender, method, ...) as tell the records of one point apart, and by its field. So several
+seeds are one measurement, and a word that differs from machine to machine (the
 version of a peer, the method that was chosen) parts nothing.
 """
 
@@ -24,6 +24,7 @@ _NO_RESULTS = ("repeats", "skipped", "predicted_bytes", "predicted_seconds", "co
 _LONGEST_WORD = 80
 
 Name = tuple[tuple[str, Any], ...]
+Key = tuple[Name, str]
 
 
 @dataclass(frozen=True)
@@ -31,25 +32,47 @@ class Measured:
     """The measurements of one run, by (name of the record, field).
 
     Args:
-      samples: repeated values of one quantity: repetitions, and seeds.
+      samples: repetitions of one quantity, an array for each seed.
       curves: lists by epoch, lag or length, one a seed.
-      skipped: names of records that say why nothing was measured.
+      left_out: names of records that were skipped, or whose check failed.
     """
 
-    samples: dict[tuple[Name, str], list[float]]
-    curves: dict[tuple[Name, str], list[np.ndarray]]
-    skipped: frozenset[Name]
+    samples: dict[Key, list[np.ndarray]]
+    curves: dict[Key, list[np.ndarray]]
+    left_out: frozenset[Name]
+
+    @property
+    def keys(self) -> list[Key]:
+        return [*self.samples, *self.curves]
 
     @property
     def names(self) -> list[Name]:
         """The named records that hold a number, in order."""
-        return list(dict.fromkeys(name for name, _ in (*self.samples, *self.curves)))
+        return list(dict.fromkeys(name for name, _ in self.keys))
 
 
 def measured(runs: Sequence[Sequence[Record]]) -> list[Measured]:
     """What each of the runs measured, under names that mean the same in all of them."""
     words = _telling_words(runs)
     return [_measured(records, words) for records in runs]
+
+
+def side_by_side(
+    mine: Sequence[np.ndarray], yours: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples that may be compared, of the seeds of two runs.
+
+    Repetitions within a seed share its luck: where there are several seeds each counts once, by its
+    median.
+
+    >>> side_by_side([np.array([1.0, 2.0, 9.0])], [np.array([3.0])])
+    (array([1., 2., 9.]), array([3.]))
+    >>> side_by_side([np.array([1.0, 2.0, 9.0])], [np.array([3.0]), np.array([4.0])])
+    (array([2.]), array([3., 4.]))
+    """
+    if len(mine) == len(yours) == 1:
+        return mine[0], yours[0]
+    return np.array([np.median(it) for it in mine]), np.array([np.median(it) for it in yours])
 
 
 def in_words(name: Name) -> str:
@@ -66,13 +89,13 @@ def in_words(name: Name) -> str:
 
 
 def _measured(records: Iterable[Record], words: Sequence[str]) -> Measured:
-    samples: dict[tuple[Name, str], list[float]] = defaultdict(list)
-    curves: dict[tuple[Name, str], list[np.ndarray]] = defaultdict(list)
-    skipped: set[Name] = set()
+    samples: dict[Key, list[np.ndarray]] = defaultdict(list)
+    curves: dict[Key, list[np.ndarray]] = defaultdict(list)
+    left_out: set[Name] = set()
     for name, record in _named(records, words):
         own = own_fields(record)
-        if "skipped" in own:
-            skipped.add(name)
+        if "skipped" in own or own.get("counts") is False:
+            left_out.add(name)
             continue
         for field, value in own.items():
             if field.split(".")[0] in _NO_RESULTS or (field, value) in name:
@@ -81,10 +104,10 @@ def _measured(records: Iterable[Record], words: Sequence[str]) -> Measured:
             if numbers is None or numbers.size == 0:
                 continue
             if numbers.ndim == 0 or (numbers.ndim == 1 and field.endswith("seconds")):
-                samples[name, field] += np.atleast_1d(numbers).tolist()
+                samples[name, field].append(np.atleast_1d(numbers))
             else:
                 curves[name, field].append(numbers)
-    return Measured(dict(samples), dict(curves), frozenset(skipped))
+    return Measured(dict(samples), dict(curves), frozenset(left_out))
 
 
 def _named(records: Iterable[Record], words: Sequence[str]) -> Iterable[tuple[Name, Record]]:
@@ -128,6 +151,9 @@ def _telling_words(runs: Sequence[Sequence[Record]]) -> list[str]:
             continue
         if (now := parts([*found, field])) > reached:
             found, reached = [*found, field], now
+    for field in tuple(found):  # a later one may tell as much, as a name does beside its version
+        if parts(fewer := [other for other in found if other != field]) == reached:
+            found = fewer
     return found
 
 

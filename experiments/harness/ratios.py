@@ -3,8 +3,9 @@
 The interval is that of a shift between two samples (Hodges and Lehmann): all ratios of a sample of
 one to a sample of the other in order, cut where the test of Mann and Whitney would reject at 5 %.
 It asks for no distribution and draws no random numbers. Fewer than four samples on both sides
-cannot exclude anything at 95 %, and have no interval. It speaks of the samples at hand: those of
-one process share its luck, and two runs on one machine can differ by more.
+cannot exclude anything at 95 %, and have no interval. The change is the median of those ratios, in
+the middle of its interval. Both speak of the samples at hand: those of one process share its luck,
+and two runs of the same code can differ by more.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Contrast:
     Args:
       reference: the median of the reference's samples.
       other: the median of the other's.
-      change: `other / reference`, or `other - reference` where samples are zero or of both signs.
+      change: `other / reference`, or `other - reference` where samples are zero or of both signs:
+        the median over all pairs of samples.
       interval: of the change, at 95 %; None where there are too few samples.
       is_ratio: whether `change` is a ratio.
     """
@@ -48,13 +50,15 @@ class Contrast:
     @property
     def size(self) -> float:
         """By which changes are put in order: the logarithm of the ratio, the difference relative to
-        the larger value; a nan beside a number is the largest of all."""
+        the larger value; inf or nan beside a number is the largest of all."""
         if np.isnan(self.change):
             return 0.0 if np.isnan(self.reference) and np.isnan(self.other) else np.inf
+        if self.change == (1.0 if self.is_ratio else 0.0):
+            return 0.0
         if self.is_ratio:
-            return abs(float(np.log(self.change)))
+            return abs(float(np.log(self.change))) if self.change > 0 else np.inf
         largest = max(abs(self.reference), abs(self.other))
-        return abs(self.change) / largest if 0 < largest < np.inf else 0.0
+        return abs(self.change) / largest if 0 < largest < np.inf else np.inf
 
 
 def contrasts(pairs: Sequence[tuple[Samples, Samples]]) -> list[Contrast]:
@@ -89,11 +93,13 @@ def _contrast(a: np.ndarray, b: np.ndarray) -> list[Contrast]:
             b[:, :, None] / a[:, None, :],
             b[:, :, None] - a[:, None, :],
         )
-        change = np.where(one_sign, right / left, right - left)
+        ordered = np.sort(pairs.reshape(len(pairs), -1), axis=1)
+        change = np.median(ordered, axis=1)
+        # Of samples that are not finite some pairs mean nothing; the medians may.
+        change = np.where(np.isnan(change), np.where(one_sign, right / left, right - left), change)
     # inf beside inf is no change; nan stays nan.
     change = np.where((left == right) & np.isinf(left), np.where(one_sign, 1.0, 0.0), change)
     cut = _cut(a.shape[1], b.shape[1])
-    ordered = np.sort(pairs.reshape(len(pairs), -1), axis=1) if cut else pairs
     bounds = ordered[:, [cut - 1, -cut]] if cut else [None] * len(pairs)
     return [
         Contrast(

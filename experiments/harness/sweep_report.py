@@ -142,7 +142,9 @@ def _medians(runs: Sequence[Sequence[Record]], axes: Mapping[str, Any]) -> list[
     short = {name: tuple(part for part in name if part[0] in several) for name in names}
     return [
         {
-            (field, measurements.in_words(short[name])): float(np.median(samples))
+            (field, measurements.in_words(short[name])): float(
+                np.median([*map(np.median, samples)])
+            )
             for (name, field), samples in run.samples.items()
         }
         for run in found

@@ -9,7 +9,7 @@ import pytest
 from experiments import __main__ as cli
 from experiments.harness import run_folder
 from experiments.harness.compare import compare_runs
-from experiments.harness.measurements import measured
+from experiments.harness.measurements import measured, side_by_side
 from experiments.harness.pairing import pair
 from experiments.harness.ratios import contrasts
 from experiments.harness.run_folder import RunFolder, writing
@@ -98,9 +98,79 @@ def test_seeds_are_samples_and_words_of_a_machine_part_nothing():
 
     left, right = measured([records("1.0", [0.1, 0.2]), records("2.0", [0.3, 0.4])])
     name = (("layer", "LRU"), ("contender", "a"))
-    assert left.samples[name, "score"] == [0.1, 0.2]
-    assert right.samples[name, "score"] == [0.3, 0.4]
+    assert np.ravel(left.samples[name, "score"]).tolist() == [0.1, 0.2]
+    assert np.ravel(right.samples[name, "score"]).tolist() == [0.3, 0.4]
     assert len(left.curves[name, "loss"]) == 2
+
+
+def test_repetitions_within_a_seed_are_no_evidence_of_their_own():
+    random = np.random.default_rng(0)
+
+    def run():
+        """Five seeds that differ by a tenth, nine repetitions of each that do not."""
+        return [
+            {
+                "point": {"layer": f"layer {place}", "seed": seed},
+                "seconds": list(random.lognormal(0, 0.1) * random.lognormal(0, 0.01, 9)),
+                "line": 1,
+                "lines": 1,
+            }
+            for place in range(300)
+            for seed in range(5)
+        ]
+
+    left, right = measured([run(), run()])
+    samples = [side_by_side(left.samples[key], right.samples[key]) for key in left.samples]
+    assert all(len(mine) == len(yours) == 5 for mine, yours in samples)
+    assert np.mean([contrast.differs for contrast in contrasts(samples)]) < 0.07
+
+
+def test_a_change_lies_within_its_interval():
+    two_modes = [1.0] * 11 + [1.5] * 10, [1.0] * 10 + [1.5] * 11
+    (found,) = contrasts([two_modes])
+    low, high = found.interval
+    assert low <= found.change <= high
+    assert found.change < 1.1 < found.other / found.reference
+
+
+@pytest.mark.parametrize(("mine", "yours"), [(0.0, math.inf), (-1.0, math.inf), (math.inf, 1.0)])
+def test_what_is_infinite_in_one_run_differs_most(mine, yours):
+    one, other = contrasts([([mine], [yours]), ([1.0], [2.0])])
+    assert one.size == math.inf > other.size
+
+
+def test_a_time_whose_result_was_wrong_does_not_count(tmp_path, capsys):
+    make(tmp_path / "a", race(1.0, counts=True))
+    make(tmp_path / "b", race(0.1, counts=False))
+    said = " ".join(shown(capsys, tmp_path / "a", tmp_path / "b").split())
+    assert "faster" not in said
+    assert "In A alone, not compared: 4 records, 4 of them skipped or wrong in the other" in said
+
+
+def test_a_field_that_one_run_has_alone_is_named(tmp_path, capsys):
+    make(tmp_path / "a", race(1.0, loss=0.5, accuracy=0.9))
+    make(tmp_path / "b", race(1.0, loss=0.5))
+    said = " ".join(shown(capsys, tmp_path / "a", tmp_path / "b").split())
+    assert "In A alone, not compared: of what both hold, accuracy." in said
+
+
+def test_a_word_that_a_later_one_makes_needless_parts_nothing():
+    def records(version):
+        return [
+            {
+                "point": {"length": 8},
+                "library": library,
+                "contender": contender,
+                "seconds": [1.0],
+                "line": 1,
+                "lines": 1,
+            }
+            for library, contender in ((version, "theirs"), ("", "ours"), ("", "limit"))
+        ]
+
+    left, right = measured([records("torch 1"), records("torch 2")])
+    assert left.samples.keys() == right.samples.keys()
+    assert len(left.samples) == 3
 
 
 def test_records_that_no_word_tells_apart_are_not_pooled():

@@ -99,6 +99,12 @@ def test_processors_and_memory_count_where_something_is_timed():
         assert key("wallclock") != key("wallclock", **changes)
 
 
+def test_a_peer_that_is_installed_meanwhile_counts_where_something_is_timed():
+    packages = {**FACTS["packages"], "torch": "2.13.0"}
+    assert key("digits") == key("digits", packages=packages)
+    assert key("wallclock") != key("wallclock", packages=packages)
+
+
 def test_the_environment_still_has_all_of_it():
     facts = environment.describe("digits")
     assert {"git", "system"} <= facts.keys()
