@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 from pathlib import Path
@@ -176,6 +177,9 @@ def _rebuild(found: run_folder.RunFolder) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a dash is no reason to lose a table
     try:
         return tyro.extras.subcommand_cli_from_dict(
             {

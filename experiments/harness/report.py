@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from experiments.harness.experiment import (
 )
 from experiments.harness.figures import STYLE, literal
 from experiments.harness.page import Facts, Image, Section, Text
-from experiments.harness.run_folder import RunFolder, write_atomically
+from experiments.harness.run_folder import RUNS, RunFolder, write_atomically
 from experiments.harness.terminal import show_table
 
 _COLOURS = {"confirmed": "green", "refined": "yellow", "refuted": "red", "open": "dim"}
@@ -125,12 +126,20 @@ def _sections(
             "How it was measured",
             (
                 Text("To repeat or continue it:"),
-                Text(f"python -m experiments run {folder.path / 'config.json'}", "code"),
+                Text(_again(folder), "code"),
                 Facts("Config", folder.config),
                 Facts("Environment", folder.environment),
             ),
         ),
     ]
+
+
+def _again(folder: RunFolder) -> str:
+    """The command that continues a run, or repeats it on another machine."""
+    words = ["python", "-m", "experiments", "run", str(folder.path / "config.json")]
+    if folder.path.parent != RUNS:
+        words += ["--runs", str(folder.path.parent)]
+    return shlex.join(words)
 
 
 def show(console: Console, summary: Summary, device: str) -> None:

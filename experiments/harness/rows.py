@@ -10,7 +10,7 @@ from typing import Any
 from experiments.harness import run_folder, visit
 from experiments.harness.run_folder import RunFolder
 
-_OF_THE_FILE = ("point", "line", "lines")
+_OF_THE_FILE = ("point", *run_folder.NUMBERING)
 
 
 def read(folder: str | os.PathLike[str], *more: str | os.PathLike[str]) -> list[dict[str, Any]]:

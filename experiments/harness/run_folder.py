@@ -45,6 +45,7 @@ except ImportError:  # not on Windows
     fcntl = None
 
 RUNS = Path("runs")  # where run folders lie unless told otherwise
+NUMBERING = ("line", "lines")  # of a record within its point, and of how many
 CURES = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there, the quota is used up",
@@ -212,9 +213,9 @@ class Writer:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old or the new one, never half of it."""
-    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with _writes(path):
+        data = content.encode() if isinstance(content, str) else content
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(data)

@@ -97,7 +97,9 @@ def run(
             return INTERRUPTED
         seconds = time.perf_counter() - started
         if not folder.finished:
-            folder.mark_finished({"points": len(planned), "seconds": round(seconds, 1)})
+            # Of a run that went on from another the time of the whole is not known.
+            took = {} if before else {"seconds": round(seconds, 1)}
+            folder.mark_finished({"points": len(planned), **took})
     report.show(console, summary, device)
     console.print(f"\nFinished in {seconds:.0f} s. Open the report in a browser:")
     console.print(f"  {folder.report}", soft_wrap=True, markup=False)
@@ -133,7 +135,7 @@ def _tell(console: Console, name: str, folder: RunFolder, summary: Summary) -> i
 
 
 def plan(name: str, experiment: Experiment, config: Config) -> list[Point]:
-    """The planned points, as they read back from JSON, checked to be distinct."""
+    """The planned points, checked to be writable and distinct."""
     points = list(experiment.plan(config))
     if not points:
         raise ProtocolError(f"{name}: plan(config) names no points; there should be one at least")
@@ -165,6 +167,11 @@ def measure(name: str, experiment: Experiment, config: Config, point: Point) -> 
         fault = run_folder.unwritable(record)
         if fault:
             raise ProtocolError(f"{asked} yielded a record that cannot be written: {fault}")
+        if taken := [name for name in run_folder.NUMBERING if name in record]:
+            raise ProtocolError(
+                f"{asked} yielded a record with {' and '.join(taken)}, by which results.jsonl "
+                "numbers the records of a point; should have another name"
+            )
         if "point" not in record:
             raise ProtocolError(
                 f'{asked} yielded a record without "point"; it has {", ".join(map(str, record))}'

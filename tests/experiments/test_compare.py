@@ -1,7 +1,9 @@
 """Two runs side by side: what differs is found, what only looks different is not."""
 
+import io
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -128,6 +130,7 @@ def test_repetitions_within_a_seed_are_no_evidence_of_their_own():
 def test_a_change_lies_within_its_interval():
     two_modes = [1.0] * 11 + [1.5] * 10, [1.0] * 10 + [1.5] * 11
     (found,) = contrasts([two_modes])
+    assert found.interval
     low, high = found.interval
     assert low <= found.change <= high
     assert found.change < 1.1 < found.other / found.reference
@@ -301,3 +304,13 @@ def test_a_thousand_records_take_less_than_two_seconds(tmp_path, capsys):
         capsys.readouterr().out.split()
     )
     assert run_folder.find(paths[0]).records()
+
+
+def test_a_terminal_without_dashes_still_gets_its_table(tmp_path, monkeypatch):
+    make(tmp_path / "a", [({"length": 8}, [{"seconds": [1.0]}])])
+    make(tmp_path / "b", [({"length": 8}, [{"seconds": [2.0]}])])
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    sys.stdout.flush()
+    assert b"2.000" in written.getvalue()

@@ -1,6 +1,10 @@
 """A run continues where it stopped, and an unfinished one never looks finished."""
 
+import html
 import io
+import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -93,6 +97,7 @@ def test_an_interrupted_point_is_measured_again_and_no_other(tmp_path):
     assert code == 0
     assert "1 of 3 points were measured before" in output
     assert calls == [1, 2, 2, 3]
+    assert json.loads((folder.path / "finished.json").read_text()) == {"points": 3}
     assert [record["point"]["value"] for record in folder.records()] == [1, 1, 2, 2, 3, 3]
     assert "finished: all 3 points measured" in folder.report.read_text()
 
@@ -122,6 +127,10 @@ def test_an_interruption_before_the_first_point_still_leaves_a_report(tmp_path):
         ({"run": lambda config, points: [{"square": 1, "cube": 2}]}, 'without "point".*cube'),
         ({"run": lambda config, points: [3]}, "3 is no dict"),
         ({"run": lambda config, points: [{"point": points[0], "seen": {1}}]}, r"'seen': \{1\} of"),
+        (
+            {"run": lambda config, points: [{"point": points[0], "line": 17}]},
+            "a record with line, by which results.jsonl numbers",
+        ),
         ({"plan": lambda config: [3]}, "names the point 3: 3 is no dict"),
         ({"plan": lambda config: [{"value": {1}}]}, r"'value': \{1\} of type set"),
         ({"CLAIM": None}, "CLAIM: should be a string"),
@@ -192,6 +201,13 @@ def test_ctrl_c_leaves_a_folder_that_the_same_command_completes(tmp_path):
     assert folder.results.read_bytes().startswith(kept)
     assert [record["point"]["value"] for record in folder.records()] == [1, 1, 2, 2, 3, 3, 4, 4]
     assert folder.finished
+
+
+def test_the_report_says_how_to_continue_in_the_same_place(tmp_path):
+    _, _, folder = run(tmp_path / "of mine")
+    (command,) = re.findall(r"python -m experiments run .*", folder.report.read_text())
+    words = shlex.split(html.unescape(command.removesuffix("</pre>")))
+    assert words[4:] == [str(folder.path / "config.json"), "--runs", str(folder.path.parent)]
 
 
 def test_a_report_is_rebuilt_from_the_records(tmp_path):
