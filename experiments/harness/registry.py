@@ -73,9 +73,8 @@ def split_short(changes: Sequence[str]) -> tuple[str, Sequence[str]]:
     (('small', ['seeds=2']), ('', ['seeds=2']))
     """
     # An empty word, of a shell's variable that is not set, is no name: as a change it is refused.
-    return (
-        (changes[0], changes[1:]) if changes and "=" not in (changes[0] or "=") else ("", changes)
-    )
+    named = bool(changes and changes[0]) and "=" not in changes[0]
+    return (changes[0], changes[1:]) if named else ("", changes)
 
 
 def find_config(name_or_path: str, short: str = "") -> ConfigFile:
