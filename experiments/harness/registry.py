@@ -72,7 +72,9 @@ def split_short(changes: Sequence[str]) -> tuple[str, Sequence[str]]:
     >>> split_short(["small", "seeds=2"]), split_short(["seeds=2"])
     (('small', ['seeds=2']), ('', ['seeds=2']))
     """
-    return (changes[0], changes[1:]) if changes and "=" not in changes[0] else ("", changes)
+    # An empty word, of a shell's variable that is not set, is no name: as a change it is refused.
+    named = bool(changes and changes[0]) and "=" not in changes[0]
+    return (changes[0], changes[1:]) if named else ("", changes)
 
 
 def find_config(name_or_path: str, short: str = "") -> ConfigFile:

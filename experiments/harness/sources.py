@@ -20,7 +20,8 @@ _SUFFIXES = (".py", ".cc", ".cu", ".h")
 def of(name: str) -> tuple[Path, ...]:
     """The files below `experiments/` that an experiment imports, directly or by way of others.
 
-    Of an experiment of one's own, all files of its folder too, but for hidden ones such as .venv.
+    Of an experiment of one's own, all files of its folder too, but for hidden ones such as .venv,
+    and what it imports of the folder that it lies in, which is on the path of imports then.
     Empty where there is none.
     """
     folder = FOLDER / name
@@ -31,7 +32,7 @@ def of(name: str) -> tuple[Path, ...]:
         path = waiting.pop()
         if path not in found and path.is_file():
             found.add(path)
-            waiting += _imported(path)
+            waiting += _imported(path, folder.parent if own else None)
     return tuple(sorted(found))
 
 
@@ -69,11 +70,15 @@ def _hash(paths: Iterable[Path]) -> str:
     return found.hexdigest()[:16]
 
 
-def _imported(path: Path) -> Iterator[Path]:
-    """Where what a file imports would lie; of `experiments.a.b` the packages on the way as well."""
+def _imported(path: Path, beside: Path | None) -> Iterator[Path]:
+    """Where what a file imports would lie; of `experiments.a.b` the packages on the way as well.
+
+    beside: the folder that holds one of one's own.
+    """
     for level, parts in _imports(path.read_bytes()):
-        if level or parts[0] == FOLDER.name:
-            base = path.parents[level - 1] if level else ROOT
+        here = ROOT if parts[0] == FOLDER.name else beside
+        base = path.parents[level - 1] if level else here
+        if base:
             for depth in range(1, len(parts) + 1):
                 module = base.joinpath(*parts[:depth])
                 yield from (module.with_suffix(".py"), module / "__init__.py")

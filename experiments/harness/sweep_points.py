@@ -51,7 +51,7 @@ def parse(changes: Iterable[str]) -> tuple[Axes, list[str]]:
     fixed, faults = {}, []
     for change in changes:
         key, _, value = change.partition("=")
-        key, value = key.strip(), value.strip()
+        key, value = ".".join(part.strip() for part in key.split(".")), value.strip()
         if key in axes or key in fixed:
             faults.append(f"{key}: named twice; should be one axis or one value")
         elif not value.startswith("["):
@@ -64,6 +64,12 @@ def parse(changes: Iterable[str]) -> tuple[Axes, list[str]]:
                 continue
             if not axes[key]:
                 faults.append(f"{key} = []: an axis without values; should have one at least")
+    faults += [
+        f"{key}: lies within {axis}, of which each value is a whole; should stand in these"
+        for axis in axes
+        for key in (*axes, *fixed)
+        if key.startswith(f"{axis}.")
+    ]
     if not axes and not faults:
         faults.append("no axis: should name one at least, for instance seeds=[1,2,4]")
     if faults:
@@ -96,12 +102,12 @@ def resolve(
     for row in rows:
         chosen = dict(zip(axes, row, strict=True))
         name = label(chosen)
-        overrides = [*fixed, *(f"{key}={_toml(value)}" for key, value in chosen.items())]
+        overrides = [*fixed, *(f"{key}={as_toml(value)}" for key, value in chosen.items())]
         try:
             point = SweepPoint(chosen, config.resolve(model, values, overrides))
         except ConfigError as error:
             for fault in dict.fromkeys(error.faults):
-                at.setdefault(fault, []).append(name)
+                at.setdefault(fault + _hint(fault, axes), []).append(name)
             continue
         key = canonical(point.config.model_dump(mode="json"))
         if key in seen:
@@ -113,28 +119,38 @@ def resolve(
     return points
 
 
+def _hint(fault: str, axes: Axes) -> str:
+    """How an axis of lists is written, where one list was meant."""
+    key, _, said = fault.partition(" = ")
+    if key not in axes or not said.endswith(": should be a valid array"):
+        return ""
+    return f"; a sweep over lists reads {key}=[[...], [...]], and for one list {key}=[[...]]"
+
+
 def _where(names: Sequence[str]) -> str:
     others = len(names) - 1
     return names[0] + (f" and {others} other{'s' if others > 1 else ''}" if others else "")
 
 
 def _items(change: str, key: str, value: str) -> list[Any]:
+    words = [word.strip() for word in value[1:-1].split(",")]
+    words = words if words[-1] else words[:-1]  # a comma at the end, as TOML has it
     try:
         return config.parse_override(change)[1]
     except ConfigError:
-        if not value.endswith("]") or set("[]{}\"'") & set(value[1:-1]):
+        is_plain = value.endswith("]") and not set("[]{}\"'") & set(value[1:-1])
+        if not (key and is_plain and words and all(words)):
             raise
     # Bare words are no TOML: each is read as an override of its own.
-    words = value[1:-1].split(",")
-    return [config.parse_override(f"{key}={word.strip()}")[1] for word in words if word.strip()]
+    return [config.parse_override(f"{key}={word}")[1] for word in words]
 
 
-def _toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
     """A value as an override has it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{as_toml(k)} = {as_toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(as_toml, value)) + "]"
     if isinstance(value, float):
         return repr(value)  # nan and inf as in TOML
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

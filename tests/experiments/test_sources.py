@@ -64,13 +64,20 @@ def test_a_folder_of_ones_own_counts_with_all_its_files_and_what_they_import(tmp
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "experiment.py").write_text("from .work import square\n")
-    (folder / "work.py").write_text("def square():\n    from experiments.harness.timing import a\n")
+    (folder / "work.py").write_text(
+        "from shared.tools import a\ndef square():\n    from experiments.harness.timing import a\n"
+    )
     (folder / "unused.py").write_text("def broken(:\n")
     files = set(folder.iterdir())
     (folder / ".venv").mkdir()
     (folder / ".venv" / "other.py").write_text("")
+    # Beside it, where Python looks too: what it imports of that, and no more.
+    (tmp_path / "shared").mkdir()
+    for name in ("shared/__init__.py", "shared/tools.py", "shared/unused.py", "unused.py"):
+        (tmp_path / name).write_text("import json\n")
     found = sources.of(str(folder))
-    assert {path for path in found if path.is_relative_to(folder)} == files
+    shared = {tmp_path / "shared" / name for name in ("__init__.py", "tools.py")}
+    assert {path for path in found if path.is_relative_to(tmp_path)} == files | shared
     assert sources.FOLDER / "harness" / "timing.py" in found
     assert sources.times(str(folder))
     before = sources.digest(str(folder))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import __main__ as command_line
-from experiments.harness import page, run_folder, sweep_points, task
+from experiments.harness import config, page, run_folder, sweep_points, task
 from experiments.harness.config import ConfigError
 from tests.experiments import toy
 
@@ -122,6 +122,17 @@ def test_axes_and_fixed_values_are_told_apart():
     )
     assert axes == {"label": ["a", "b/c"], "values": [[1], [2, 3]], "inner.kind": ["plain"]}
     assert fixed == ["pause=0.5"]
+    axes, _ = sweep_points.parse(["label=[a, b/c,]"])
+    assert axes == {"label": ["a", "b/c"]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a, [b]", 'a "b"', "a\x7fb\n", "é😀 $x$", {"😀 k": [1, {"l": -0.0}]}, [[]], {}, True, 1e300],
+)
+def test_a_value_reaches_the_config_as_it_was_read(value):
+    read = config.parse_override(f"key={sweep_points.as_toml(value)}")[1]
+    assert (read, type(read)) == (value, type(value))
 
 
 def test_the_product_or_side_by_side():
@@ -144,7 +155,12 @@ def test_the_product_or_side_by_side():
         (["pause=1.0"], "no axis"),
         (["pause=[]"], "pause = []: an axis without values"),
         (["pause=[1.0]", "pause=2.0"], "pause: named twice"),
-        (["pause=[1.0"], "pause"),
+        (["pause=[1.0", "label=[]"], "2 faults"),
+        (["label=[a,,b]"], "'[a,,b]' is not a TOML value"),
+        (["=[1,2]"], "override '=[1,2]': should read key.path=VALUE"),
+        (["inner . steps=[1]", "inner.steps=2"], "inner.steps: named twice"),
+        (["inner=[{steps=1}, {steps=2}]", "inner.kind=plain"], "inner.kind: lies within inner"),
+        (["inner=[{steps=1}]", "inner.steps=[1, 2]"], "inner.steps: lies within inner"),
     ],
 )
 def test_what_is_no_sweep_is_refused(changes, said):
@@ -160,6 +176,7 @@ def test_what_is_no_sweep_is_refused(changes, said):
         ({"pause": [1.0, 2.0], "label": ["a"]}, {"zipped": True}, "pause has 2, label has 1"),
         ({"values": [[n] for n in range(10_001)]}, {}, "more than 10,000 points: say --yes"),
         ({"pause": [1, 1.0]}, {}, "pause=1.0: the same config as pause=1"),
+        ({"values": [1, 2]}, {}, "a sweep over lists reads values=[[...], [...]]"),
     ],
 )
 def test_what_cannot_be_a_point_is_refused(axes, options, said):
@@ -194,6 +211,7 @@ def test_many_points_run_if_so_told():
         (["recall", "smal", "seeds=[1, 2]"], "did you mean small"),
         (["recal", "seeds=[1, 2]"], "did you mean recall"),
         (["recall"], "no axis"),
+        (["recall", "", "seeds=[1, 2]"], "override ''"),
         (["recall", "seeds=[1, 2]", "--workers", "nowhere"], "--workers = nowhere"),
     ],
 )
