@@ -41,7 +41,7 @@ def write(
 ) -> None:
     """Writes sweep.json, summary.csv, the figure and report.html, and shows the table."""
     records = [_records(found) for found in folders]
-    values = _medians(records, axes)
+    values = _medians(records)
     rows = [
         {**point.values, "state": state, **_end(experiment, found, mine), **measured}
         for point, found, state, mine, measured in zip(
@@ -124,21 +124,19 @@ def _end(experiment: Experiment, folder: RunFolder, records: Sequence[Record]) -
     return row
 
 
-def _medians(runs: Sequence[Sequence[Record]], axes: Mapping[str, Any]) -> list[dict[Key, float]]:
+def _medians(runs: Sequence[Sequence[Record]]) -> list[dict[Key, float]]:
     """The measurements of each run, by the parts of their names that tell them apart in a run.
 
-    What is swept is none of them: `length=64` where `lengths` are.
+    What is swept is none of them, `length=64` where `lengths` are, unless a run holds several.
     """
     found = measurements.measured(runs)
     names = [name for run in found for name in run.names]
-    several = {
-        key
-        for run in found
-        for key in {key for name in run.names for key, _ in name}
-        if len({dict(name).get(key) for name in run.names}) > 1
-    }
-    swept = {key.rpartition(".")[2] for key in axes}
-    several -= swept | {key.removesuffix("s") for key in swept}
+
+    def parts(key: str) -> int:
+        """How many values of it one run holds, at most."""
+        return max(len({dict(name).get(key) for name in run.names}) for run in found)
+
+    several = {key for key in {key for name in names for key, _ in name} if parts(key) > 1}
     short = {name: tuple(part for part in name if part[0] in several) for name in names}
     return [
         {
