@@ -1,4 +1,4 @@
-"""What a sweep says at its end: every number that its runs measured, whatever is swept is called."""
+"""What a sweep says at its end: every number that its runs measured, whatever it is called."""
 
 import csv
 import io
@@ -11,7 +11,6 @@ from rich.console import Console
 from experiments.harness import environment, runner, sweep_points, sweep_report
 from experiments.harness.run_folder import RunFolder
 from tests.experiments import toy
-
 
 PLAIN = types.SimpleNamespace(**{**vars(toy), "plot": lambda records: {}})
 
