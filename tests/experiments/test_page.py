@@ -131,15 +131,13 @@ def test_a_figure_is_told_in_words():
     assert figure_data.in_words(figures.new_figure(1, 1)[0]).startswith("Chart of points")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_a_narrow_page_does_not_scroll_sideways(tmp_path):
-    wide = Table("wide " * 30, ("a column",) * 20, (("x" * 40,) * 20,))
-    text = page.render("t" * 90, "lead", [page.Section("s", (wide, page.Text("c" * 300, "code")))])
+def in_browser(tmp_path, text, width, expression):
+    """What a browser finds of the page in a frame of that width, in JavaScript's words."""
     (tmp_path / "page.html").write_text(text)
     # A window has a least width; a frame is as narrow as it is told.
     (tmp_path / "frame.html").write_text(
-        '<iframe src="page.html" width="400" height="900" style="border:0" onload="'
-        "document.title = this.contentDocument.documentElement.scrollWidth"
+        f'<iframe src="page.html" width="{width}" height="900" style="border:0" onload="'
+        f"document.title = (page => {expression})(this.contentDocument)"
         '"></iframe>'
     )
     options = (
@@ -150,4 +148,26 @@ def test_a_narrow_page_does_not_scroll_sideways(tmp_path):
     frame = (tmp_path / "frame.html").as_uri()
     command = [BROWSER, *options.split(), profile, "--dump-dom", frame]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "<title>400</title>" in shown
+    return html.unescape(re.findall("<title>(.*?)</title>", shown)[0])
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_narrow_page_does_not_scroll_sideways(tmp_path):
+    wide = Table("wide " * 30, ("a column",) * 20, (("x" * 40,) * 20,))
+    text = page.render("t" * 90, "lead", [page.Section("s", (wide, page.Text("c" * 300, "code")))])
+    assert in_browser(tmp_path, text, 400, "page.documentElement.scrollWidth") == "400"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_long_words_are_broken_and_lines_are_kept(tmp_path):
+    """The first column stays in sight, so a wide one would hide all others for good."""
+    table = Table("t", ("key", "value"), (("key_" * 100, "v" * 500),))
+    parts = (table, page.Text("one"), page.Text("two\nlines"))
+    text = page.render("t", "lead", [page.Section("s", parts)])
+    sizes = (
+        "[page.querySelector('table').offsetWidth < 1000, "
+        "...[...page.querySelectorAll('section > p')].map(p => p.offsetHeight)]"
+    )
+    fits, one, two = in_browser(tmp_path, text, 1280, sizes).split(",")
+    assert fits == "true"
+    assert int(two) == 2 * int(one)
