@@ -59,7 +59,7 @@ def compare_runs(
     path = out or runs / _page_name(names)
     try:
         for title, parts in groups:
-            console.rule(Text(title), style="dim")
+            console.rule(Text(terminal.visible(title)), style="dim")
             for part in parts:
                 _show(console, part)
         for line in found.left_out:
@@ -321,7 +321,7 @@ def _facts_table(
 def _show(console: Console, part: Table | page.Text) -> None:
     """On the terminal: long tables and cells are cut, the page has them whole."""
     if not isinstance(part, Table):
-        console.print(f"\n{part.text}", markup=False, highlight=False)
+        console.print(f"\n{terminal.visible(part.text)}", markup=False, highlight=False)
         return
     if not part.brief:
         return

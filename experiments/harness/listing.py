@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from experiments.harness import config, registry, terminal
 from experiments.harness.experiment import ProtocolError, Table, in_words
 from experiments.harness.pairing import differing
-from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, point_key
+from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, check_root, point_key
 
 _SWEEP = "sweep.json"
 _CELL = 44  # characters
@@ -56,6 +56,7 @@ def list_runs(*, runs: Path = RUNS) -> int:
     Args:
       runs: the folder that holds the run folders.
     """
+    check_root(runs)
     console = terminal.output(width=200)
     found = rows(runs)
     if not found:

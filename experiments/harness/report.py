@@ -25,7 +25,7 @@ from experiments.harness.experiment import (
 from experiments.harness.figures import STYLE, literal
 from experiments.harness.page import Facts, Image, Section, Text
 from experiments.harness.run_folder import OTHER_FOLDER, RunFolder, write_atomically
-from experiments.harness.terminal import show_table
+from experiments.harness.terminal import show_table, visible
 
 _COPY = "report a copy of the folder"  # for one that may not be written to
 _COLOURS = {"confirmed": "green", "refined": "yellow", "refuted": "red", "open": "dim"}
@@ -159,8 +159,8 @@ def show(console: Console, summary: Summary, device: str) -> None:
     for verdict in summary.verdicts:
         line = RichText(f"\n{verdict.outcome.upper()}", style=f"bold {_COLOURS[verdict.outcome]}")
         number = f"  Claim {verdict.number}, " if verdict.number else "  "
-        line.append(f"{number}{verdict.claim}: ", style="bold not dim default")
-        line.append(f"{verdict.text} (On {device}.)", style="not bold not dim default")
+        line.append(visible(f"{number}{verdict.claim}: "), style="bold not dim default")
+        line.append(visible(f"{verdict.text} (On {device}.)"), style="not bold not dim default")
         console.print(line)
 
 

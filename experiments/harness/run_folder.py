@@ -166,8 +166,18 @@ def find(path: Path) -> RunFolder:
     return RunFolder(path)
 
 
+def check_root(root: Path) -> None:
+    """Raises a RunFolderError where `root` can hold no run folders, as it is one or a file."""
+    for path, what in ((root, "a file"), (root / "config.json", "a run folder")):
+        if os.path.isfile(path):
+            raise RunFolderError(
+                f"{root}: is {what}; should be the folder that holds the run folders"
+            )
+
+
 def latest(root: Path) -> RunFolder:
     """The folder below `root` that was measured or made last."""
+    check_root(root)
     found = [path.parent for path in root.glob("*/config.json")]
     if not found:
         raise RunFolderError(

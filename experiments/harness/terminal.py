@@ -43,16 +43,18 @@ def show_table(
     rich_table = RichTable(box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns[:count]):
         words = index == 0 or not any(row[index][:1].isdigit() for row in rows)
-        rich_table.add_column(Text(column), justify="left" if words else "right", no_wrap=True)
+        rich_table.add_column(
+            Text(visible(column)), justify="left" if words else "right", no_wrap=True
+        )
     for row in rows:
         rich_table.add_row(*(Text(cell) for cell in row[:count]))
     notes = [table.note] if table.note else []
     if count < len(widths):
         notes.append(more)
-    console.print(Text(f"\n{table.title}", style="bold"))
+    console.print(Text(f"\n{visible(table.title)}", style="bold"))
     console.print(rich_table)
     if notes:
-        console.print(Padding(Text(" ".join(notes), style="dim"), (0, 2)))
+        console.print(Padding(Text(visible(" ".join(notes)), style="dim"), (0, 2)))
 
 
 def visible(text: str) -> str:

@@ -238,7 +238,7 @@ def test_whatever_names_and_strings_hold_is_shown_as_text(tmp_path, capsys):
             tmp_path / name,
             [({"layer": odd}, [{"score": score}])],
             {"label": odd + name},
-            experiment="/nowhere/[/]mine",
+            experiment="/nowhere/[/]\x1bmine",
         )
         for name, score in (("a[b]:x:", 1.0), ("b\nc", 2.0), ("by\udcffte", 3.0))
     ]

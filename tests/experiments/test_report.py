@@ -107,6 +107,15 @@ def test_a_terminal_shows_whole_cells_and_the_columns_that_fit(width):
     assert ("Further columns" in shown) == (width == 40)
 
 
+def test_no_word_steers_a_terminal():
+    table = Table("t\x1b", ("a\x1b", "b"), (("\x07\x1b[2J", "c"),), "n\x1b")
+    output = io.StringIO()
+    summary = Summary((Verdict("c\x1b", "open", "x\x1b"),), (table,))
+    report.show(Console(file=output, width=70), summary, "d\x1b")
+    assert output.getvalue().count("\\x1b") == 7
+    assert "\x1b" not in output.getvalue()
+
+
 def failing(*_):
     raise KeyError("loss <1>")
 

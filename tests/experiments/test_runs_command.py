@@ -45,6 +45,15 @@ def test_no_runs_is_no_fault(tmp_path, capsys):
     assert "holds no run yet" in shown(capsys, tmp_path / "none")
 
 
+def test_what_can_hold_no_run_is_named(tmp_path, capsys):
+    folder, _ = make(tmp_path)
+    for words in (["runs"], ["report"]):
+        for root, what in ((folder.path, "a run folder"), (folder.path / "config.json", "a file")):
+            assert cli.main([*words, "--runs", str(root)]) == cli.BAD_INPUT
+            said = capsys.readouterr().err
+            assert said == f"{root}: is {what}; should be the folder that holds the run folders\n"
+
+
 def test_every_folder_has_its_line_newest_first(tmp_path, capsys):
     old, _ = make(tmp_path, measured=2)
     old.mark_finished({})
