@@ -120,6 +120,40 @@ def test_bars_points_errors_and_images_are_rows():
     ]
 
 
+def test_error_bars_are_those_along_y_and_end_with_their_points():
+    figure, axes = figures.new_figure(1, 3)
+    y, spread = [5, np.nan, 7], [1, np.nan, 2]
+    axes[0, 0].errorbar([1, 2, 3], y, xerr=spread, yerr=spread, label="both")
+    axes[0, 1].errorbar(["LRU", "GRU"], [1, 2], yerr=0.5, label="named")
+    axes[0, 2].errorbar([1], [2], xerr=0.5, label="along x")
+    figure.draw_without_rendering()
+    assert [tuple(row.values())[1:] for row in rows_of(figure)] == [
+        ("both", "1", "5", "4", "6"),
+        ("both", "3", "7", "5", "9"),
+        ("named", "LRU", "1", "0.5", "1.5"),
+        ("named", "GRU", "2", "1.5", "2.5"),
+        ("along x", "1", "2", "", ""),
+    ]
+
+
+def test_categories_are_named():
+    figure, axes = figures.new_figure(1, 2)
+    axes[0, 0].bar(["LRU", "GRU"], [2, 3])
+    axes[0, 1].plot([3, 4], ["a", "b"])
+    places = [(row["x"], row["y"]) for row in rows_of(figure)]
+    assert places == [("LRU", "2"), ("GRU", "3"), ("3", "a"), ("4", "b")]
+
+
+def test_what_cannot_be_told_as_rows_gives_no_wrong_ones():
+    figure, axes = figures.new_figure(1, 3)
+    axes[0, 0].axline((0, 0), slope=1)
+    axes[0, 1].fill_betweenx([1, 2], [3, 4], [5, 6])
+    axes[0, 2].remove()
+    figure.add_subplot(1, 3, 3, projection="3d").plot([1, 2], [3, 4], [5, 6])
+    figure.draw_without_rendering()
+    assert not figure_data.csv_text(figure)
+
+
 def test_a_figure_is_told_in_words():
     figure, axes = figures.new_figure()
     figures.length_axis(axes[0, 0], [64, 128])
