@@ -7,6 +7,8 @@ they import it.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import string
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from experiments.harness import config, page, registry, terminal
 from experiments.harness.experiment import ProtocolError, Table, Verdict, sum_up
@@ -29,6 +32,8 @@ _SHOWN = 20  # rows on the terminal
 _NAMED = 5  # records that one run has alone
 _CELL = 40  # characters, on the terminal
 _LEAST = 24
+_EQUAL = "equal"
+_NAME = 180  # bytes; file systems take 255
 
 
 def compare_runs(
@@ -45,28 +50,41 @@ def compare_runs(
       out: the page to write; by default compare-A-B.html in the folder of runs.
       runs: the folder that holds the run folders.
     """
+    if out is not None and (not out.name or os.path.isdir(out)):
+        raise RunFolderError(f"--out {out}: is a folder; should be a file, {out / 'compare.html'}")
     found = pair(folders)
-    console = terminal.output()
-    sections: list[page.Section] = []
-    for group in found.groups:
-        title = group[0].title
-        parts = parts_of(group)
-        sections.append(page.Section(title, tuple(parts)))
-        console.rule(title, style="dim")
+    console = terminal.output(width=160)
+    groups = [(group[0].title, parts_of(group)) for group in found.groups]
+    names = [folder.resolve().name for folder in folders]
+    path = out or runs / _page_name(names)
+    sections = [page.Section(title, tuple(parts)) for title, parts in groups]
+    sections.append(page.Section("Left out", tuple(map(page.Text, found.left_out))))
+    lead = f"{', '.join(names[1:])} against {names[0]}, which is the reference."
+    # First, for a reader of what follows may have seen enough: head, less.
+    text = page.render("Runs side by side", lead, sections)
+    write_atomically(path, text, otherwise="name another file with --out")
+    for title, parts in groups:
+        console.rule(Text(terminal.visible(title)), style="dim")
         for part in parts:
             _show(console, part)
-    if found.left_out:
-        left_out = tuple(page.Text(line) for line in found.left_out)
-        sections.append(page.Section("Left out", left_out))
-        for part in left_out:
-            _show(console, part)
-    names = [folder.resolve().name for folder in folders]
-    path = out or runs / f"compare-{'-'.join(names)}.html"
-    lead = f"{', '.join(names[1:])} against {names[0]}, which is the reference."
-    write_atomically(path, page.render("Runs side by side", lead, sections))
+    for line in found.left_out:
+        _show(console, page.Text(line))
     console.print("\nAll of it, as a page:")
     console.print(f"  {path}", soft_wrap=True, markup=False)
     return 0
+
+
+def _page_name(names: Sequence[str]) -> str:
+    """`compare-A-B.html`; of many runs a name that a file can have.
+
+    >>> _page_name(["recall-0123", "recall-4567"]), _page_name(["digits-0123"] * 30)
+    ('compare-recall-0123-recall-4567.html', 'compare-digits-0123-and-29-more-cc5c50e611.html')
+    """
+    whole = "-".join(page.file_name(name) for name in names)
+    if len(os.fsencode(whole)) > _NAME:
+        digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
+        whole = f"{page.file_name(names[0])[:40]}-and-{len(names) - 1}-more-{digest}"
+    return f"compare-{whole}.html"
 
 
 def parts_of(group: Sequence[RunFolder]) -> list[Table | page.Text]:
@@ -75,7 +93,7 @@ def parts_of(group: Sequence[RunFolder]) -> list[Table | page.Text]:
     labels = [letters[i] if i < len(letters) else f"run {i + 1}" for i in range(len(group))]
     records = [run.records() for run in group]
     rows = [
-        (label, str(run.path), str(_points(mine)), "yes" if run.finished else "no")
+        (label, str(run.path), str(_points(mine)), "yes" if run.holds_all(mine) else "no")
         for label, run, mine in zip(labels, group, records, strict=True)
     ]
     parts: list[Table | page.Text] = [
@@ -155,20 +173,12 @@ def _measurements(
     if apart:
         parts.append(Table(f"Measurements: {label} against {reference}", columns, apart, said))
     elif equal:
-        parts.append(page.Text(f"{label} and {reference} are equal in all they share. {said}"))
+        parts.append(page.Text(f"{label} and {reference} have equal medians throughout. {said}"))
     if equal:
-        title = f"Equal measurements: {label} against {reference}"
+        title = f"Equal medians: {label} against {reference}"
         counts = tuple((field, f"{count:,}") for field, count in equal.items())
         parts.append(Table(title, ("measurement", "records"), counts, brief=False))
-    if curves := _curves(left, right):
-        parts.append(
-            Table(
-                f"Curves: {label} against {reference}",
-                ("record", "curve", "largest relative difference"),
-                tuple(curves),
-                "Of the means over seeds, relative to the larger of the two.",
-            )
-        )
+    parts += _curve_tables(reference, left, label, right)
     parts += [
         page.Text(f"In {which} alone, not compared: {said}.")
         for which, mine, yours in ((reference, left, right), (label, right, left))
@@ -200,6 +210,26 @@ def _some(names: Sequence[str]) -> str:
     return "; ".join(names[:_NAMED]) + ("; ..." if len(names) > _NAMED else "")
 
 
+def _curve_tables(
+    reference: str, left: Measured, label: str, right: Measured
+) -> list[Table | page.Text]:
+    rows = _curves(left, right)
+    apart = tuple(row for row in rows if row[2] != _EQUAL)
+    equal = tuple(row for row in rows if row[2] == _EQUAL)
+    columns = ("record", "curve", "largest relative difference")
+    note = "Of the means over seeds, relative to the larger of the two."
+    note += f" {_count(len(equal), 'curve')} more: equal." if equal else ""
+    parts: list[Table | page.Text] = []
+    if apart:
+        parts.append(Table(f"Curves: {label} against {reference}", columns, apart, note))
+    elif equal:
+        parts.append(page.Text(f"{_count(len(equal), 'curve')} in both: equal."))
+    if equal:
+        title = f"Equal curves: {label} against {reference}"
+        parts.append(Table(title, columns, equal, brief=False))
+    return parts
+
+
 def _curves(left: Measured, right: Measured) -> list[tuple[str, str, str]]:
     found = []
     for key, mine in left.curves.items():
@@ -214,7 +244,8 @@ def _curves(left: Measured, right: Measured) -> list[tuple[str, str, str]]:
         apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, apart)
         apart = np.where(np.isnan(apart), np.inf, apart)  # one of them is no number
         largest = float(apart.max())
-        found.append((largest, key, "not finite in one" if np.isinf(largest) else f"{largest:.2%}"))
+        words = "not finite in one" if np.isinf(largest) else f"{largest:.2%}"
+        found.append((largest, key, words if largest else _EQUAL))
     found.sort(key=lambda each: -each[0])
     return [(in_words(name), field, said) for _, (name, field), said in found]
 
@@ -226,7 +257,8 @@ def _verdicts(
     faults: list[Table | page.Text] = []
     for label, run, mine in zip(labels, group, records, strict=True):
         try:
-            file = registry.find_config(str(run.path))
+            # The file, for a folder may be called as an experiment is.
+            file = registry.find_config(str(run.path / "config.json"))
             experiment = registry.load(file.experiment)
             config.resolve(experiment.Config, file.values, where=str(run.path))
         except (
@@ -240,7 +272,7 @@ def _verdicts(
             continue
         summary = sum_up(experiment, mine)
         faults += [page.Text(f"Not of {label}: {failure}") for failure in summary.failures]
-        said.append({_claim(verdict): verdict for verdict in summary.verdicts})
+        said.append(_by_claim(summary.verdicts))
     claims = dict.fromkeys(claim for verdicts in said for claim in verdicts)
     if not claims:
         return faults
@@ -262,8 +294,15 @@ def _verdicts(
     return [*faults, table]
 
 
-def _claim(verdict: Verdict) -> str:
-    return f"{verdict.number}. {verdict.claim}" if verdict.number else verdict.claim
+def _by_claim(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
+    """By what is claimed; what is claimed once more has its number behind it."""
+    found: dict[str, Verdict] = {}
+    seen: Counter[str] = Counter()
+    for verdict in verdicts:
+        claim = f"{verdict.number}. {verdict.claim}" if verdict.number else verdict.claim
+        seen[claim] += 1
+        found[claim if seen[claim] == 1 else f"{claim} ({seen[claim]})"] = verdict
+    return found
 
 
 def _outcome(verdict: Verdict | None) -> str:
@@ -284,7 +323,7 @@ def _facts_table(
 def _show(console: Console, part: Table | page.Text) -> None:
     """On the terminal: long tables and cells are cut, the page has them whole."""
     if not isinstance(part, Table):
-        console.print(f"\n{part.text}", markup=False, highlight=False)
+        console.print(f"\n{terminal.visible(part.text)}", markup=False, highlight=False)
         return
     if not part.brief:
         return
@@ -295,12 +334,21 @@ def _show(console: Console, part: Table | page.Text) -> None:
     widths = [max(map(len, cells)) for cells in zip(part.columns, *rows, strict=True)]
     room = max(_LEAST, console.width - 2 - sum(width + 3 for width in widths[1:]) - 3)
     rows = tuple((_short(row[0], room), *row[1:]) for row in rows)
-    terminal.show_table(console, replace(part, rows=rows, note=note.strip()))
+    shown = replace(part, rows=rows, note=note.strip())
+    terminal.show_table(console, shown, "Further columns are on the page.")
 
 
 def _short(text: str, width: int = _CELL) -> str:
+    """Cut in its middle: records begin alike, and a path ends in what tells runs apart.
+
+    >>> _short("time forward width=4 length=4096 blocked", 24)
+    'time fo...h=4096 blocked'
+    """
     text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    if len(text) <= width:
+        return text
+    head = (width - 3) // 3
+    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
 
 
 def _cell(value: Any) -> str:
@@ -316,11 +364,9 @@ def _number(value: float) -> str:
 
 
 def _change(contrast: Contrast, value: float) -> str:
-    return (
-        f"{value:.3f}"
-        if contrast.is_ratio and 1e-3 < value < 1e4
-        else (f"{value:.3g}" if contrast.is_ratio else f"{value:+.3g}")
-    )
+    if not contrast.is_ratio:
+        return f"{value:+.3g}"
+    return f"{value:.3f}" if 0.1 <= value < 1e4 else f"{value:.3g}"
 
 
 def _count(number: int, what: str) -> str:

@@ -106,7 +106,11 @@ class Table:
     brief: bool = True
 
     def __post_init__(self) -> None:
-        for row in self.rows:
+        for row in (self.columns, *self.rows):
+            if not all(isinstance(cell, str) for cell in (self.title, self.note, *row)):
+                raise TypeError(
+                    f"table {self.title!r}: {row} should be text, as should title and note"
+                )
             if len(row) != len(self.columns):
                 raise ValueError(
                     f"table {self.title!r}: row {row} has {len(row)} cells, should have "
@@ -135,6 +139,9 @@ class Verdict:
     value: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("claim", "text", "value"):
+            if not isinstance(words := getattr(self, name), str):
+                raise TypeError(f"verdict {self.claim!r}: {name} {words!r} should be text")
         if self.outcome not in get_args(Outcome):
             raise ValueError(
                 f"verdict {self.claim!r}: outcome {self.outcome!r} should be one of "
@@ -149,6 +156,13 @@ class Summary:
     verdicts: tuple[Verdict, ...] = ()
     tables: tuple[Table, ...] = ()
     failures: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in (("verdicts", Verdict), ("tables", Table), ("failures", str)):
+            parts = getattr(self, name)
+            if not isinstance(parts, tuple | list) or not all(isinstance(p, kind) for p in parts):
+                should = f"should be a tuple, each of it a {kind.__name__}"
+                raise TypeError(f"summary: {name} {parts!r} {should}")
 
 
 class Experiment(Protocol):

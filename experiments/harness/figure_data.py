@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryLocator
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer, ErrorbarContainer
@@ -35,7 +36,7 @@ class _Row:
 def csv_text(figure: Figure) -> str:
     """Everything drawn from data, a row for each point: lines, bands, bars, points and images.
 
-    A line across a whole panel has one coordinate alone.
+    A line across a whole panel has one coordinate alone. Empty where nothing of that is drawn.
     """
     names = _Names(figure)
     rows = [
@@ -43,6 +44,8 @@ def csv_text(figure: Figure) -> str:
         for panel, axes in _panels(figure)
         for row in _rows(axes, names)
     ]
+    if not rows:
+        return ""
     used = [
         index
         for index in range(len(_COLUMNS))
@@ -107,13 +110,15 @@ class _Names:
 
 
 def _rows(axes: Axes, names: _Names) -> Iterator[_Row]:
+    if axes.name == "3d":  # whose artists hold what was projected, not the data
+        return
     spread = [part for part in axes.containers if isinstance(part, ErrorbarContainer)]
     apart = {line for part in spread for line in (part[0], *part[1])}
     for line in axes.lines:
         if line not in apart:
             yield from _line(axes, line, names.of(line))
     for part in spread:
-        yield from _errors(part, names)
+        yield from _errors(axes, part, names)
     for part in axes.containers:
         if isinstance(part, BarContainer):
             yield from _bars(axes, part, names)
@@ -121,7 +126,8 @@ def _rows(axes: Axes, names: _Names) -> Iterator[_Row]:
         if isinstance(part, PathCollection):
             for x, y in np.ma.filled(part.get_offsets(), np.nan):
                 yield _Row(names.of(part), _place(axes, "x", x), _place(axes, "y", y))
-        elif isinstance(part, PolyCollection):
+        # One along y (fill_betweenx), which matplotlib tells since 3.10, has no low and high in y.
+        elif isinstance(part, PolyCollection) and getattr(part, "t_direction", "x") == "x":
             yield from _band(part, names.of(part))
     for image in axes.images:
         values = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan)
@@ -133,6 +139,8 @@ def _rows(axes: Axes, names: _Names) -> Iterator[_Row]:
 def _line(axes: Axes, line: Line2D, name: str) -> Iterator[_Row]:
     in_x, in_y = line.get_transform().contains_branch_seperately(axes.transData)
     points = np.ma.filled(np.ma.asarray(line.get_xydata(), dtype=float), np.nan)
+    if not (in_x or in_y):  # axline: its ends are those of the panel
+        return
     if not (in_x and in_y):  # axhline and axvline: one end tells all
         points = points[:1]
     rows = [
@@ -146,15 +154,18 @@ def _line(axes: Axes, line: Line2D, name: str) -> Iterator[_Row]:
     yield from rows
 
 
-def _errors(part: ErrorbarContainer, names: _Names) -> Iterator[_Row]:
+def _errors(axes: Axes, part: ErrorbarContainer, names: _Names) -> Iterator[_Row]:
     line, _, bars = part
     if not line:
         return
     name = _given(part) or names.of(line)
-    ends = bars[0].get_segments() if part.has_yerr and bars else None
-    for index, (x, y) in enumerate(line.get_xydata()):
-        low, high = (None, None) if ends is None else np.sort(ends[index][:, 1])
-        yield _Row(name, x, y, low, high)
+    points = np.asarray(line.get_xydata(), dtype=float)
+    # Bars along x come before those along y; of a point that is no number there is none.
+    upright = bars[-1].get_segments() if part.has_yerr and bars else [None] * len(points)
+    for (x, y), bar in zip(points, upright, strict=True):
+        low, high = (None, None) if bar is None or not len(bar) else np.sort(np.asarray(bar)[:, 1])
+        if np.isfinite(x) and np.isfinite(y):
+            yield _Row(name, _place(axes, "x", x), _place(axes, "y", y), low, high)
 
 
 def _bars(axes: Axes, part: BarContainer, names: _Names) -> Iterator[_Row]:
@@ -187,7 +198,7 @@ def _tick_names(axes: Axes, which: str) -> list[str]:
     """What rows or columns 0, 1, 2 ... are called; nothing where ticks are numbers."""
     axis = getattr(axes, f"{which}axis")
     places, words = axis.get_major_locator(), axis.get_major_formatter()
-    if not isinstance(places, FixedLocator) or not np.array_equal(
+    if not isinstance(places, FixedLocator | StrCategoryLocator) or not np.array_equal(
         places(), np.arange(np.size(places()))
     ):
         return []

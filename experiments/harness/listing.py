@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from rich.cells import cell_len
+
 from experiments.harness import config, registry, terminal
 from experiments.harness.experiment import ProtocolError, Table, in_words
 from experiments.harness.pairing import differing
-from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, point_key
+from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, check_root, point_key
 
 _SWEEP = "sweep.json"
 _CELL = 44  # characters
+_LEAST = 16
 _UNREADABLE = (
     config.ConfigError,
     ProtocolError,
@@ -34,11 +38,11 @@ class Row:
     size: int
     path: Path
 
-    def cells(self) -> tuple[str, ...]:
+    def cells(self, room: int = _CELL) -> tuple[str, ...]:
         return (
             datetime.fromtimestamp(self.changed).strftime("%Y-%m-%d %H:%M"),
             self.path.name,
-            _short(self.differs),
+            _short(self.differs, room),
             self.state,
             self.points,
             _bytes(self.size),
@@ -52,6 +56,7 @@ def list_runs(*, runs: Path = RUNS) -> int:
     Args:
       runs: the folder that holds the run folders.
     """
+    check_root(runs)
     console = terminal.output(width=200)
     found = rows(runs)
     if not found:
@@ -63,7 +68,10 @@ def list_runs(*, runs: Path = RUNS) -> int:
         return 0
     # The folder first, which is named after its experiment: a narrow terminal drops the last.
     columns = ("changed", "folder", "not the default", "state", "points", "size", "experiment")
-    cells = tuple(row.cells() for row in found)
+    # What differs gives way to a narrow terminal, but not wholly.
+    beside = sum(max(cell_len(row.cells()[column]) for row in found) + 3 for column in (0, 1))
+    room = min(_CELL, max(_LEAST, console.width - 2 - beside - 3))
+    cells = tuple(row.cells(room) for row in found)
     count = "one folder" if len(found) == 1 else f"{len(found)} folders"
     table = Table(f"{runs}: {count}, {_bytes(sum(r.size for r in found))}", columns, cells)
     terminal.show_table(console, table, "A wider terminal shows further columns.")
@@ -82,8 +90,9 @@ def _is_listed(path: Path) -> bool:
 
 
 def _row(path: Path) -> Row:
-    sizes = [file.stat() for file in path.rglob("*") if file.is_file()]
-    changed, size = max(stat.st_mtime for stat in sizes), sum(stat.st_size for stat in sizes)
+    stats = [stat for file in path.rglob("*") if (stat := _stat(file))]
+    changed = max((stat.st_mtime for stat in stats), default=0.0)
+    size = sum(stat.st_size for stat in stats)
     if (path / _SWEEP).is_file():
         return Row(changed, "sweep", "", "", "", size, path)
     run, name, differs, points = RunFolder(path), "?", "", ""
@@ -93,16 +102,26 @@ def _row(path: Path) -> Row:
         done = {point_key(record["point"]) for record in records}
         points = str(len(done))
         _ = run.environment
-        file = registry.find_config(str(path))
+        # The file, for a folder may be called as an experiment is.
+        file = registry.find_config(str(path / "config.json"))
         experiment = registry.load(file.experiment)
         mine = config.resolve(experiment.Config, file.values, where=str(path))
         differs = _differs(file.experiment, experiment.Config, mine)
-        state = "finished" if run.finished else _so_far(experiment.plan(mine), done)
+        whole = run.holds_all(records)
+        state = "finished" if whole else _so_far(experiment.plan(mine), done)
     except _UNREADABLE as error:
-        state = f"older format: {_why(error, path)}"
-    except Exception as error:  # of an experiment's own code: it hides no other
+        state = f"not readable: {_why(error, path)}"
+    except (Exception, SystemExit) as error:  # of an experiment's own code: it hides no other
         state = f"not readable: {_short(in_words(error))}"
     return Row(changed, name, differs, state, points, size, path)
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """Of a file; None of what is none, or was there a moment ago: a run may be going on."""
+    try:
+        return file.stat() if file.is_file() else None
+    except OSError:
+        return None
 
 
 def _so_far(planned: Iterable[dict], done: set[str]) -> str:
@@ -130,9 +149,9 @@ def _why(error: Exception, path: Path) -> str:
     return _short(faults[0].replace(f"{path}/", "").replace(f"{path}: ", ""))
 
 
-def _short(text: str) -> str:
+def _short(text: str, width: int = _CELL) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _CELL else f"{text[: _CELL - 3]}..."
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _bytes(count: int) -> str:

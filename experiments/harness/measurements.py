@@ -25,6 +25,7 @@ _LONGEST_WORD = 80
 
 Name = tuple[tuple[str, Any], ...]
 Key = tuple[Name, str]
+Kind = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class Measured:
 
 def measured(runs: Sequence[Sequence[Record]]) -> list[Measured]:
     """What each of the runs measured, under names that mean the same in all of them."""
-    words = _telling_words(runs)
+    kinds = dict.fromkeys(_kind(record) for records in runs for record in records)
+    words = {
+        kind: _telling_words([[r for r in records if _kind(r) == kind] for records in runs])
+        for kind in kinds
+    }
     return [_measured(records, words) for records in runs]
 
 
@@ -88,7 +93,7 @@ def in_words(name: Name) -> str:
     )
 
 
-def _measured(records: Iterable[Record], words: Sequence[str]) -> Measured:
+def _measured(records: Iterable[Record], words: Mapping[Kind, Sequence[str]]) -> Measured:
     samples: dict[Key, list[np.ndarray]] = defaultdict(list)
     curves: dict[Key, list[np.ndarray]] = defaultdict(list)
     left_out: set[Name] = set()
@@ -110,13 +115,20 @@ def _measured(records: Iterable[Record], words: Sequence[str]) -> Measured:
     return Measured(dict(samples), dict(curves), frozenset(left_out))
 
 
-def _named(records: Iterable[Record], words: Sequence[str]) -> Iterable[tuple[Name, Record]]:
+def _kind(record: Record) -> Kind:
+    """Points of one experiment that have the same fields are of one kind, and so named alike."""
+    return tuple(point_fields(record))
+
+
+def _named(
+    records: Iterable[Record], words: Mapping[Kind, Sequence[str]]
+) -> Iterable[tuple[Name, Record]]:
     """Each record with its name; where words do not tell the records of a point apart, their
     number does."""
     seen: Counter[tuple[str, Name]] = Counter()
     for record in records:
         point = {key: value for key, value in point_fields(record).items() if key != "seed"}
-        own = {word: record[word] for word in words if _is_word(record.get(word))}
+        own = {word: record[word] for word in words[_kind(record)] if _is_word(record.get(word))}
         name = tuple((key, _hashable(value)) for key, value in (point | own).items())
         whole = json.dumps(record["point"], sort_keys=True)
         seen[whole, name] += 1
@@ -151,9 +163,11 @@ def _telling_words(runs: Sequence[Sequence[Record]]) -> list[str]:
             continue
         if (now := parts([*found, field])) > reached:
             found, reached = [*found, field], now
-    for field in tuple(found):  # a later one may tell as much, as a name does beside its version
-        if parts(fewer := [other for other in found if other != field]) == reached:
-            found = fewer
+    # What a later word tells as well goes: a method that was chosen, beside the contender.
+    for field in tuple(found):
+        rest = [each for each in found if each != field]
+        if parts(rest) == reached:
+            found = rest
     return found
 
 

@@ -19,6 +19,7 @@ import jinja2
 
 from experiments.harness.experiment import Table, Verdict
 from experiments.harness.rows import flat
+from experiments.harness.run_folder import as_bytes
 
 _LONG = 45  # characters; a longer cell is broken over lines
 
@@ -116,8 +117,8 @@ def _template() -> jinja2.Template:
         "label": _label,
         "picture": _picture,
         "csv": lambda table: table_csv(table.columns, table.rows),
-        "data_csv": lambda text: _data("text/csv;charset=utf-8", text.encode()),
-        "file_name": _file_name,
+        "data_csv": lambda text: _data("text/csv;charset=utf-8", as_bytes(text)),
+        "file_name": file_name,
         "looks": _looks,
         "flat": lambda values: [(key, _shown(value)) for key, value in flat(values)],
     }
@@ -141,10 +142,10 @@ def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     """A name that every file system takes.
 
-    >>> _file_name("Time [ms] of <LRU>")
+    >>> file_name("Time [ms] of <LRU>")
     'Time_ms_of_LRU'
     """
     return re.sub(r"[^\w.-]+", "_", text).strip("_.")[:80] or "data"

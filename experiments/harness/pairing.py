@@ -30,20 +30,17 @@ def pair(folders: Sequence[Path]) -> Pairing:
         runs, broken = _readable(folder)
         held.append(runs)
         left_out += broken
-    taken: set[Path] = set()
-    groups = []
-    for reference in held[0]:
-        group = [reference]
-        for others in held[1:]:
-            free = [run for run in others if run.title == reference.title and run.path not in taken]
-            if free:
-                group.append(min(free, key=lambda run: _distance(reference, run)))
-                taken.add(group[-1].path)
-        if len(group) > 1:
-            groups.append(tuple(group))
-            taken.add(reference.path)
+    # A visit and one of its own runs are two folders, and yet that run would meet itself.
+    _check_once([run.path for runs in held for run in runs])
+    nearest = [_nearest(held[0], others) for others in held[1:]]
+    groups = [
+        (reference, *(found[reference.path] for found in nearest if reference.path in found))
+        for reference in held[0]
+    ]
+    groups = [group for group in groups if len(group) > 1]
     if not groups:
         raise RunFolderError(_nothing_shared(folders, held))
+    taken = {run.path for group in groups for run in group}
     left_out += [
         f"{run.path}: no other run of {run.title} to compare it with"
         for runs in held
@@ -51,6 +48,21 @@ def pair(folders: Sequence[Path]) -> Pairing:
         if run.path not in taken
     ]
     return Pairing(tuple(groups), tuple(left_out))
+
+
+def _nearest(references: Sequence[RunFolder], others: Sequence[RunFolder]) -> dict[Path, RunFolder]:
+    """The partner of each reference by its path; the nearest find each other first."""
+    pairs = [
+        (_distance(reference, other), reference, other)
+        for reference in references
+        for other in others
+        if reference.title == other.title
+    ]
+    found: dict[Path, RunFolder] = {}
+    for _, reference, other in sorted(pairs, key=lambda pair: pair[0]):
+        if reference.path not in found and other not in found.values():
+            found[reference.path] = other
+    return found
 
 
 def differing(facts: Sequence[dict]) -> list[tuple[str, tuple]]:
@@ -71,6 +83,10 @@ def _check(folders: Sequence[Path]) -> None:
         raise RunFolderError(
             f"{given}: compare takes two folders or more: run folders, or folders of results/"
         )
+    _check_once(folders)
+
+
+def _check_once(folders: Sequence[Path]) -> None:
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
@@ -95,7 +111,7 @@ def _readable(folder: Path) -> tuple[list[RunFolder], list[str]]:
 
 
 def _try(run: RunFolder) -> None:
-    _ = run.config, run.environment, run.records()
+    _ = run.title, run.environment, run.records()
 
 
 def _distance(left: RunFolder, right: RunFolder) -> int:

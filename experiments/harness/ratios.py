@@ -56,7 +56,8 @@ class Contrast:
         if self.change == (1.0 if self.is_ratio else 0.0):
             return 0.0
         if self.is_ratio:
-            return abs(float(np.log(self.change))) if self.change > 0 else np.inf
+            with np.errstate(divide="ignore"):  # a ratio can be too small for a float
+                return abs(float(np.log(self.change)))
         largest = max(abs(self.reference), abs(self.other))
         return abs(self.change) / largest if 0 < largest < np.inf else np.inf
 
@@ -101,14 +102,16 @@ def _contrast(a: np.ndarray, b: np.ndarray) -> list[Contrast]:
     change = np.where((left == right) & np.isinf(left), np.where(one_sign, 1.0, 0.0), change)
     cut = _cut(a.shape[1], b.shape[1])
     bounds = ordered[:, [cut - 1, -cut]] if cut else [None] * len(pairs)
+    # In order, a nan stands last and would only seem to be beyond the interval.
+    sound = ~np.isnan(change) & ~np.isnan(pairs).any(axis=(1, 2))
     return [
         Contrast(
             reference=float(left[row]),
             other=float(right[row]),
             change=float(change[row]),
-            interval=None
-            if bound is None or np.isnan(bound).any() or np.isnan(change[row])
-            else (float(bound[0]), float(bound[1])),
+            interval=(float(bound[0]), float(bound[1]))
+            if bound is not None and sound[row]
+            else None,
             is_ratio=bool(one_sign[row]),
         )
         for row, bound in enumerate(bounds)

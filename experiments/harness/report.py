@@ -25,9 +25,10 @@ from experiments.harness.experiment import (
 )
 from experiments.harness.figures import STYLE, literal
 from experiments.harness.page import Facts, Image, Section, Text
-from experiments.harness.run_folder import RUNS, RunFolder, write_atomically
-from experiments.harness.terminal import show_table
+from experiments.harness.run_folder import OTHER_FOLDER, RUNS, RunFolder, write_atomically
+from experiments.harness.terminal import show_table, visible
 
+_COPY = "report a copy of the folder"  # for one that may not be written to
 _COLOURS = {"confirmed": "green", "refined": "yellow", "refuted": "red", "open": "dim"}
 
 
@@ -57,7 +58,7 @@ def write(
             drawn = dict(experiment.plot(literal(records)))
         except Exception as error:
             drawn = {"all": error}
-        images, failures = save_figures(drawn, folder.path / "figures")
+        images, failures = save_figures(drawn, folder.path / "figures", _COPY)
     summary = replace(summary, failures=(*summary.failures, *failures))
     device = device_name(dict(folder.environment))
     kind = "finished" if complete else "unfinished"
@@ -68,17 +69,17 @@ def write(
         badge=(kind, status),
         note=f"on {device}, jax {folder.environment['packages']['jax']}",
     )
-    write_atomically(folder.report, text)
+    write_atomically(folder.report, text, otherwise=_COPY)
     return summary
 
 
 def save_figures(
-    drawn: Mapping[str, Figure | Exception], folder: Path
+    drawn: Mapping[str, Figure | Exception], folder: Path, otherwise: str = OTHER_FOLDER
 ) -> tuple[list[Image], list[str]]:
     """Saves each figure as `folder/key.png` and `.svg`.
 
     Returns them for the page, and what could not be drawn. An error in the place of figures is
-    why there are none.
+    why there are none. `otherwise` is what helps where nothing can be written.
     """
     images, failures = [], []
     for key, figure in drawn.items():
@@ -86,16 +87,33 @@ def save_figures(
         try:
             if isinstance(figure, Exception):
                 raise figure
+            if not _is_file_name(key):
+                raise ValueError(f"{key!r} should be the name of a file, without its folder")
             image = figures.image(key, figure)
             figure.savefig(png, format="png", metadata={"Software": None})
         except Exception as error:
             which = "figures" if error is figure else "figure"
             failures.append(f"{which} {key}: {in_words(error)}")
             continue
-        write_atomically(folder / f"{key}.svg", image.svg)
-        write_atomically(folder / f"{key}.png", png.getvalue())
+        write_atomically(folder / f"{key}.svg", image.svg, otherwise=otherwise)
+        write_atomically(folder / f"{key}.png", png.getvalue(), otherwise=otherwise)
         images.append(image)
     return images, failures
+
+
+def _is_file_name(key: object) -> bool:
+    """Whether a figure can be saved by that name, and in its folder.
+
+    >>> [_is_file_name(key) for key in ("time", "of one (µs)", "../time", "..", "", "a\\0", 1)]
+    [True, True, False, False, False, False, False]
+    """
+    return (
+        isinstance(key, str)
+        and key not in ("", ".", "..")
+        and Path(key).name == key
+        and key.isprintable()
+        and len(key.encode()) <= 200
+    )
 
 
 def _sections(
@@ -150,8 +168,8 @@ def show(console: Console, summary: Summary, device: str) -> None:
     for verdict in summary.verdicts:
         line = RichText(f"\n{verdict.outcome.upper()}", style=f"bold {_COLOURS[verdict.outcome]}")
         number = f"  Claim {verdict.number}, " if verdict.number else "  "
-        line.append(f"{number}{verdict.claim}: ", style="bold not dim default")
-        line.append(f"{verdict.text} (On {device}.)", style="not bold not dim default")
+        line.append(visible(f"{number}{verdict.claim}: "), style="bold not dim default")
+        line.append(visible(f"{verdict.text} (On {device}.)"), style="not bold not dim default")
         console.print(line)
 
 

@@ -51,8 +51,7 @@ CURES = {
     errno.EDQUOT: "free space there, the quota is used up",
     errno.EFBIG: "allow larger files (ulimit -f)",
 }
-
-
+OTHER_FOLDER = "choose another folder with --runs"
 BUSY = "another process is measuring into it"
 
 
@@ -81,7 +80,11 @@ class RunFolder:
     @property
     def experiment(self) -> str:
         """Its name; of an experiment of one's own the path of its folder."""
-        return str(self.config.get("experiment"))
+        name = self.config.get("experiment")
+        if not isinstance(name, str) or not title(name):
+            path = self.path / "config.json"
+            raise RunFolderError(f'{path}: does not say which experiment it is of: "experiment"')
+        return name
 
     @property
     def title(self) -> str:
@@ -105,6 +108,13 @@ class RunFolder:
     def records(self) -> list[Record]:
         """The records of all finished points; a torn tail is left out."""
         return _complete(self.results)[0]
+
+    def holds_all(self, records: Sequence[Record]) -> bool:
+        """Whether it was finished, and these are as many points as then: a copy may be torn."""
+        if not self.finished:
+            return False
+        points = _read_json(self.path / "finished.json").get("points")
+        return points in (None, len({point_key(record["point"]) for record in records}))
 
     def mark_finished(self, facts: dict[str, Any]) -> None:
         write_atomically(self.path / "finished.json", json.dumps(facts, indent=2) + "\n")
@@ -157,8 +167,18 @@ def find(path: Path) -> RunFolder:
     return RunFolder(path)
 
 
+def check_root(root: Path) -> None:
+    """Raises a RunFolderError where `root` can hold no run folders, as it is one or a file."""
+    for path, what in ((root, "a file"), (root / "config.json", "a run folder")):
+        if os.path.isfile(path):
+            raise RunFolderError(
+                f"{root}: is {what}; should be the folder that holds the run folders"
+            )
+
+
 def latest(root: Path) -> RunFolder:
     """The folder below `root` that was measured or made last."""
+    check_root(root)
     found = [path.parent for path in root.glob("*/config.json")]
     if not found:
         raise RunFolderError(
@@ -211,11 +231,14 @@ class Writer:
             os.fsync(self.file.fileno())
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _writes(path):
-        data = content.encode() if isinstance(content, str) else content
+def write_atomically(path: Path, content: str | bytes, *, otherwise: str = OTHER_FOLDER) -> None:
+    """Writes a file so that a reader sees the old or the new one, never half of it.
+
+    otherwise: what helps where the disk refuses it for good.
+    """
+    with _writes(path, otherwise):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        data = as_bytes(content) if isinstance(content, str) else content
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(data)
@@ -224,8 +247,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def as_bytes(text: str) -> bytes:
+    r"""UTF-8, and an escape of what has none: a byte of a path, half of a pair in JSON.
+
+    >>> as_bytes("\u00fc \udcff")
+    b'\xc3\xbc \\udcff'
+    """
+    return text.encode(errors="backslashreplace")
+
+
 @contextmanager
-def _writes(path: Path) -> Iterator[None]:
+def _writes(path: Path, otherwise: str = OTHER_FOLDER) -> Iterator[None]:
     """What the disk refuses, in one message with the cure."""
     try:
         yield
@@ -233,8 +265,7 @@ def _writes(path: Path) -> Iterator[None]:
         cure = CURES.get(getattr(error, "errno", 0), "mend that")
         raise RunFolderError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. What was "
-            f"measured before is kept: {cure} and run the same command again, or choose another "
-            "folder with --runs."
+            f"measured before is kept: {cure} and run the same command again, or {otherwise}."
         ) from None
 
 

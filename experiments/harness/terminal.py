@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import unicodedata
 from typing import Annotated
 
 import tyro
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as RichTable
@@ -19,8 +23,10 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --yes, and no --no-yes
 
 def output(width: int = 120) -> Console:
     """Standard output; where that is no terminal, lines of that width, enough for every table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=width)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks, as an escape
+    console = Console(emoji=False)  # a path may hold ":x:"
+    return console if console.is_terminal else Console(width=width, emoji=False)
 
 
 def show_table(
@@ -30,20 +36,37 @@ def show_table(
 
     more: said where columns were left out.
     """
-    widths = [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
+    rows = [[visible(cell) for cell in row] for row in table.rows]
+    widths = [max(map(cell_len, cells)) for cells in zip(table.columns, *rows, strict=True)]
     count = len(widths)
     while count > 2 and sum(widths[:count]) + 3 * count + 2 > console.width:
         count -= 1
     rich_table = RichTable(box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns[:count]):
-        words = index == 0 or not any(row[index][:1].isdigit() for row in table.rows)
-        rich_table.add_column(Text(column), justify="left" if words else "right", no_wrap=True)
-    for row in table.rows:
+        words = index == 0 or not any(row[index][:1].isdigit() for row in rows)
+        rich_table.add_column(
+            Text(visible(column)), justify="left" if words else "right", no_wrap=True
+        )
+    for row in rows:
         rich_table.add_row(*(Text(cell) for cell in row[:count]))
     notes = [table.note] if table.note else []
     if count < len(widths):
         notes.append(more)
-    console.print(Text(f"\n{table.title}", style="bold"))
+    console.print(Text(f"\n{visible(table.title)}", style="bold"))
     console.print(rich_table)
     if notes:
-        console.print(Padding(Text(" ".join(notes), style="dim"), (0, 2)))
+        console.print(Padding(Text(visible(" ".join(notes)), style="dim"), (0, 2)))
+
+
+def visible(text: str) -> str:
+    r"""Without what would steer a terminal: as an escape.
+
+    >>> visible("red \x1b[31m")
+    'red \\x1b[31m'
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
+        else character
+        for character in text
+    )

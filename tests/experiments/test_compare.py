@@ -82,6 +82,22 @@ def test_ratios_where_signs_allow_else_differences():
     assert nans.size == math.inf
 
 
+def test_what_is_not_finite_is_first_and_has_no_interval():
+    up, down, tiny = contrasts([([0.0], [math.inf]), ([1.0], [-math.inf]), ([1e300], [5e-324])])
+    assert (up.size, down.size, tiny.size) == (math.inf,) * 3
+    (torn,) = contrasts([([1.0] * 10 + [math.inf], [2.0] * 10 + [math.inf])])
+    assert torn.change == 2
+    assert torn.interval is None
+
+
+def test_small_ratios_keep_their_digits(tmp_path, capsys):
+    folders = [
+        make(tmp_path / name, [({"length": 8}, [{"error": error}])])
+        for name, error in (("a", 1.0), ("b", 0.001234))
+    ]
+    assert " 0.00123 " in shown(capsys, *folders)
+
+
 def test_seeds_are_samples_and_words_of_a_machine_part_nothing():
     def records(version, scores):
         return [
@@ -150,13 +166,6 @@ def test_a_time_whose_result_was_wrong_does_not_count(tmp_path, capsys):
     assert "In A alone, not compared: 4 records, 4 of them skipped or wrong in the other" in said
 
 
-def test_a_field_that_one_run_has_alone_is_named(tmp_path, capsys):
-    make(tmp_path / "a", race(1.0, loss=0.5, accuracy=0.9))
-    make(tmp_path / "b", race(1.0, loss=0.5))
-    said = " ".join(shown(capsys, tmp_path / "a", tmp_path / "b").split())
-    assert "In A alone, not compared: of what both hold, accuracy." in said
-
-
 def test_a_word_that_a_later_one_makes_needless_parts_nothing():
     def records(version):
         return [
@@ -174,6 +183,25 @@ def test_a_word_that_a_later_one_makes_needless_parts_nothing():
     left, right = measured([records("torch 1"), records("torch 2")])
     assert left.samples.keys() == right.samples.keys()
     assert len(left.samples) == 3
+
+
+def test_a_word_tells_apart_only_where_it_is_needed():
+    """The method that was chosen differs by machine; in other records it alone tells apart."""
+
+    def run(chosen):
+        time = [
+            {"method": method, "contender": name, "seconds": [1.0], "point": {"length": 8}}
+            for name, method in (("auto", chosen), ("loop", "loop"), ("tree", "tree"))
+        ]
+        checked = [
+            {"method": method, "error": 0.1, "point": {"width": 8}} for method in ("loop", "tree")
+        ]
+        return time + checked
+
+    left, right = measured([run("loop"), run("tree")])
+    assert left.names == right.names
+    assert (("length", 8), ("contender", "auto")) in left.names
+    assert (("width", 8), ("method", "tree")) in left.names
 
 
 def test_records_that_no_word_tells_apart_are_not_pooled():
@@ -209,6 +237,119 @@ def test_what_differs_is_said(tmp_path, capsys):
     assert "faster" in page
 
 
+def test_what_one_alone_measured_and_what_is_equal_is_said(tmp_path, capsys):
+    point = {"length": 8}
+    a = make(tmp_path / "a", [(point, [{"seconds": [1.0], "loss": [1.0, 2.0], "error": 0.1}])])
+    b = make(tmp_path / "b", [(point, [{"seconds": [1.0], "loss": [1.0, 2.0], "bits": [3, 4]}])])
+    said = shown(capsys, a, b)
+    assert "In A alone, not compared: of what both hold, error." in said
+    assert "In B alone, not compared: of what both hold, bits." in said
+    assert "B and A have equal medians throughout." in said
+    assert "1 curve in both: equal." in said
+    assert "0.00%" not in said
+
+
+def test_the_page_is_written_though_the_reader_leaves(tmp_path, monkeypatch):
+    from experiments.harness import compare
+
+    def closed(*_):
+        raise SystemExit(1)  # as rich ends where a pipe was closed
+
+    folders = [make(tmp_path / name, race(scale)) for name, scale in (("a", 1.0), ("b", 2.0))]
+    monkeypatch.setattr(compare, "_show", closed)
+    with pytest.raises(SystemExit):
+        compare_runs(tuple(folders))
+    assert "length=64" in (tmp_path / "runs" / "compare-a-b.html").read_text()
+
+
+def test_a_page_that_cannot_be_written_says_where_it_could(tmp_path, capsys):
+    folders = [str(make(tmp_path / name, race(1.0))) for name in "ab"]
+    for out in (".", "/", "a"):
+        assert cli.main(["compare", *folders, "--out", out]) == cli.BAD_INPUT
+        said = capsys.readouterr()
+        assert f"--out {out}: is a folder; should be a file" in said.err
+        assert not said.out
+    out = tmp_path / "a" / "config.json" / "page.html"
+    assert cli.main(["compare", *folders, "--out", str(out)]) == cli.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "name another file with --out" in said
+    assert "--runs" not in said
+
+
+def test_ten_runs_have_a_page(tmp_path):
+    names = [f"{'long' * 10}-{number}" for number in range(10)]
+    folders = tuple(make(tmp_path / name, race(1.0)) for name in names)
+    assert compare_runs(folders) == 0
+    assert compare_runs(folders[:-1]) == 0
+    assert len(list((tmp_path / "runs").glob("compare-long*.html"))) == 2
+
+
+def test_whatever_names_and_strings_hold_is_shown_as_text(tmp_path, capsys):
+    odd = "[/]x[bold]<script>\x1b[31m\x07\ud800:x:"
+    folders = [
+        make(
+            tmp_path / name,
+            [({"layer": odd}, [{"score": score}])],
+            {"label": odd + name},
+            experiment="/nowhere/[/]\x1bmine",
+        )
+        for name, score in (("a[b]:x:", 1.0), ("b\nc", 2.0), ("by\udcffte", 3.0))
+    ]
+    said = shown(capsys, *folders)
+    for expected in ("[/]x[bold]<script>\\x1b[31m\\x07\\ud800:x:", "a[b]:x:", "by\\udcffte"):
+        assert expected in said
+    assert "\x1b" not in said
+    (path,) = (tmp_path / "runs").glob("*.html")
+    assert "\n" not in path.name
+    page = path.read_text(encoding="utf-8")
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+
+
+def test_what_an_encoding_lacks_is_an_escape(tmp_path, monkeypatch):
+    import io
+    import sys
+
+    folders = [str(make(tmp_path / name, race(1.0))) for name in ("a", "\u65e5")]
+    stream = io.BytesIO()
+    with io.TextIOWrapper(stream, encoding="latin-1") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        assert cli.main(["compare", *folders]) == 0
+        out.flush()
+        assert "\\u65e5" in stream.getvalue().decode("latin-1")
+
+
+def test_a_claim_that_is_made_twice_is_told_twice(tmp_path, capsys, monkeypatch):
+    from experiments.harness import registry
+    from experiments.harness.experiment import Summary, Verdict
+    from tests.experiments import toy
+
+    twice = Summary(tuple(Verdict("it is", "open", ".", value=value) for value in ("one", "two")))
+    monkeypatch.setattr(toy, "summary", lambda _: twice)
+    monkeypatch.setattr(registry, "load", lambda name: toy)
+    said = shown(capsys, *(make(tmp_path / name, [({"value": 1}, [{"b": 1}])]) for name in "ab"))
+    assert "open: one" in said
+    assert "it is (2)" in said
+    assert "0 of 2 changed" in said
+
+
+def test_a_folder_that_is_called_as_an_experiment_is_no_experiment(tmp_path, capsys):
+    make(tmp_path / "recall", race(1.0), {"gone": 1})
+    make(tmp_path / "b", race(1.0))
+    said = shown(capsys, "recall", "b")
+    assert "gone = 1: no such key" in said
+
+
+def test_a_run_that_lost_points_is_not_finished(tmp_path, capsys):
+    for name in "ab":
+        RunFolder(make(tmp_path / name, race(1.0))).mark_finished({"points": 2})
+    results = tmp_path / "b" / "results.jsonl"
+    results.write_bytes(results.read_bytes()[:-5])
+    lines = shown(capsys, "a", "b").splitlines()
+    assert next(line for line in lines if line.startswith("  A ")).split()[1:] == ["a", "2", "yes"]
+    assert next(line for line in lines if line.startswith("  B ")).split()[1:] == ["b", "1", "no"]
+
+
 def test_changed_verdicts_come_first(tmp_path, capsys, monkeypatch):
     from experiments.harness import registry
     from experiments.harness.experiment import Summary, Verdict
@@ -232,28 +373,41 @@ def test_changed_verdicts_come_first(tmp_path, capsys, monkeypatch):
     assert "1 of 2 changed" in said
 
 
-def test_visits_are_paired_by_experiment_and_nearest_config(tmp_path):
-    def visit(name, *runs):
-        for folder, experiment, config in runs:
-            make(tmp_path / name / folder, race(1.0), config, experiment=experiment)
-        facts = {"started": "2026-11-27T00:00:00", "seconds": 1, "device": "a", "platform": "cpu"}
-        facts |= {"python": "3", "jax": "0", "options": "", "launcher": "", "stages": []}
-        (tmp_path / name / "visit.json").write_text(json.dumps(facts))
-        return tmp_path / name
+def visit(path, *runs):
+    """A folder of results/ with runs of (folder, experiment, config)."""
+    for folder, experiment, config in runs:
+        make(path / folder, race(1.0), config, experiment=experiment)
+    facts = {"started": "2026-11-27T00:00:00", "seconds": 1, "device": "a", "platform": "cpu"}
+    facts |= {"python": "3", "jax": "0", "options": "", "launcher": "", "stages": []}
+    (path / "visit.json").write_text(json.dumps(facts))
+    return path
 
-    a = visit("a", ("r", "recall", {"lag": 1, "rate": 2}), ("d", "digits", {}))
+
+def test_the_nearest_runs_find_each_other_first(tmp_path):
+    a = visit(tmp_path / "a", ("one", "recall", {"lag": 1}), ("two", "recall", {"lag": 2}))
+    b = visit(tmp_path / "b", ("only", "recall", {"lag": 2}))
+    found = pair([a, b])
+    assert [[run.path.name for run in group] for group in found.groups] == [["two", "only"]]
+    assert "one: no other run of recall" in found.left_out[0]
+
+
+def test_visits_are_paired_by_experiment_and_nearest_config(tmp_path):
+    a = visit(tmp_path / "a", ("r", "recall", {"lag": 1, "rate": 2}), ("d", "digits", {}))
     b = visit(
-        "b",
+        tmp_path / "b",
         ("near", "recall", {"lag": 1, "rate": 3}),
         ("far", "recall", {"lag": 5, "rate": 3}),
         ("w", "wallclock", {}),
     )
     (b / "w" / "environment.json").write_text("{}")
+    make(b / "nameless", race(1.0), experiment="")
     found = pair([a, b])
     assert [[run.path.name for run in group] for group in found.groups] == [["r", "near"]]
-    assert ["environment.json" in line for line in found.left_out] == [True, False, False]
-    assert "d: no other run of digits" in found.left_out[1]
-    assert "far: no other run of recall" in found.left_out[2]
+    nameless, broken, *others = found.left_out
+    assert "config.json: does not say which experiment" in nameless
+    assert "environment.json" in broken
+    assert "d: no other run of digits" in others[0]
+    assert "far: no other run of recall" in others[1]
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
@@ -261,7 +415,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     other = make(tmp_path / "b", race(1.0), experiment="digits")
     old = make(tmp_path / "old", race(1.0))
     (old / "results.jsonl").write_text('{"length": 1}\n')
+    nameless = make(tmp_path / "nameless", race(1.0), experiment=5)
+    holding = visit(tmp_path / "visit", ("inside", "recall", {}))
     for folders, words in [
+        ([a, nameless], "config.json: does not say which experiment it is of"),
+        ([holding, holding / "inside"], "inside: given twice"),
         ([a], "two folders or more"),
         ([a, tmp_path / "a" / ".." / "a"], "given twice"),
         ([a, tmp_path / "none"], "is no run folder"),

@@ -120,6 +120,40 @@ def test_bars_points_errors_and_images_are_rows():
     ]
 
 
+def test_error_bars_are_those_along_y_and_end_with_their_points():
+    figure, axes = figures.new_figure(1, 3)
+    y, spread = [5, np.nan, 7], [1, np.nan, 2]
+    axes[0, 0].errorbar([1, 2, 3], y, xerr=spread, yerr=spread, label="both")
+    axes[0, 1].errorbar(["LRU", "GRU"], [1, 2], yerr=0.5, label="named")
+    axes[0, 2].errorbar([1], [2], xerr=0.5, label="along x")
+    figure.draw_without_rendering()
+    assert [tuple(row.values())[1:] for row in rows_of(figure)] == [
+        ("both", "1", "5", "4", "6"),
+        ("both", "3", "7", "5", "9"),
+        ("named", "LRU", "1", "0.5", "1.5"),
+        ("named", "GRU", "2", "1.5", "2.5"),
+        ("along x", "1", "2", "", ""),
+    ]
+
+
+def test_categories_are_named():
+    figure, axes = figures.new_figure(1, 2)
+    axes[0, 0].bar(["LRU", "GRU"], [2, 3])
+    axes[0, 1].plot([3, 4], ["a", "b"])
+    places = [(row["x"], row["y"]) for row in rows_of(figure)]
+    assert places == [("LRU", "2"), ("GRU", "3"), ("3", "a"), ("4", "b")]
+
+
+def test_what_cannot_be_told_as_rows_gives_no_wrong_ones():
+    figure, axes = figures.new_figure(1, 3)
+    axes[0, 0].axline((0, 0), slope=1)
+    axes[0, 1].fill_betweenx([1, 2], [3, 4], [5, 6])
+    axes[0, 2].remove()
+    figure.add_subplot(1, 3, 3, projection="3d").plot([1, 2], [3, 4], [5, 6])
+    figure.draw_without_rendering()
+    assert not figure_data.csv_text(figure)
+
+
 def test_a_figure_is_told_in_words():
     figure, axes = figures.new_figure()
     figures.length_axis(axes[0, 0], [64, 128])
@@ -131,15 +165,13 @@ def test_a_figure_is_told_in_words():
     assert figure_data.in_words(figures.new_figure(1, 1)[0]).startswith("Chart of points")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_a_narrow_page_does_not_scroll_sideways(tmp_path):
-    wide = Table("wide " * 30, ("a column",) * 20, (("x" * 40,) * 20,))
-    text = page.render("t" * 90, "lead", [page.Section("s", (wide, page.Text("c" * 300, "code")))])
+def in_browser(tmp_path, text, width, expression):
+    """What a browser finds of the page in a frame of that width, in JavaScript's words."""
     (tmp_path / "page.html").write_text(text)
     # A window has a least width; a frame is as narrow as it is told.
     (tmp_path / "frame.html").write_text(
-        '<iframe src="page.html" width="400" height="900" style="border:0" onload="'
-        "document.title = this.contentDocument.documentElement.scrollWidth"
+        f'<iframe src="page.html" width="{width}" height="900" style="border:0" onload="'
+        f"document.title = (page => {expression})(this.contentDocument)"
         '"></iframe>'
     )
     options = (
@@ -150,4 +182,26 @@ def test_a_narrow_page_does_not_scroll_sideways(tmp_path):
     frame = (tmp_path / "frame.html").as_uri()
     command = [BROWSER, *options.split(), profile, "--dump-dom", frame]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "<title>400</title>" in shown
+    return html.unescape(re.findall("<title>(.*?)</title>", shown)[0])
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_narrow_page_does_not_scroll_sideways(tmp_path):
+    wide = Table("wide " * 30, ("a column",) * 20, (("x" * 40,) * 20,))
+    text = page.render("t" * 90, "lead", [page.Section("s", (wide, page.Text("c" * 300, "code")))])
+    assert in_browser(tmp_path, text, 400, "page.documentElement.scrollWidth") == "400"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_long_words_are_broken_and_lines_are_kept(tmp_path):
+    """The first column stays in sight, so a wide one would hide all others for good."""
+    table = Table("t", ("key", "value"), (("key_" * 100, "v" * 500),))
+    parts = (table, page.Text("one"), page.Text("two\nlines"))
+    text = page.render("t", "lead", [page.Section("s", parts)])
+    sizes = (
+        "[page.querySelector('table').offsetWidth < 1000, "
+        "...[...page.querySelectorAll('section > p')].map(p => p.offsetHeight)]"
+    )
+    fits, one, two = in_browser(tmp_path, text, 1280, sizes).split(",")
+    assert fits == "true"
+    assert int(two) == 2 * int(one)

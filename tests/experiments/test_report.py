@@ -107,6 +107,15 @@ def test_a_terminal_shows_whole_cells_and_the_columns_that_fit(width):
     assert ("Further columns" in shown) == (width == 40)
 
 
+def test_no_word_steers_a_terminal():
+    table = Table("t\x1b", ("a\x1b", "b"), (("\x07\x1b[2J", "c"),), "n\x1b")
+    output = io.StringIO()
+    summary = Summary((Verdict("c\x1b", "open", "x\x1b"),), (table,))
+    report.show(Console(file=output, width=70), summary, "d\x1b")
+    assert output.getvalue().count("\\x1b") == 7
+    assert "\x1b" not in output.getvalue()
+
+
 def failing(*_):
     raise KeyError("loss <1>")
 
@@ -150,6 +159,34 @@ def test_a_figure_that_fails_leaves_the_others(tmp_path):
     }
 
 
+def test_figures_stay_in_their_folder(tmp_path):
+    def plot(records):
+        (figure,) = toy.plot(records).values()
+        return dict.fromkeys(("../../up", "a/b", "..", "", "a\0", "long" * 70, 1, "of (1)"), figure)
+
+    summary, _, folder = write_with(tmp_path, plot=plot)
+    assert len(summary.failures) == 7
+    assert "figure ../../up: ValueError: '../../up' should be the name of" in summary.failures[0]
+    assert {path.name for path in folder.path.rglob("*.svg")} == {"of (1).svg"}
+    assert not list(tmp_path.glob("up*"))
+
+
+def test_a_folder_that_takes_no_report_says_what_helps(tmp_path):
+    folder = run_folder.make(tmp_path, "toy", toy.Config(), ENVIRONMENT)
+    folder.report.mkdir()
+    with pytest.raises(run_folder.RunFolderError, match="report a copy of the folder"):
+        report.write(folder, "toy", toy, RECORDS, "finished", True)
+
+
+def test_what_has_no_utf_8_is_written_as_an_escape(tmp_path):
+    half = [{"point": {"value": "\ud800"}, "square": 1}]
+    folder = run_folder.make(tmp_path / "by\udcffte", "toy", toy.Config(), ENVIRONMENT)
+    report.write(folder, "toy", toy, half, "finished", True)
+    page = folder.report.read_text(encoding="utf-8")
+    assert "<td>\\ud800</td>" in page
+    assert "by\\udcffte" in page
+
+
 @pytest.mark.parametrize(
     "summary",
     [
@@ -157,6 +194,13 @@ def test_a_figure_that_fails_leaves_the_others(tmp_path):
         lambda records: None,
         lambda records: Summary((Verdict("c", "perhaps", "text"),)),
         lambda records: Summary(tables=(Table("t", ("a", "b"), (("1",),)),)),
+        lambda records: Summary(tables=(Table("t", ("a", "b"), ((1, None),)),)),
+        lambda records: Summary(tables=(Table("t", ("a",), (("1",),), note=5),)),
+        lambda records: Summary(tables=Table("t", ("a",), ())),
+        lambda records: Summary(tables=None),
+        lambda records: Summary(("a claim",)),
+        lambda records: Summary((Verdict("c", "open", None),)),
+        lambda records: Summary((Verdict("c", "open", "text", value=0.5),)),
     ],
 )
 def test_a_summary_that_fails_leaves_records_and_figures(tmp_path, summary):
