@@ -27,7 +27,7 @@
 #
 # This notebook builds each from the line before it, checks it against the layer of this package,
 # and then puts all into one network on one task. Claims and verdicts with error bars are in
-# `experiments/`; here everything takes seconds.
+# `experiments/`; this page takes a minute.
 
 # %%
 import time
