@@ -53,7 +53,7 @@ clean: ## remove the environment and every cache; runs/ stays
 # One stamp per extra; a change of what is installed or compiled installs again.
 $(VENV)/.with-%: pyproject.toml hatch_build.py $(KERNEL) | $(BIN)/python
 	@echo "Installing rnnscan[$*] into $(VENV): from nothing, a download of about 400 MB and a minute"
-	@echo "to compile the CPU kernel ..."
+	@echo "or two to compile the CPU kernel ..."
 	@$(PIP) --editable ".[$*]"
 	@touch $@
 
