@@ -13,7 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
-	@echo "  Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), WORKERS=$(WORKERS), ARGS= (for pytest)."
+	@echo "  Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), WORKERS=$(WORKERS), ARGS= (for what"
+	@echo "  test, gpu-compile, lab and accelerator run)."
 
 quickstart: $(VENV)/.with-experiments ## the whole toolkit in three minutes: one report to open
 	$(BIN)/python -m experiments run quickstart
@@ -41,8 +42,8 @@ typecheck: $(VENV)/.with-dev ## types, by basedpyright
 notebooks: $(VENV)/.with-test ## run every notebook from its .py source and store its outputs
 	$(BIN)/python scripts/make_notebooks.py
 
-lab: $(VENV)/.with-lab ## JupyterLab in notebooks/; jupytext pairs each .ipynb with its .py source
-	$(BIN)/jupyter lab notebooks
+lab: $(VENV)/.with-lab ## JupyterLab in notebooks/; on a machine without a screen ARGS=--no-browser
+	$(BIN)/jupyter lab notebooks $(ARGS)
 
 clean: ## remove the environment and every cache; runs/ stays
 	rm -rf .venv .venv-newest .venv-gpu $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
@@ -52,7 +53,7 @@ clean: ## remove the environment and every cache; runs/ stays
 # One stamp per extra; a change of what is installed or compiled installs again.
 $(VENV)/.with-%: pyproject.toml hatch_build.py $(KERNEL) | $(BIN)/python
 	@echo "Installing rnnscan[$*] into $(VENV): from nothing, a download of about 400 MB and a minute"
-	@echo "to compile the CPU kernel ..."
+	@echo "or two to compile the CPU kernel ..."
 	@$(PIP) --editable ".[$*]"
 	@touch $@
 

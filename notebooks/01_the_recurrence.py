@@ -618,7 +618,7 @@ figure
 # Models like LRU, and Mamba with decays that depend on the input, take the right-hand column and
 # put the nonlinearity *between* layers, where it does not stand in the way of time.
 #
-# **Where to go next.** From a clone of the repository:
+# **Where to go next.**
 #
 # - `python -m experiments run quickstart`: times, gradients and trained classifiers in one report;
 # - `python -m experiments run wallclock`: time against length by each method, next to the limit of

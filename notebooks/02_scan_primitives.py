@@ -669,7 +669,7 @@ table(
 # The shapes are a few channels over a long time, a batch of rows with time innermost, and many
 # channels. Hold the table against the column *words a step* above, divided by three. Where many
 # channels lie side by side (the last two columns), expect the ways in the order of their words on a
-# CPU, and the trees worse than counted, since their programs also copy what they cut and join. With
+# CPU, and doubling worse than counted, since its program also copies what it cuts and joins. With
 # few channels, or with time innermost, the numbers of one round lie far apart in memory: the plain
 # loop and the blocks pay for that, while the kernel turns tiles around in the cache. Small arrays
 # stay in a cache, and there a ratio can fall below 1. These are the times of the machine that wrote
