@@ -41,6 +41,14 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def counted(count: int, thing: str) -> str:
+    """
+    >>> counted(1, "point"), counted(2, "point")
+    ('1 point', '2 points')
+    """
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def parse(changes: Iterable[str]) -> tuple[Axes, list[str]]:
     """The axes, `key=[v1,v2]`, and what is fixed for all points, `key=value`.
 
@@ -129,7 +137,7 @@ def _hint(fault: str, axes: Axes) -> str:
 
 def _where(names: Sequence[str]) -> str:
     others = len(names) - 1
-    return names[0] + (f" and {others} other{'s' if others > 1 else ''}" if others else "")
+    return names[0] + (f" and {counted(others, 'other')}" if others else "")
 
 
 def _items(change: str, key: str, value: str) -> list[Any]:
