@@ -12,8 +12,7 @@ from rich.console import Console
 from experiments.harness import environment, run_folder, runner
 from experiments.harness.config import Config
 from experiments.harness.experiment import Experiment, check
-
-SHOWN = 20  # points; a run may have hundreds
+from experiments.harness.terminal import SHOWN
 
 
 def show(

@@ -1,6 +1,6 @@
 """Runs an experiment over values: every point a process, finished ones known by their folders.
 
-    python -m experiments sweep digits small seeds=[1,2] parameters=[2000,5000] --jobs 2
+    python -m experiments sweep digits small 'seeds=[1,2]' 'parameters=[2000,5000]' --jobs 2
 
 The driver resolves every config before anything runs, and starts no JAX backend: devices, flags
 and memory start fresh in each task. What is done is read from the run folders alone, so the same
@@ -9,56 +9,57 @@ command continues after any interruption.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
-import os
 import shlex
-import signal
-import subprocess
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from experiments.harness import (
     registry,
     run_folder,
     sources,
     sweep_points,
-    sweep_report,
     task,
     terminal,
 )
 from experiments.harness.config import ConfigError
 from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError
-from experiments.harness.sweep_points import SweepPoint
-from experiments.harness.sweep_report import FINISHED
-from experiments.harness.terminal import INTERRUPTED, Flag
+from experiments.harness.sweep_dask import LostError, OnDask
+from experiments.harness.sweep_here import Here, processors
+from experiments.harness.sweep_points import FINISHED, SweepPoint, counted
+from experiments.harness.terminal import INTERRUPTED, SHOWN, Flag
 
 
 @dataclass
-class Tasks:
-    """The running tasks of this process, so that Ctrl-C can end them."""
+class Sweep:
+    """What is to be run: points, the run folder of each, and how far it came.
 
-    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
-    stopped: threading.Event = field(default_factory=threading.Event)
+    Args:
+      experiment: its name, or the path of a folder of one's own.
+      folder: the sweep's own.
+      states: finished, or why not; empty where it is to be run.
+    """
 
-    def started(self, process: subprocess.Popen[bytes]) -> None:
-        self.running.add(process)
-        if self.stopped.is_set():
-            process.send_signal(signal.SIGINT)
+    experiment: str
+    folder: Path
+    points: Sequence[SweepPoint]
+    folders: Sequence[RunFolder] = ()
+    states: list[str] = field(default_factory=list)
 
-    def stop(self) -> None:
-        """They keep the points that they have measured, and end."""
-        self.stopped.set()
-        for process in list(self.running):
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+    def config(self, number: int) -> Path:
+        return self.folder / "configs" / f"{number}.json"
+
+    def log(self, number: int) -> Path:
+        """Where what a point printed is kept if it failed."""
+        return self.folder / "configs" / f"{number}.txt"
 
 
 def sweep(
@@ -68,9 +69,10 @@ def sweep(
     *,
     side_by_side: Annotated[Flag, tyro.conf.arg(name="zip")] = False,
     jobs: int = 1,
-    workers: str = "",
+    workers: str | None = None,
     yes: Flag = False,
     runs: Path = RUNS,
+    dry_run: Flag = False,
 ) -> int:
     """Run an experiment over values, the product of all axes, or continue where it stopped.
 
@@ -83,8 +85,10 @@ def sweep(
       workers: the address of a dask scheduler; its workers have to see the same --runs folder.
       yes: run more than 10,000 points.
       runs: the folder that holds the run folders.
+      dry_run: say which points there are and which are left to run, and stop there.
     """
     console = terminal.output()
+    say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     short, changed = registry.split_short(changes)
     axes, fixed = sweep_points.parse(changed)
     file = registry.find_config(name, short)
@@ -93,106 +97,114 @@ def sweep(
     points = sweep_points.resolve(
         experiment.Config, file.values, axes, fixed, zipped=side_by_side, many=yes
     )
+    asked = run_folder.canonical([file.experiment, file.values, fixed, axes, side_by_side])
+    key = hashlib.sha256(asked.encode()).hexdigest()[:10]
+    mine = Sweep(file.experiment, runs / f"sweep-{run_folder.title(file.experiment)}-{key}", points)
+
+    def tell(number: int | None, text: str) -> None:
+        say(text if number is None else f"{points[number]}: {text}")
+
+    engine = Here(jobs, tell) if workers is None else OnDask(workers, file.experiment, tell)
+    with contextlib.closing(engine):
+        facts = _environment(engine.environment(file.experiment))
+        mine.folders = [run_folder.place(runs, mine.experiment, p.config, facts) for p in points]
+        mine.states = [_state(found) for found in mine.folders]
+        left = [number for number, state in enumerate(mine.states) if not state]
+        say(f"{counted(len(points), 'point')}, {len(left)} to run, into {mine.folder}/")
+        for number, state in enumerate(mine.states):
+            if state not in ("", FINISHED):
+                tell(number, f"left alone: {state}")
+        if dry_run:
+            return _preview(mine, left, say)
+        stopped, status = _measure(mine, engine, {n: _words(mine, n, runs) for n in left}, say)
     again = ["python", "-m", "experiments", "sweep", name, *changes]
     again += ["--zip"] * side_by_side + (["--jobs", str(jobs)] if jobs > 1 else [])
     again += (["--workers", workers] if workers else []) + ["--yes"] * yes
     again += ["--runs", str(runs)] if runs != RUNS else []
-    asked = run_folder.canonical([file.experiment, file.values, fixed, axes, side_by_side])
-    key = hashlib.sha256(asked.encode()).hexdigest()[:10]
-    folder = runs / f"sweep-{run_folder.title(file.experiment)}-{key}"
-    shares = _shares(jobs)
-    tasks = Tasks()
-    engine = _client(workers) if workers else None
-    try:
-        facts = _environment(file.experiment, shares[0], tasks, engine)
-        folders = [run_folder.place(runs, file.experiment, p.config, facts) for p in points]
-        states = [_state(found) for found in folders]
-        words = {
-            number: _words(folder, file.experiment, number, point, runs)
-            for number, point in enumerate(points)
-            if not states[number]
-        }
-        console.print(
-            f"{len(points)} points, {len(words)} to run, into {folder}/",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
-        for point, state in zip(points, states, strict=True):
-            if state not in ("", FINISHED):
-                console.print(f"{point}: left alone: {state}", markup=False, soft_wrap=True)
-        say = _teller(console, points, len(points) - len(words))
-        interrupted = False
-        try:
-            ended = (
-                _on_engine(engine, words)
-                if engine
-                else _here(words, shares, tasks, points, console)
-            )
-            for number, outcome in ended:
-                states[number] = _outcome(outcome)
-                say(number, outcome)
-        except KeyboardInterrupt:
-            interrupted = True
-    finally:
-        if engine:
-            engine.close()
-    states = [state or "unfinished" for state in states]
     command = shlex.join(again)
+    # A point that ended while all was stopped has said so in its folder alone.
+    states = [
+        state or _state(found) or "unfinished"
+        for state, found in zip(mine.states, mine.folders, strict=True)
+    ]
+    from experiments.harness import sweep_report  # it draws: no other command should wait for that
+
     sweep_report.write(
-        folder, file.experiment, experiment, axes, points, folders, states, console, command
+        mine.folder,
+        mine.experiment,
+        experiment,
+        axes,
+        points,
+        mine.folders,
+        states,
+        console,
+        command,
     )
-    if interrupted:
-        console.print(
-            f"Interrupted. To continue, run again:\n  {command}", soft_wrap=True, markup=False
-        )
-        return INTERRUPTED
+    if stopped:
+        say(f"{stopped} To continue, run again:\n  {command}")
+        return status
     return 0 if set(states) == {FINISHED} else 1
 
 
-def _words(folder: Path, experiment: str, number: int, point: SweepPoint, runs: Path) -> list[str]:
+def _measure(
+    mine: Sweep, engine: Here | OnDask, words: dict[int, list[str]], say: Callable[[str], None]
+) -> tuple[str, int]:
+    """Runs the points and keeps their states; why it stopped early, and the exit code of that."""
+    count, every = len(mine.points) - len(words), len(mine.points)
+    try:
+        with contextlib.closing(engine.run(words)) as ended:
+            for number, outcome in ended:
+                count += 1
+                mine.states[number] = _outcome(mine, number, outcome)
+                text = f"[{count:{len(str(every))}}/{every}] {mine.points[number]}"
+                say(f"{text}  {outcome.seconds:.1f} s{_remarks(mine, number, outcome)}")
+    except KeyboardInterrupt:
+        return engine.interrupted, INTERRUPTED
+    except LostError as error:
+        return str(error), 1
+    return "", 0
+
+
+def _words(mine: Sweep, number: int, runs: Path) -> list[str]:
     """Writes the config of a point, and says how a task runs it."""
-    path = folder / "configs" / f"{number}.json"
-    resolved = {"experiment": experiment, **point.config.model_dump(mode="json")}
+    path = mine.config(number)
+    config = mine.points[number].config.model_dump(mode="json")
+    resolved = {"experiment": mine.experiment, **config}
     run_folder.write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+    mine.log(number).unlink(missing_ok=True)
     return ["run", str(path.resolve()), "--runs", str(runs.resolve())]
 
 
-def _check(jobs: int, workers: str, experiment: str) -> None:
-    faults = []
+def _preview(mine: Sweep, left: Sequence[int], say: Callable[[str], None]) -> int:
+    lines = [f"  {mine.points[number]}" for number in left[:SHOWN]]
+    lines += [f"  and {len(left) - SHOWN} more"] if len(left) > SHOWN else []
+    say("\n".join([*lines, "Nothing was measured or written."]))
+    return 0
+
+
+def _check(jobs: int, workers: str | None, experiment: str) -> None:
+    faults, most = [], len(processors())
     if jobs < 1:
         faults.append(f"--jobs = {jobs}: should be 1 at least")
-    if workers and jobs != 1:
+    if workers is not None and jobs != 1:
         faults.append(f"--jobs = {jobs}: should be left out with --workers, which has its own")
-    if jobs > 1 and sources.times(experiment):
+    elif jobs > 1 and sources.times(experiment):
         faults.append(
             f"--jobs = {jobs}: {run_folder.title(experiment)} times what it runs, and points that "
             "run at once would slow each other down; should be 1"
         )
+    elif jobs > most:
+        faults.append(f"--jobs = {jobs}: should be {most} at most, the processors that there are")
     if faults:
         raise ConfigError(faults, "of the sweep")
 
 
-def _shares(jobs: int) -> list[list[str]]:
-    """The arguments that give each job its processors; none where there is one job."""
-    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
-        return [[] for _ in range(jobs)]
-    processors = sorted(os.sched_getaffinity(0))
-    parts = [processors[n::jobs] or [processors[n % len(processors)]] for n in range(jobs)]
-    return [["--processors", ",".join(map(str, part))] for part in parts]
-
-
-def _environment(name: str, share: list[str], tasks: Tasks, engine: Any) -> dict[str, Any]:
+def _environment(outcome: task.Outcome) -> dict[str, Any]:
     """Where a task measures: asked of one, since a backend would have to be started."""
-    words = [*share, "environment", name]
-    if engine:
-        outcome = engine.submit(task.run, words, os.getcwd(), pure=False).result()
-    else:
-        outcome = task.run(words, os.getcwd(), tasks.started)
     try:
         return json.loads(outcome.output.splitlines()[-1])
     except (IndexError, ValueError):
-        raise RunFolderError(f"a task could not say where it runs:\n{outcome.output}") from None
+        raise RunFolderError(f"a task could not say where it runs: {_error(outcome)}") from None
 
 
 def _state(folder: RunFolder) -> str:
@@ -208,100 +220,52 @@ def _state(folder: RunFolder) -> str:
     return FINISHED if folder.finished else ""
 
 
-def _here(
-    words: dict[int, list[str]],
-    shares: list[list[str]],
-    tasks: Tasks,
-    points: Sequence[SweepPoint],
-    console: Console,
-) -> Iterator[tuple[int, task.Outcome]]:
-    """The tasks on this machine, as many at once as there are shares of its processors."""
-    free = list(shares)
-
-    def one(number: int) -> task.Outcome:
-        def again(signal_: int, tries: int) -> bool:
-            if signal_:
-                console.print(
-                    f"{points[number]}: killed by signal {signal_}, tried again ({tries} of 2)",
-                    markup=False,
-                    highlight=False,
-                )
-            return not tasks.stopped.is_set()
-
-        share = free.pop()
-        try:
-            return task.run([*share, *words[number]], os.getcwd(), tasks.started, again)
-        finally:
-            free.append(share)
-
-    with futures.ThreadPoolExecutor(len(shares)) as pool:
-        numbers = {pool.submit(one, number): number for number in words}
-        try:
-            for done in futures.as_completed(numbers):
-                yield numbers[done], done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            tasks.stop()
-            raise
-
-
-def _client(address: str) -> Any:
-    try:
-        from distributed import Client
-    except ModuleNotFoundError:
-        raise ConfigError(
-            ["--workers: dask is not installed: python -m pip install 'rnnscan[sweep]'"],
-            "of the sweep",
-        ) from None
-    try:
-        return Client(address, timeout=20, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            [f"--workers = {address}: no scheduler answers: {error}"], "of the sweep"
-        ) from None
-
-
-def _on_engine(engine: Any, words: dict[int, list[str]]) -> Iterator[tuple[int, task.Outcome]]:
-    """The tasks on the workers of a dask scheduler, which tries those of a killed worker again."""
-    from distributed import as_completed
-
-    numbers = {}
-    for number, mine in words.items():
-        log = Path(mine[1]).with_suffix(".begun")
-        log.unlink(missing_ok=True)
-        job = engine.submit(task.on_worker, mine, os.getcwd(), str(log), pure=False)
-        numbers[job] = number
-    for done in as_completed(numbers, loop=engine.loop):
-        error = done.exception()
-        yield numbers[done], done.result() if not error else task.Outcome(1, f"{error}", 0.0)
-
-
-def _outcome(outcome: task.Outcome) -> str:
-    if outcome.code == 0:
-        return FINISHED
+def _outcome(mine: Sweep, number: int, outcome: task.Outcome) -> str:
+    """The state of a point whose task has ended: its folder says it, and else how it ended."""
+    folder = mine.folders[number]
+    if state := _state(folder):
+        return state
+    if outcome.output:
+        with contextlib.suppress(RunFolderError):  # a full disk: the state says so
+            run_folder.write_atomically(mine.log(number), outcome.output)
     if len(outcome.killed) >= task.TRIES:
         return f"killed by signal {outcome.killed[-1]}, {task.TRIES} times"
-    return "failed: " + " ".join(outcome.output.split()[-40:])
+    if outcome.code:
+        return f"failed: {_error(outcome)}"
+    return (
+        f"failed: its task ended well, but {folder.path} is not finished: it stopped early, or it "
+        "ran where processor, versions or sources are others"
+    )
 
 
-def _teller(
-    console: Console, points: Sequence[SweepPoint], before: int
-) -> Callable[[int, task.Outcome], None]:
-    count, width = before, len(str(len(points)))
+def _error(outcome: task.Outcome) -> str:
+    """The error that a task ended with: what follows its last traceback, else its last line.
 
-    def say(number: int, outcome: task.Outcome) -> None:
-        nonlocal count
-        count += 1
-        state = _outcome(outcome)
-        text = f"[{count:{width}}/{len(points)}] {points[number]}  {outcome.seconds:.1f} s"
-        if outcome.killed and state == FINISHED:
-            tries = len(outcome.killed) + 1
-            text += f"  (killed by signal {outcome.killed[-1]}, tried {tries} times)"
-        console.print(
-            text if state == FINISHED else f"{text}  {state}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+    >>> said = "Traceback (most recent call last):|  line 1|ValueError: two|lines|"
+    >>> _error(task.Outcome(1, said.replace("|", "\\n"), 0.1))
+    'ValueError: two lines'
+    """
+    _, raised, text = outcome.output.rpartition("Traceback (most recent call last):")
+    lines = [line for line in text.splitlines() if line.strip()]
+    if raised:
+        lines = list(itertools.dropwhile(lambda line: line.startswith(" "), lines))
+    found = " ".join(" ".join(lines if raised else lines[-1:]).split())
+    found = found or f"exit code {outcome.code}"
+    return found if len(found) <= 300 else f"{found[:297]}..."
+
+
+def _remarks(mine: Sweep, number: int, outcome: task.Outcome) -> str:
+    """What is said of a point beside its name."""
+    state, kept = mine.states[number], mine.log(number)
+    if state != FINISHED:
+        return f"  {state}" + (f"; all that it printed: {kept}" if kept.exists() else "")
+    text = ""
+    if outcome.killed:
+        tries = len(outcome.killed) + 1
+        text += f"  (killed by signal {outcome.killed[-1]}, tried {tries} times)"
+    if outcome.code:
+        again = shlex.join(
+            ["python", "-m", "experiments", "report", str(mine.folders[number].path)]
         )
-
-    return say
+        text += f"  (its report is not whole: {again})"
+    return text

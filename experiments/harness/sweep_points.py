@@ -12,6 +12,7 @@ from experiments.harness import config
 from experiments.harness.config import Config, ConfigError
 from experiments.harness.run_folder import canonical
 
+FINISHED = "finished"  # the state of a point; any other says why it is not
 MANY = 10_000
 
 Axes = dict[str, list[Any]]
@@ -39,6 +40,14 @@ def label(values: Mapping[str, Any]) -> str:
 
 def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def counted(count: int, thing: str) -> str:
+    """
+    >>> counted(1, "point"), counted(2, "point")
+    ('1 point', '2 points')
+    """
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def parse(changes: Iterable[str]) -> tuple[Axes, list[str]]:
@@ -71,7 +80,7 @@ def parse(changes: Iterable[str]) -> tuple[Axes, list[str]]:
         if key.startswith(f"{axis}.")
     ]
     if not axes and not faults:
-        faults.append("no axis: should name one at least, for instance seeds=[1,2,4]")
+        faults.append("no axis: should name one at least, for instance 'seeds=[1,2,4]'")
     if faults:
         raise ConfigError(faults, "of the sweep")
     return axes, list(fixed.values())
@@ -129,7 +138,7 @@ def _hint(fault: str, axes: Axes) -> str:
 
 def _where(names: Sequence[str]) -> str:
     others = len(names) - 1
-    return names[0] + (f" and {others} other{'s' if others > 1 else ''}" if others else "")
+    return names[0] + (f" and {counted(others, 'other')}" if others else "")
 
 
 def _items(change: str, key: str, value: str) -> list[Any]:

@@ -17,9 +17,8 @@ from experiments.harness import figures, measurements, page, report, run_folder
 from experiments.harness.colours import BLUE, GREEN, ORANGE, PINK, RED, SKY
 from experiments.harness.experiment import Experiment, Record, Summary, Table, sum_up
 from experiments.harness.run_folder import RunFolder, RunFolderError
-from experiments.harness.sweep_points import SweepPoint, label, shown
+from experiments.harness.sweep_points import FINISHED, SweepPoint, label, shown
 
-FINISHED = "finished"  # the state of a point; any other says why it is not
 PANELS = 6
 COLORS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
 MARKERS = "osD^vPX"  # one more, so that no pair comes back soon

@@ -9,6 +9,7 @@ too, that pipe is closed then, and so is the task: else it would hold the lock o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from experiments.harness.run_folder import BUSY
 
 BAD_INPUT = 2
 TRIES = 3
+PAUSE = 10.0  # seconds before a folder that another process has is tried again
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Outcome:
     output: str
     seconds: float
     killed: tuple[int, ...] = ()
+
+    @property
+    def busy(self) -> bool:
+        """Whether another process has the folder: a run, a sweep, a task whose driver is gone."""
+        return self.code == BAD_INPUT and BUSY in self.output
 
 
 def run(
@@ -48,8 +55,7 @@ def run(
       words: the arguments of this module.
       cwd: the folder that it runs in.
       started: told of the process.
-      again: asked, with the signal (0 where another process has the folder) and how often it was
-        tried again, whether to go on.
+      again: asked, with the signal and how often it was tried, whether to try again.
     """
     safe = ["-P"] if sys.flags.safe_path else []
     killed: list[int] = []
@@ -69,12 +75,9 @@ def run(
             code = process.wait()
             assert process.stdin
             process.stdin.close()
+            _end_group(process.pid)
             output.seek(0)
             text = output.read().decode(errors="replace")
-        # Another sweep measures this point, or one whose driver is gone: it ends.
-        if code == BAD_INPUT and BUSY in text and again(0, 0):
-            time.sleep(1)
-            continue
         number = -code if code < 0 else code - 128 if code in (137, 143) else 0
         if number:
             killed.append(number)
@@ -92,7 +95,8 @@ def on_worker(words: Sequence[str], cwd: str, log: str) -> Outcome:
     killed = (int(signal.SIGKILL),) * deaths
     if deaths >= TRIES:
         return Outcome(-signal.SIGKILL, "", 0.0, killed)
-    outcome = run(words, cwd)
+    while (outcome := run(words, cwd)).busy:
+        time.sleep(PAUSE)
     return replace(outcome, killed=(*killed, *outcome.killed))
 
 
@@ -100,7 +104,16 @@ def _end_with_parent() -> None:
     """Waits until nobody holds the other end of the standard input any more."""
     while os.read(0, 1):
         pass
+    if hasattr(os, "getpgrp") and os.getpgrp() == os.getpid():
+        _end_group(os.getpid())
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def _end_group(leader: int) -> None:
+    """What a task started and left: one that it forked would hold the lock of its run folder."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
 
 
 def main(words: list[str]) -> int:

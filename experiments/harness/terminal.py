@@ -17,6 +17,7 @@ from rich.text import Text
 
 from experiments.harness.experiment import Table
 
+SHOWN = 20  # points that a dry run lists
 INTERRUPTED = 130  # the exit code that a shell reports of a command that Ctrl-C ended
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --yes, and no --no-yes
 

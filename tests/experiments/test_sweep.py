@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from experiments import __main__ as command_line
-from experiments.harness import config, page, run_folder, sweep_points, task
+from experiments.harness import config, run_folder, sweep_here, sweep_points, task
 from experiments.harness.config import ConfigError
 from tests.experiments import toy
 
 ROOT = Path(__file__).parents[2]
+JOBS = str(min(2, len(sweep_here.processors())))
 TEXT = """
 import os
 import signal
@@ -36,6 +37,7 @@ class Config(BaseConfig):
     deaths: int = 0
     pause: float = 0.0
     wrong: bool = False
+    deaf: bool = False
 
 
 def plan(config):
@@ -50,14 +52,22 @@ def run(config, points=None):
         with (HERE / "log").open("a") as log:
             log.write(f"{name}\\n")
         if config.wrong and config.size == 2:
-            raise RuntimeError("size 2 went wrong")
+            raise RuntimeError("size 2 went\\nwrong")
+        if config.wrong and config.size == 3:
+            os._exit(0)
+        if config.deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         if before < config.deaths and point["part"] == 1:
+            if hasattr(os, "fork") and os.fork() == 0:  # it holds the lock as well
+                time.sleep(120)
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(config.pause)
         yield {"point": point, "square": config.size**2 + config.seed, "word": "w"}
 
 
 def plot(records):
+    if records[0]["square"] == 49:
+        raise ValueError("7 cannot be drawn")
     return {}
 
 
@@ -206,6 +216,9 @@ def test_many_points_run_if_so_told():
     [
         (["wallclock", "repeats=[3, 4]", "--jobs", "2"], "wallclock times what it runs"),
         (["recall", "seeds=[1, 2]", "--jobs", "0"], "--jobs = 0"),
+        (["recall", "seeds=[1, 2]", "--jobs", "1000"], "the processors that there are"),
+        (["recall", "seeds=[1, 2]", "--workers", ""], "--workers = : is no address"),
+        (["recall", "seeds=[1, 2]", "--workers", "host:99999"], "between 1 and 65535"),
         (["recall", "seeds=[1, 2]", "--jobs", "2", "--workers", "x:1"], "left out with --workers"),
         (["recall", "seed=[1, 2]"], "seed"),
         (["recall", "smal", "seeds=[1, 2]"], "did you mean small"),
@@ -222,7 +235,7 @@ def test_the_command_refuses_in_one_message_and_writes_nothing(changes, said, tm
 
 
 def test_a_sweep_ends_in_tables_a_figure_and_a_page(own):
-    done = sweep(own, "size=[1, 2]", "seed=[0, 1]", "--jobs", "2")
+    done = sweep(own, "size=[1, 2]", "seed=[0, 1]", "--jobs", JOBS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[4/4]" in done.stdout
     assert "4 of 4 points are finished" in done.stdout
@@ -243,10 +256,13 @@ def test_a_sweep_ends_in_tables_a_figure_and_a_page(own):
     assert html.count("<img") == 1
     assert len(set(begun(own))) == len(begun(own)) == 8
 
-    again = sweep(own, "size=[1, 2]", "seed=[0, 1]")  # other processors, nothing is a time
-    assert again.returncode == 0
-    assert "4 points, 0 to run" in again.stdout
+    # Other processors, and nothing is a time.
+    more = sweep(own, "size=[1, 2, 3]", "seed=[0, 1]", "--dry-run")
+    assert more.returncode == 0
+    assert "6 points, 2 to run" in more.stdout
+    assert "/\n  size=3 seed=0\n  size=3 seed=1\nNothing was measured or written.\n" in more.stdout
     assert len(begun(own)) == 8
+    assert len(list((own.parent / "runs").iterdir())) == 5
 
 
 @only_linux
@@ -268,6 +284,7 @@ def test_a_driver_that_is_killed_takes_its_tasks_along_and_loses_nothing(own):
     assert "2 of 2 points are finished" in done.stdout
 
 
+@only_linux
 def test_a_killed_task_is_tried_again_twice_and_reported(own):
     asked = ("size=[3, 4]", "deaths=[2, 3]", "--zip")
     done = sweep(own, *asked)
@@ -279,6 +296,7 @@ def test_a_killed_task_is_tried_again_twice_and_reported(own):
     assert "1 of 2 points are finished" in done.stdout
     # What was measured before it was killed is kept, and the same command goes on.
     assert begun(own).count("4-0-0") == 1
+    assert not tasks_of(own)  # what they forked is gone as well
     assert sweep(own, *asked).returncode == 0
     assert begun(own).count("4-0-0") == 1
 
@@ -297,25 +315,33 @@ def test_a_point_that_fails_does_not_stop_the_others_and_the_driver_starts_no_ba
         "import sys; from experiments.__main__ import main; status = main(sys.argv[1:]);"
         "from jax._src import xla_bridge; assert not xla_bridge._backends; sys.exit(status)"
     )
-    command = [sys.executable, "-c", code, *words(own, "size=[1, 2, 3]", "wrong=true")[3:]]
+    command = [sys.executable, "-c", code, *words(own, "size=[1, 2, 3, 7]", "wrong=true")[3:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert not done.stderr
     assert done.returncode == 1
-    assert "RuntimeError: size 2 went wrong" in done.stdout
-    assert "2 of 3 points are finished" in done.stdout
+    assert "failed: RuntimeError: size 2 went wrong; all that it printed: " in done.stdout
+    (printed,) = (own.parent / "runs").glob("sweep-*/configs/1.txt")
+    assert "Traceback" in printed.read_text()
+    # One that ends as if all was well, and one that is measured and cannot be drawn.
+    (ended,) = [line for line in done.stdout.splitlines() if line.startswith("[3/4]")]
+    assert "size=3" in ended
+    assert "is not finished: it stopped early" in ended
+    (drawn,) = [line for line in done.stdout.splitlines() if line.startswith("[4/4]")]
+    assert "its report is not whole: python -m experiments report" in drawn
+    assert "2 of 4 points are finished" in done.stdout
 
 
-def test_interrupted_it_says_how_to_go_on(own):
+def start_interruptible(own, *changes):
     code = (  # a shell's jobs in the background ignore the signal, and so would all below them
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from experiments.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words(own, "size=[1, 2]", "pause=1.5")[3:]],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-u", "-c", code, *words(own, *changes)[3:]]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_interrupted_it_says_how_to_go_on(own):
+    process = start_interruptible(own, "size=[1, 2]", "pause=1.5")
     wait_for(lambda: len(begun(own)) >= 2)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
@@ -324,6 +350,39 @@ def test_interrupted_it_says_how_to_go_on(own):
     assert f"sweep {own} 'size=[1, 2]' pause=1.5" in out
     (measured,) = (own.parent / "runs").glob("own_sweep-*/results.jsonl")
     assert len(measured.read_text().splitlines()) >= 1
+
+
+@only_linux
+def test_interrupted_twice_it_ends_what_does_not_listen(own):
+    process = start_interruptible(own, "size=[1]", "pause=120.0", "deaf=true")
+    wait_for(lambda: begun(own))
+    process.send_signal(signal.SIGINT)
+    for line in process.stdout:
+        if line.startswith("Stopping what runs"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted. To continue" in out
+    assert not tasks_of(own)
+
+
+def test_a_point_that_another_process_measures_goes_to_the_end(monkeypatch):
+    busy = task.Outcome(2, f"runs/a: {run_folder.BUSY}; wait", 0.1)
+    tried = []
+
+    def run(words, *_):
+        tried.append(words)
+        return busy if tried.count(words) < 3 and words == ["a"] else task.Outcome(0, "", 0.1)
+
+    monkeypatch.setattr(task, "run", run)
+    monkeypatch.setattr(task, "PAUSE", 0.01)
+    told = []
+    here = sweep_here.Here(1, lambda number, text: told.append((number, text)))
+    ended = [number for number, _ in here.run({0: ["a"], 1: ["b"]})]
+    assert ended == [1, 0]
+    assert tried == [["a"], ["b"], ["a"], ["a"]]
+    assert told == [(0, "another process is measuring it; waits for that")]
 
 
 def test_a_folder_of_an_older_format_is_named_and_left_alone(own):
@@ -376,20 +435,29 @@ if __name__ == "__main__":
         victim = parent(tasks_of(own)[0])
         os.kill(victim, signal.SIGKILL)
         out, _ = process.communicate(timeout=120)
+        timed = [*words(own)[:4], "wallclock", "rounds=[5, 7]", "--workers", address]
+        refused = subprocess.run(timed, cwd=ROOT, capture_output=True, text=True)
+        asked = words(own, "size=[4, 5]", "pause=120.0", "--workers", address)
+        lost = subprocess.Popen(
+            asked, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        wait_for(lambda: "4-0-0" in begun(own))
+        cluster.kill()
+        said, _ = lost.communicate(timeout=120)
     finally:
         cluster.stdin.close()
         cluster.stdout.close()
         cluster.wait(timeout=60)
     assert process.returncode == 0, out
+    assert refused.returncode == 2
+    assert "2 threads of workers on 127.0.0.1 would slow each other down" in refused.stderr
+    assert lost.returncode == 1
+    assert f"--workers = {address}: the scheduler is gone. To continue, run again:" in said
+    assert "Traceback" not in said
     assert "(killed by signal 9, tried 2 times)" in out
     assert "3 of 3 points are finished" in out
-    assert not tasks_of(own)
+    wait_for(lambda: not tasks_of(own))
 
 
 def parent(process):
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def test_the_page_of_a_sweep_escapes_what_is_swept(tmp_path):
-    section = page.Section("Points", (page.Text("label=<b>", "code"),))
-    assert "<b>" not in page.render("over <b>", "", [section]).split("<body", 1)[1]
