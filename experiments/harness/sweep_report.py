@@ -54,6 +54,8 @@ def write(
     ]
     fields = list(dict.fromkeys(key for measured in values for key in measured))
     varied = [key for key in fields if len({row[key] for row in rows if key in row}) > 1]
+    # A terminal has room for the first: times last, since most experiments ask for another thing.
+    varied = sorted(varied, key=lambda key: key[0].endswith("seconds"))
     fields = varied + [key for key in fields if key not in varied]
     columns = [*axes, STATE, SECONDS, VERDICTS, *fields]
     cells = tuple(tuple(_cell(row.get(key)) for key in columns) for row in rows)
