@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from experiments.harness import figures, measurements, page, report, run_folder
 from experiments.harness.colours import BLUE, GREEN, ORANGE, PINK, RED, SKY
 from experiments.harness.experiment import Experiment, Record, Summary, Table, sum_up
 from experiments.harness.run_folder import RunFolder, RunFolderError
-from experiments.harness.sweep_points import FINISHED, SweepPoint, label, shown
+from experiments.harness.sweep_points import FINISHED, SweepPoint, counted, label, shown
 
 PANELS = 6
 COLORS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
 MARKERS = "osD^vPX"  # one more, so that no pair comes back soon
 CURVES = 12
+LONGEST = 26  # characters of a name along x
 Key = tuple[str, str]  # a measured field, and the name of what it was measured of
+# What a run says of itself: no key of a config and no measured field is such a one.
+STATE, SECONDS, VERDICTS = ("", "state"), ("", "seconds"), ("", "verdicts")
 Row = dict[Any, Any]
 
 
@@ -40,19 +44,21 @@ def write(
 ) -> None:
     """Writes sweep.json, summary.csv, the figure and report.html, and shows the table."""
     records = [_records(found) for found in folders]
-    values = _medians(records)
+    values = _medians(records, axes)
     rows = [
-        {**point.values, "state": state, **_end(experiment, found, mine), **measured}
+        {**point.values, STATE: state, **_end(experiment, found, mine), **measured}
         for point, found, state, mine, measured in zip(
             points, folders, states, records, values, strict=True
         )
     ]
     fields = list(dict.fromkeys(key for measured in values for key in measured))
     varied = [key for key in fields if len({row[key] for row in rows if key in row}) > 1]
+    # A terminal has room for the first: times last, since most experiments ask for another thing.
+    varied = sorted(varied, key=lambda key: key[0].endswith("seconds"))
     fields = varied + [key for key in fields if key not in varied]
-    columns = [*axes, "state", "seconds", "verdicts", *fields]
+    columns = [*axes, STATE, SECONDS, VERDICTS, *fields]
     cells = tuple(tuple(_cell(row.get(key)) for key in columns) for row in rows)
-    headings = tuple(map(_heading, columns))
+    headings = _headings(columns)
     done = sum(state == FINISHED for state in states)
     title = f"{run_folder.title(name)} over {', '.join(axes)}"
     note = "Of each measured number the median over its samples and seeds."
@@ -116,48 +122,76 @@ def _end(experiment: Experiment, folder: RunFolder, records: Sequence[Record]) -
     """What the run of a point says of itself."""
     row: Row = {}
     if folder.finished:
-        text = (folder.path / "finished.json").read_text(encoding="utf-8")
-        row["seconds"] = json.loads(text).get("seconds")
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it says no more than that
+            text = (folder.path / "finished.json").read_text(encoding="utf-8")
+            row[SECONDS] = json.loads(text).get("seconds")
     if records:
-        row["verdicts"] = ", ".join(v.outcome for v in sum_up(experiment, records).verdicts)
+        row[VERDICTS] = ", ".join(v.outcome for v in sum_up(experiment, records).verdicts)
     return row
 
 
-def _medians(runs: Sequence[Sequence[Record]]) -> list[dict[Key, float]]:
+def _medians(runs: Sequence[Sequence[Record]], axes: Mapping[str, Any]) -> list[dict[Key, float]]:
     """The measurements of each run, by the parts of their names that tell them apart in a run.
 
-    What is swept is none of them, `length=64` where `lengths` are, unless a run holds several.
+    What is swept is none of them, `length=64` where `lengths` are, unless a run has several.
     """
     found = measurements.measured(runs)
-    names = [name for run in found for name in run.names]
-
-    def parts(key: str) -> int:
-        """How many values of it one run holds, at most."""
-        return max(len({dict(name).get(key) for name in run.names}) for run in found)
-
-    several = {key for key in {key for name in names for key, _ in name} if parts(key) > 1}
-    short = {name: tuple(part for part in name if part[0] in several) for name in names}
+    several = {
+        key
+        for run in found
+        for key in {key for name in run.names for key, _ in name}
+        if len({dict(name).get(key) for name in run.names}) > 1
+    }
+    swept = {key.rpartition(".")[2] for key in axes}
+    swept |= {key.removesuffix("s") for key in swept}
+    fewer = several - swept
+    if all(_tell_apart(run, fewer) for run in found):
+        several = fewer
     return [
         {
-            (field, measurements.in_words(short[name])): float(
-                np.median([*map(np.median, samples)])
-            )
+            (field, _in_words(name, several)): float(np.median(list(map(np.median, samples))))
             for (name, field), samples in run.samples.items()
         }
         for run in found
     ]
 
 
-def _heading(key: str | Key) -> str:
-    """`accuracy` or `accuracy, LRU`."""
-    return key if isinstance(key, str) else ", ".join(filter(None, key))
+def _tell_apart(run: measurements.Measured, parts: Collection[str]) -> bool:
+    return len({(f, _in_words(name, parts)) for name, f in run.samples}) == len(run.samples)
+
+
+def _in_words(name: measurements.Name, parts: Collection[str]) -> str:
+    return measurements.in_words(tuple(part for part in name if part[0] in parts))
+
+
+def _headings(columns: Sequence[str | Key]) -> tuple[str, ...]:
+    """`accuracy` or `accuracy, LRU`; what a run says of itself gives way to a key of that name.
+
+    >>> _headings(["state", STATE, SECONDS, ("accuracy", "LRU")])
+    ('state', 'state of the run', 'seconds', 'accuracy, LRU')
+    """
+    plain = [key if isinstance(key, str) else ", ".join(filter(None, key)) for key in columns]
+    own = {STATE, SECONDS, VERDICTS}
+    return tuple(
+        f"{text} of the run" if key in own and plain.count(text) > 1 else text
+        for key, text in zip(columns, plain, strict=True)
+    )
 
 
 def draw(axes: Mapping[str, Sequence[Any]], rows: Sequence[Row], keys: Sequence[Key]) -> Figure:
-    """A panel a field; along x the longest axis of numbers, curves for the values of the others."""
+    """A panel a field; along x the longest axis of numbers, curves for the values of the others.
+
+    Axes that go side by side with that along x make no curves: its values tell the points apart.
+    """
     numeric = [key for key in axes if all(_number(value) is not None for value in axes[key])]
     along = max(numeric or axes, key=lambda key: len(axes[key]))
-    others = [key for key in axes if key != along]
+    alone = len({_frozen(row[along]) for row in rows}) == len(rows)
+    others = [key for key in axes if key != along and not alone]
+    beside = [key for key in axes if key != along and alone and len(axes[key]) > 1]
+    places = {
+        _frozen(value): _number(value) if numeric else place
+        for place, value in enumerate(axes[along])
+    }
     every = list(dict.fromkeys(field for field, _ in keys))
     fields = every[:PANELS]
     columns = min(3, len(fields))
@@ -165,16 +199,17 @@ def draw(axes: Mapping[str, Sequence[Any]], rows: Sequence[Row], keys: Sequence[
     curves = [
         (name, dict(zip(others, values, strict=True)))
         for name in dict.fromkeys(name for field, name in keys if field in fields)
-        for values in dict.fromkeys(tuple(map(_frozen, (row[k] for k in others))) for row in rows)
+        for values in dict.fromkeys(tuple(_frozen(row[k]) for k in others) for row in rows)
     ]
     for panel, field in zip(panels.flat, fields, strict=False):
         for index, (name, chosen) in enumerate(curves[:CURVES]):
-            here = [
-                (_number(row[along]) if numeric else shown(row[along]), row[field, name])
+            here = sorted(
+                (places[_frozen(row[along])], row[field, name])
                 for row in rows
                 if (field, name) in row and all(_frozen(row[k]) == chosen[k] for k in others)
-            ]
-            here = sorted(here) if numeric else here
+            )
+            if not here:
+                continue
             values = {key: json.loads(value) for key, value in chosen.items()}
             panel.plot(
                 [x for x, _ in here],
@@ -188,26 +223,46 @@ def draw(axes: Mapping[str, Sequence[Any]], rows: Sequence[Row], keys: Sequence[
         panel.set_title(figures.literal(field))
         panel.set_xlabel(figures.literal(along))
         if numeric:
-            _ticks(panel, sorted({_number(value) or 0.0 for value in axes[along]}))
+            _ticks(panel, sorted({place or 0.0 for place in places.values()}))
+        else:
+            _names(panel, [shown(value) for value in axes[along]])
     for panel in list(panels.flat)[len(fields) :]:
         panel.set_visible(False)
     figures.legend_below(figure)
     left = [
-        f"{len(all_) - most} further {what}"
-        for all_, most, what in ((every, PANELS, "fields"), (curves, CURVES, "curves"))
+        counted(len(all_) - most, what)
+        for all_, most, what in ((every, PANELS, "field"), (curves, CURVES, "curve"))
         if len(all_) > most
     ]
-    note = f" {' and '.join(left)} are in the table alone." if left else ""
-    figure.set_label(f"Medians over samples and seeds, against {along}.{note}")
+    note = f", and with it {', '.join(beside)}" if beside else ""
+    note += "." + (f" In the table alone: {' and '.join(left)}." if left else "")
+    figure.set_label(f"Medians over samples and seeds, against {along}{note}")
     return figure
 
 
 def _ticks(panel: Axes, places: Sequence[float]) -> None:
-    if places[0] > 0 and places[-1] >= 8 * places[0]:
-        panel.set_xscale("log")
-        panel.minorticks_off()
+    """At six of the values at most; logarithmic where they grow by factors, not by steps."""
+    first, last = places[0], places[-1]
+    if first > 0 and last >= 8 * first:
+        middle = float(np.median(places))
+        if abs(middle - (first * last) ** 0.5) < abs(middle - (first + last) / 2):
+            panel.set_xscale("log")
+            panel.minorticks_off()
     places = places[:: -(-len(places) // 6)]
     panel.set_xticks(places, [f"{place:g}" for place in places])
+
+
+def _names(panel: Axes, names: Sequence[str]) -> None:
+    """Of values that are no numbers, in their order; aslant where they would touch."""
+    short = [n if len(n) <= LONGEST else f"{n[: LONGEST - 10]}…{n[-9:]}" for n in names]
+    aslant = sum(map(len, short)) > 40 or max(map(len, short)) > 12
+    panel.set_xticks(range(len(names)), figures.literal(short))
+    if aslant:
+        panel.tick_params(axis="x", labelrotation=30)
+        for text in panel.get_xticklabels():
+            text.set_horizontalalignment("right")
+            text.set_rotation_mode("anchor")
+    panel.set_xlim(-0.5, len(names) - 0.5)
 
 
 def _number(value: Any) -> float | None:
