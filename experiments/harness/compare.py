@@ -338,7 +338,7 @@ def _show(console: Console, part: Table | page.Text) -> None:
     while count > 2 and _room(part.columns[:count], rows, console) < least:
         count -= 1
     room = max(least, _room(part.columns[:count], rows, console))
-    rows = tuple((_short(row[0], room), *row[1:]) for row in rows)
+    rows = tuple((terminal.shortened(row[0], room), *row[1:]) for row in rows)
     shown = replace(part, rows=rows, note=note.strip())
     terminal.show_table(console, shown, "Further columns are on the page.")
 
@@ -347,7 +347,7 @@ def _narrowed(rows: Sequence[Sequence[str]], width: int) -> tuple[tuple[str, ...
     """Words are cut, but in the first column; a number that is cut would be another one."""
 
     def cut(cell: str) -> str:
-        return _short(cell, _CELLS[0] if cell[:1] in _NUMERIC else width)
+        return terminal.shortened(cell, _CELLS[0] if cell[:1] in _NUMERIC else width)
 
     return tuple((row[0], *map(cut, row[1:])) for row in rows)
 
@@ -356,22 +356,6 @@ def _room(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Consol
     """What the other columns leave to the first, with the gaps that a table has."""
     cells = [(column, *(row[i] for row in rows)) for i, column in enumerate(columns)]
     return console.width - 2 - 3 - sum(max(map(cell_len, each)) + 3 for each in cells[1:])
-
-
-def _short(text: str, width: int) -> str:
-    """Cut in its middle: records begin alike, and a path ends in what tells runs apart. Of what
-    is too narrow for two ends the beginning stays, such as an outcome.
-
-    >>> _short("time forward width=4 length=4096 blocked", 24), _short("refined: 1.5 times", 12)
-    ('time fo...h=4096 blocked', 'refined: ...')
-    """
-    text = " ".join(text.split())
-    if len(text) <= width:
-        return text
-    if width <= _CELLS[-1]:
-        return f"{text[: width - 3]}..."
-    head = (width - 3) // 3
-    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
 
 
 def _cell(value: Any) -> str:
