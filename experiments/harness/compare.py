@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -30,8 +31,9 @@ from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, writ
 
 _SHOWN = 20  # rows on the terminal
 _NAMED = 5  # records that one run has alone
-_CELL = 40  # characters, on the terminal
-_LEAST = 24
+_CELLS = (40, 24, 12)  # characters of a cell on the terminal: the first of these that fits
+_LEAST = 24  # of the first column
+_NUMERIC = tuple("0123456789+-")
 _EQUAL = "equal"
 _NAME = 180  # bytes; file systems take 255
 
@@ -130,10 +132,10 @@ class _Row:
             in_words(self.name),
             self.field,
             self.mark,
-            _number(c.reference),
-            _number(c.other),
             _change(c, c.change),
             interval,
+            _number(c.reference),
+            _number(c.other),
         )
 
     @property
@@ -159,7 +161,8 @@ def _measurements(
     rows.sort(key=lambda row: row.rank, reverse=True)
     differ = sum(row.contrast.differs for row in rows)
     judged = sum(row.contrast.interval is not None for row in rows)
-    columns = ("record", "measurement", "", reference, label, "change", "95 % interval")
+    # In order of worth: a narrow terminal drops the last.
+    columns = ("record", "measurement", "", "change", "95 % interval", reference, label)
     said = (
         f"{_count(len(rows), 'measurement')} in both; {judged} have an interval, which leaves out "
         f'"no change" in {differ}; chance alone does so in 5 of 100. A change is the median of all '
@@ -327,28 +330,34 @@ def _show(console: Console, part: Table | page.Text) -> None:
         return
     if not part.brief:
         return
-    rows = tuple((row[0], *map(_short, row[1:])) for row in part.rows[:_SHOWN])
-    left = len(part.rows) - len(rows)
+    left = len(part.rows[_SHOWN:])
     note = f"{part.note} Further rows are on the page: {left}." if left else part.note
-    # The first column gives way, so that the numbers are seen.
-    widths = [max(map(len, cells)) for cells in zip(part.columns, *rows, strict=True)]
-    room = max(_LEAST, console.width - 2 - sum(width + 3 for width in widths[1:]) - 3)
-    rows = tuple((_short(row[0], room), *row[1:]) for row in rows)
+    least = min(_LEAST, max((len(row[0]) for row in part.rows), default=0))
+    tried = [_narrowed(part.rows[:_SHOWN], limit) for limit in _CELLS]
+    rows = next((rows for rows in tried if _room(part.columns, rows, console) >= least), tried[-1])
+    # The first column gives way, so that the others are seen; then the last of these go.
+    count = len(part.columns)
+    while count > 2 and _room(part.columns[:count], rows, console) < least:
+        count -= 1
+    room = max(least, _room(part.columns[:count], rows, console))
+    rows = tuple((terminal.shortened(row[0], room), *row[1:]) for row in rows)
     shown = replace(part, rows=rows, note=note.strip())
     terminal.show_table(console, shown, "Further columns are on the page.")
 
 
-def _short(text: str, width: int = _CELL) -> str:
-    """Cut in its middle: records begin alike, and a path ends in what tells runs apart.
+def _narrowed(rows: Sequence[Sequence[str]], width: int) -> tuple[tuple[str, ...], ...]:
+    """Words are cut, but in the first column; a number that is cut would be another one."""
 
-    >>> _short("time forward width=4 length=4096 blocked", 24)
-    'time fo...h=4096 blocked'
-    """
-    text = " ".join(text.split())
-    if len(text) <= width:
-        return text
-    head = (width - 3) // 3
-    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
+    def cut(cell: str) -> str:
+        return terminal.shortened(cell, _CELLS[0] if cell[:1] in _NUMERIC else width)
+
+    return tuple((row[0], *map(cut, row[1:])) for row in rows)
+
+
+def _room(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> int:
+    """What the other columns leave to the first, with the gaps that a table has."""
+    cells = [(column, *(row[i] for row in rows)) for i, column in enumerate(columns)]
+    return console.width - 2 - 3 - sum(max(map(cell_len, each)) + 3 for each in cells[1:])
 
 
 def _cell(value: Any) -> str:

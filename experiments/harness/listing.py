@@ -17,6 +17,7 @@ from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, chec
 
 _SWEEP = "sweep.json"
 _CELL = 44  # characters
+_FOLDER = 50
 _LEAST = 16
 _UNREADABLE = (
     config.ConfigError,
@@ -41,7 +42,7 @@ class Row:
     def cells(self, room: int = _CELL) -> tuple[str, ...]:
         return (
             datetime.fromtimestamp(self.changed).strftime("%Y-%m-%d %H:%M"),
-            self.path.name,
+            terminal.shortened(self.path.name, _FOLDER),
             _short(self.differs, room),
             self.state,
             self.points,

@@ -71,3 +71,19 @@ def visible(text: str) -> str:
         else character
         for character in text
     )
+
+
+def shortened(text: str, width: int) -> str:
+    """Cut in its middle: records begin alike, and a path ends in what tells runs apart. Of what is
+    too narrow for two ends the beginning stays, such as an outcome.
+
+    >>> shortened("time forward width=4 length=4096 blocked", 24)
+    'time fo...h=4096 blocked'
+    >>> shortened("refined: 1.5 times", 12)
+    'refined: ...'
+    """
+    text = " ".join(text.split())
+    if len(text) <= width:
+        return text
+    tail = (width - 2) * 2 // 3 if width > 16 else 0
+    return f"{text[: width - 3 - tail]}...{text[len(text) - tail :]}"

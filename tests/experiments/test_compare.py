@@ -319,6 +319,36 @@ def test_what_an_encoding_lacks_is_an_escape(tmp_path, monkeypatch):
         assert "\\u65e5" in stream.getvalue().decode("latin-1")
 
 
+def test_a_narrow_terminal_shows_what_matters(tmp_path, capsys, monkeypatch):
+    """Which runs, the outcomes, the records' own ends, and by how much they differ."""
+    from rich.console import Console
+
+    from experiments.harness import compare, registry
+    from experiments.harness.experiment import Summary, Verdict
+    from tests.experiments import toy
+
+    verdict = Verdict("a claim of many words " * 3, "open", ".", value="so many, and more " * 3)
+    monkeypatch.setattr(toy, "summary", lambda _: Summary((verdict,)))
+    monkeypatch.setattr(registry, "load", lambda name: toy)
+    monkeypatch.setattr(compare.terminal, "output", lambda width: Console(width=80))
+    where = tmp_path / "deep" / "down"
+    contenders = ("limit: stream a + b", "limit: stream maximum(a, b)")
+    folders = [
+        make(where / f"closed_form-{name * 10}", race(scale, contenders=contenders))
+        for name, scale in (("0", 1.0), ("1", 1.0 / 3))
+    ]
+    for folder in folders:
+        (folder / "config.json").write_text('{"experiment": "recall"}')
+    said = shown(capsys, *folders)
+    assert max(map(len, said[: said.index("All of it")].splitlines())) <= 80
+    for expected in ("m-0000000000", "m-1111111111", "stream a + b", "maximum(a, b)"):
+        assert expected in said
+    assert said.count("open: s") + said.count("open...") == 2
+    assert said.count("faster") == 4
+    assert said.count(" to 0.3") == 4
+    assert "Further columns are on the page." in " ".join(said.split())
+
+
 def test_a_claim_that_is_made_twice_is_told_twice(tmp_path, capsys, monkeypatch):
     from experiments.harness import registry
     from experiments.harness.experiment import Summary, Verdict

@@ -135,3 +135,11 @@ def test_a_folder_that_is_called_as_an_experiment_is_no_experiment(tmp_path, cap
     folder.path.rename(tmp_path / "gradient_decay")
     monkeypatch.chdir(tmp_path)
     assert "seeds=7" in shown(capsys, ".")
+
+
+def test_a_long_name_leaves_room_for_the_rest(tmp_path, capsys):
+    folder, _ = make(tmp_path, "seeds=2")
+    folder.path.rename(tmp_path / f"{'long' * 50}-end")
+    said = shown(capsys, tmp_path)
+    for expected in ("longlon...", "long-end ", "seeds=2", "unfinished 0 of", "gradient_decay"):
+        assert expected in said
