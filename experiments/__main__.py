@@ -15,7 +15,6 @@ try:
 
     from experiments.harness import config, registry, run_folder, visit
     from experiments.harness.compare import compare_runs
-    from experiments.harness.experiment import ProtocolError
     from experiments.harness.listing import list_runs
     from experiments.harness.sweep import sweep
     from experiments.harness.terminal import INTERRUPTED, Flag, output
@@ -30,12 +29,6 @@ except KeyboardInterrupt:  # before INTERRUPTED is known
     sys.exit(130)
 
 BAD_INPUT = 2
-REFUSALS = (
-    config.ConfigError,
-    ProtocolError,
-    registry.UnknownExperimentError,
-    run_folder.RunFolderError,
-)
 RUNS = run_folder.RUNS
 
 
@@ -46,7 +39,7 @@ def list_experiments() -> int:
         console.print(f"[bold]{name}[/bold]")
         try:
             claim, files = registry.load(name).CLAIM, registry.configs(name)
-        except REFUSALS as error:  # one that is broken does not hide the others
+        except registry.REFUSALS as error:  # one that is broken does not hide the others
             console.print(Padding(Text(str(error)), (0, 0, 0, 2)))
             continue
         console.print(Padding(Text(claim), (0, 0, 0, 2)))
@@ -159,9 +152,9 @@ def _report_visit(folder: Path) -> int:
     facts, status = visit.read(folder), 0
     for found in visit.runs(folder):
         try:
-            output().rule(f"{run_folder.title(found.experiment)}: {facts}", style="dim")
+            output().rule(Text(f"{found.title}: {facts}"), style="dim")
             status = max(status, _rebuild(found))
-        except REFUSALS as error:
+        except registry.REFUSALS as error:
             print(error, file=sys.stderr)
             status = BAD_INPUT
     return status
@@ -170,10 +163,8 @@ def _report_visit(folder: Path) -> int:
 def _rebuild(found: run_folder.RunFolder) -> int:
     from experiments.harness import runner  # it draws: see run_experiment
 
-    file = registry.find_config(str(found.path))
-    experiment = registry.load(file.experiment)
-    resolved = config.resolve(experiment.Config, file.values, where=str(found.path))
-    return runner.rebuild(run_folder.title(file.experiment), experiment, resolved, found, output())
+    where, experiment, resolved = registry.reopen(found.path)
+    return runner.rebuild(run_folder.title(where), experiment, resolved, found, output())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -195,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
             description="Experiments with recurrences: each tests one claim and ends in a report.",
             args=arguments,
         )
-    except REFUSALS as error:
+    except registry.REFUSALS as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

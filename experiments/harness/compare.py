@@ -22,8 +22,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from experiments.harness import config, page, registry, terminal
-from experiments.harness.experiment import ProtocolError, Table, Verdict, sum_up
+from experiments.harness import page, registry, terminal
+from experiments.harness.experiment import Table, Verdict, sum_up
 from experiments.harness.measurements import Measured, Name, in_words, measured, side_by_side
 from experiments.harness.pairing import differing, pair
 from experiments.harness.ratios import Contrast, contrasts
@@ -164,11 +164,15 @@ def _measurements(
     # In order of worth: a narrow terminal drops the last.
     columns = ("record", "measurement", "", "change", "95 % interval", reference, label)
     said = (
-        f"{_count(len(rows), 'measurement')} in both; {judged} have an interval, which leaves out "
-        f'"no change" in {differ}; chance alone does so in 5 of 100. A change is the median of all '
-        f"{label} / {reference}, or with a sign {label} - {reference} where a sample is 0 or signs "
-        "differ. An interval, or a dash where samples are too few, is of what these runs measured: "
-        "times of the same code can differ by more from run to run."
+        f"{_count(len(rows), 'measurement')} in both. A change is the median of all {label} / "
+        f"{reference}, or with a sign {label} - {reference} where a sample is 0 or signs differ. "
+    )
+    said += (
+        f'{judged} have an interval, of which {differ} leave out "no change"; chance alone does so '
+        "in 5 of 100. It is of what these runs measured: times of the same code can differ by more "
+        "from run to run."
+        if judged
+        else "Samples are too few for any interval."
     )
     apart = tuple(row.cells() for row in rows if row.contrast.size or row.contrast.differs)
     equal = Counter(row.field for row in rows[len(apart) :])
@@ -260,16 +264,8 @@ def _verdicts(
     faults: list[Table | page.Text] = []
     for label, run, mine in zip(labels, group, records, strict=True):
         try:
-            # The file, for a folder may be called as an experiment is.
-            file = registry.find_config(str(run.path / "config.json"))
-            experiment = registry.load(file.experiment)
-            config.resolve(experiment.Config, file.values, where=str(run.path))
-        except (
-            config.ConfigError,
-            ProtocolError,
-            registry.UnknownExperimentError,
-            RunFolderError,
-        ) as error:
+            _, experiment, _ = registry.reopen(run.path)
+        except registry.REFUSALS as error:
             faults.append(page.Text(f"No verdicts of {label} by this version: {error}"))
             said.append({})
             continue

@@ -231,7 +231,7 @@ def sum_up(experiment: Experiment, records: Sequence[Record]) -> Summary:
         summary = experiment.summary(records)
         if not isinstance(summary, Summary):
             raise TypeError(f"summary(records) returned {summary!r}; should be a Summary")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Summary(failures=(f"tables and verdicts: {in_words(error)}",))
     return summary
 

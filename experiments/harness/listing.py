@@ -11,20 +11,14 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from experiments.harness import config, registry, terminal
-from experiments.harness.experiment import ProtocolError, Table, in_words
+from experiments.harness.experiment import Table, in_words
 from experiments.harness.pairing import differing
-from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, check_root, point_key
+from experiments.harness.run_folder import RUNS, RunFolder, check_root, point_key
 
 _SWEEP = "sweep.json"
 _CELL = 44  # characters
 _FOLDER = 50
 _LEAST = 16
-_UNREADABLE = (
-    config.ConfigError,
-    ProtocolError,
-    registry.UnknownExperimentError,
-    RunFolderError,
-)
 
 
 @dataclass(frozen=True)
@@ -103,14 +97,11 @@ def _row(path: Path) -> Row:
         done = {point_key(record["point"]) for record in records}
         points = str(len(done))
         _ = run.environment
-        # The file, for a folder may be called as an experiment is.
-        file = registry.find_config(str(path / "config.json"))
-        experiment = registry.load(file.experiment)
-        mine = config.resolve(experiment.Config, file.values, where=str(path))
-        differs = _differs(file.experiment, experiment.Config, mine)
+        where, experiment, mine = registry.reopen(path)
+        differs = _differs(where, experiment.Config, mine)
         whole = run.holds_all(records)
         state = "finished" if whole else _so_far(experiment.plan(mine), done)
-    except _UNREADABLE as error:
+    except registry.REFUSALS as error:
         state = f"not readable: {_why(error, path)}"
     except (Exception, SystemExit) as error:  # of an experiment's own code: it hides no other
         state = f"not readable: {_short(in_words(error))}"

@@ -79,9 +79,9 @@ def differing(facts: Sequence[dict]) -> list[tuple[str, tuple]]:
 
 def _check(folders: Sequence[Path]) -> None:
     if len(folders) < 2:
-        given = folders[0] if folders else "none"
+        given = f"{folders[0]}: " if folders else ""
         raise RunFolderError(
-            f"{given}: compare takes two folders or more: run folders, or folders of results/"
+            f"{given}compare takes two folders or more: run folders, or folders of results/"
         )
     _check_once(folders)
 

@@ -23,9 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from experiments.harness.config import ConfigError, ConfigFile, read
+from experiments.harness.config import Config, ConfigError, ConfigFile, read, resolve
 from experiments.harness.experiment import Experiment, ProtocolError, check, in_words
-from experiments.harness.run_folder import title
+from experiments.harness.run_folder import RunFolderError, title
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -39,6 +39,18 @@ def names() -> list[str]:
     return sorted(path.parents[1].name for path in FOLDER.glob("*/configs/default.toml"))
 
 
+# What is told in one message, without a traceback.
+REFUSALS = (ConfigError, ProtocolError, RunFolderError, UnknownExperimentError)
+
+
+def reopen(folder: Path) -> tuple[str, Experiment, Config]:
+    """The experiment of a run folder, by name and as it is here, and the config of that run."""
+    # The file, for a folder may be called as an experiment is.
+    file = find_config(str(folder / "config.json"))
+    experiment = load(file.experiment)
+    return file.experiment, experiment, resolve(experiment.Config, file.values, where=str(folder))
+
+
 def load(name: str) -> Experiment:
     """The experiment of that name, or in that folder, checked to follow the protocol."""
     if name in names():
@@ -49,7 +61,7 @@ def load(name: str) -> Experiment:
         raise UnknownExperimentError(_unknown(name))
     try:
         experiment = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProtocolError(f"{title(name)}: cannot be imported: {in_words(error)}") from error
     check(title(name), experiment)
     return cast(Experiment, experiment)
@@ -154,7 +166,7 @@ def _importable(folder: Path) -> Path:
         sys.path.append(parent)  # behind all else: what lies beside it hides no package
         importlib.invalidate_caches()
     places = _places(name)
-    if not places or Path(places[0]).resolve() != folder:
+    if not places or Path(places[0]).resolve() != folder.resolve():
         there = places[0] if places else "a module of that name"
         raise UnknownExperimentError(
             f'{folder}: "{name}" is what Python finds elsewhere ({there}); should have another name'

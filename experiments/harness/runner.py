@@ -136,7 +136,10 @@ def _tell(console: Console, name: str, folder: RunFolder, summary: Summary) -> i
 
 def plan(name: str, experiment: Experiment, config: Config) -> list[Point]:
     """The planned points, checked to be writable and distinct."""
-    points = list(experiment.plan(config))
+    points = experiment.plan(config)
+    if not isinstance(points, Iterable):
+        raise ProtocolError(f"{name}: plan(config) returned {points!r}; should return points")
+    points = list(points)
     if not points:
         raise ProtocolError(f"{name}: plan(config) names no points; there should be one at least")
     for point in points:
@@ -159,8 +162,11 @@ def remaining(planned: Sequence[Point], records: Iterable[Record]) -> list[Point
 def measure(name: str, experiment: Experiment, config: Config, point: Point) -> list[Record]:
     """The records of one point, checked to be such, of this point, and writable."""
     # One point a call: when the iterator ends, the point is whole and can be written.
-    records = list(experiment.run(config, [point]))
     asked = f"{name}: run(config, [{point}])"
+    records = experiment.run(config, [point])
+    if not isinstance(records, Iterable):
+        raise ProtocolError(f"{asked} returned {records!r}; should yield records")
+    records = list(records)
     if not records:
         raise ProtocolError(f"{asked} yielded no record; a point yields at least one")
     for record in records:

@@ -122,6 +122,8 @@ def test_an_interruption_before_the_first_point_still_leaves_a_report(tmp_path):
     [
         ({"plan": lambda config: [{"value": 1}, {"value": 1}]}, "more than once"),
         ({"plan": lambda config: []}, "no points"),
+        ({"plan": lambda config: None}, "returned None; should return points"),
+        ({"run": lambda config, points: None}, "returned None; should yield records"),
         ({"run": lambda config, points: iter([{"point": {"value": 9}}])}, "should be of the point"),
         ({"run": lambda config, points: iter([])}, "yields at least one"),
         ({"run": lambda config, points: [{"square": 1, "cube": 2}]}, 'without "point".*cube'),
