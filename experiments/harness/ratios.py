@@ -67,7 +67,7 @@ def contrasts(pairs: Sequence[tuple[Samples, Samples]]) -> list[Contrast]:
 
     >>> (found,) = contrasts([([1.0, 1.1, 0.9, 1.0, 1.05], [2.0, 2.2, 2.1, 1.9, 2.05])])
     >>> round(found.change, 2), found.differs, contrasts([([2.0], [1.0])])[0].interval
-    (2.05, True, None)
+    (2.0, True, None)
     """
     found: list[Contrast | None] = [None] * len(pairs)
     alike = defaultdict(list)
