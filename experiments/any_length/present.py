@@ -29,15 +29,16 @@ def plot(records: Sequence[Record]) -> dict[str, Figure]:
     for kind, mine in carried.items():
         look = figures.line_style(kind) | turns[kind]
         left.plot(array(mine, "length"), array(mine, "state_bytes"), **look)
-    # Their names stand on the lines, since several layers may share one.
+    # Their names stand on the lines, since several layers may share one, and below the lowest.
     of_height: dict[float, list[str]] = {}
     for kind, mine in carried.items():
         of_height.setdefault(mine[0]["state_bytes"], []).append(kind)
     for height, names in of_height.items():
         words = textwrap.fill(", ".join(names), 44)
         at = (min(distinct(streams, "length")), height)
-        left.annotate(words, at, (0, 6), textcoords="offset points", fontsize=8.5, va="bottom")
-    left.margins(y=0.12)
+        away, side = (-6, "top") if height == min(of_height) else (6, "bottom")
+        left.annotate(words, at, (0, away), textcoords="offset points", fontsize=8.5, va=side)
+    left.margins(y=0.15)
     left.set_xscale("log")
     figures.bytes_axis(left, "state carried from step to step")
     left.set_title("Streamed, one object")
