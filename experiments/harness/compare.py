@@ -12,21 +12,19 @@ import os
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from experiments.harness import page, registry, terminal
+from experiments.harness import contrast_tables, page, registry, terminal
 from experiments.harness.experiment import Table, Verdict, sum_up
-from experiments.harness.measurements import Measured, Name, in_words, measured, side_by_side
+from experiments.harness.measurements import measured
 from experiments.harness.pairing import differing, pair
-from experiments.harness.ratios import Contrast, contrasts
 from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, write_atomically
 
 _SHOWN = 20  # rows on the terminal
@@ -111,150 +109,8 @@ def parts_of(group: Sequence[RunFolder]) -> list[Table | page.Text]:
     ]
     found = measured(records)
     for label, other in zip(labels[1:], found[1:], strict=True):
-        parts += _measurements(labels[0], found[0], label, other)
+        parts += contrast_tables.tables(labels[0], found[0], label, other)
     return parts
-
-
-@dataclass(frozen=True)
-class _Row:
-    name: Name
-    field: str
-    contrast: Contrast
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        return self.contrast.differs, self.contrast.size
-
-    def cells(self) -> tuple[str, ...]:
-        c = self.contrast
-        interval = "–" if c.interval is None else " to ".join(_change(c, x) for x in c.interval)
-        return (
-            in_words(self.name),
-            self.field,
-            self.mark,
-            _change(c, c.change),
-            interval,
-            _number(c.reference),
-            _number(c.other),
-        )
-
-    @property
-    def mark(self) -> str:
-        c = self.contrast
-        if not c.differs:
-            return ""
-        higher = c.change > (1 if c.is_ratio else 0)
-        # A ratio of negative numbers above 1 is the lower number.
-        higher = higher != (c.is_ratio and c.reference < 0)
-        if self.field.endswith("seconds"):
-            return "slower" if higher else "faster"
-        return "higher" if higher else "lower"
-
-
-def _measurements(
-    reference: str, left: Measured, label: str, right: Measured
-) -> list[Table | page.Text]:
-    """The tables of one run against the reference."""
-    shared = [key for key in left.samples if key in right.samples]
-    found = contrasts([side_by_side(left.samples[key], right.samples[key]) for key in shared])
-    rows = [_Row(*key, each) for key, each in zip(shared, found, strict=True)]
-    rows.sort(key=lambda row: row.rank, reverse=True)
-    differ = sum(row.contrast.differs for row in rows)
-    judged = sum(row.contrast.interval is not None for row in rows)
-    # In order of worth: a narrow terminal drops the last.
-    columns = ("record", "measurement", "", "change", "95 % interval", reference, label)
-    said = (
-        f"{_count(len(rows), 'measurement')} in both. A change is the median of all {label} / "
-        f"{reference}, or with a sign {label} - {reference} where a sample is 0 or signs differ. "
-    )
-    said += (
-        f'{judged} have an interval, of which {differ} leave out "no change"; chance alone does so '
-        "in 5 of 100. It is of what these runs measured: times of the same code can differ by more "
-        "from run to run."
-        if judged
-        else "Samples are too few for any interval."
-    )
-    apart = tuple(row.cells() for row in rows if row.contrast.size or row.contrast.differs)
-    equal = Counter(row.field for row in rows[len(apart) :])
-    parts: list[Table | page.Text] = []
-    if apart:
-        parts.append(Table(f"Measurements: {label} against {reference}", columns, apart, said))
-    elif equal:
-        parts.append(page.Text(f"{label} and {reference} have equal medians throughout. {said}"))
-    if equal:
-        title = f"Equal medians: {label} against {reference}"
-        counts = tuple((field, f"{count:,}") for field, count in equal.items())
-        parts.append(Table(title, ("measurement", "records"), counts, brief=False))
-    parts += _curve_tables(reference, left, label, right)
-    parts += [
-        page.Text(f"In {which} alone, not compared: {said}.")
-        for which, mine, yours in ((reference, left, right), (label, right, left))
-        if (said := _alone(mine, yours))
-    ]
-    return parts or [page.Text(f"{label} and {reference} share no measurement.")]
-
-
-def _alone(mine: Measured, yours: Measured) -> str:
-    """What one run measured and the other did not, in words: records, and fields of shared ones."""
-    known = set(yours.names)
-    records = [name for name in mine.names if name not in known]
-    left_out = sum(name in yours.left_out for name in records)
-    keys = set(yours.keys)
-    fields = dict.fromkeys(
-        field for name, field in mine.keys if name in known and (name, field) not in keys
-    )
-    said = []
-    if records:
-        why = f", {left_out} of them skipped or wrong in the other run" if left_out else ""
-        names = [in_words(name) or "its record" for name in records]
-        said.append(f"{_count(len(records), 'record')}{why} ({_some(names)})")
-    if fields:
-        said.append(f"of what both hold, {_some([*fields])}")
-    return "; ".join(said)
-
-
-def _some(names: Sequence[str]) -> str:
-    return "; ".join(names[:_NAMED]) + ("; ..." if len(names) > _NAMED else "")
-
-
-def _curve_tables(
-    reference: str, left: Measured, label: str, right: Measured
-) -> list[Table | page.Text]:
-    rows = _curves(left, right)
-    apart = tuple(row for row in rows if row[2] != _EQUAL)
-    equal = tuple(row for row in rows if row[2] == _EQUAL)
-    columns = ("record", "curve", "largest relative difference")
-    note = "Of the means over seeds, relative to the larger of the two."
-    note += f" {_count(len(equal), 'curve')} more: equal." if equal else ""
-    parts: list[Table | page.Text] = []
-    if apart:
-        parts.append(Table(f"Curves: {label} against {reference}", columns, apart, note))
-    elif equal:
-        parts.append(page.Text(f"{_count(len(equal), 'curve')} in both: equal."))
-    if equal:
-        title = f"Equal curves: {label} against {reference}"
-        parts.append(Table(title, columns, equal, brief=False))
-    return parts
-
-
-def _curves(left: Measured, right: Measured) -> list[tuple[str, str, str]]:
-    found = []
-    for key, mine in left.curves.items():
-        yours = right.curves.get(key, [])
-        if len({curve.shape for curve in (*mine, *yours)}) > 1 or not yours:
-            if yours:
-                found.append((-1.0, key, "of other lengths"))
-            continue
-        a, b = np.mean(mine, axis=0), np.mean(yours, axis=0)
-        with np.errstate(all="ignore"):
-            apart = np.abs(a - b) / np.maximum(np.abs(a), np.abs(b))
-        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, apart)
-        apart = np.where(np.isnan(apart), np.inf, apart)  # one of them is no number
-        largest = float(apart.max())
-        words = "not finite in one" if np.isinf(largest) else f"{largest:.2%}"
-        found.append((largest, key, words if largest else _EQUAL))
-    found.sort(key=lambda each: -each[0])
-    return [(in_words(name), field, said) for _, (name, field), said in found]
 
 
 def _verdicts(
@@ -362,17 +218,3 @@ def _cell(value: Any) -> str:
 
 def _points(records: Sequence[dict[str, Any]]) -> int:
     return sum(record["line"] == 1 for record in records)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _change(contrast: Contrast, value: float) -> str:
-    if not contrast.is_ratio:
-        return f"{value:+.3g}"
-    return f"{value:.3f}" if 0.1 <= value < 1e4 else f"{value:.3g}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

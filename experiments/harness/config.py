@@ -295,3 +295,30 @@ def _show(value: Any, width: int = 60) -> str:
     """A value as TOML would write it, shortened."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def as_toml(value: Any) -> str:
+    """A value as an override has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{as_toml(k)} = {as_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)  # nan and inf as in TOML
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def differences(default: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What of a config is not as in its default, as overrides; a list stands whole.
+
+    >>> differences({"a": 1, "b": {"c": [2], "d": 3}}, {"a": 1, "b": {"c": ["e"], "d": 3}})
+    ['b.c=["e"]']
+    """
+    found = []
+    for key, value in other.items():
+        usual = default.get(key)
+        if isinstance(usual, Mapping) and isinstance(value, Mapping):
+            found += [f"{key}.{change}" for change in differences(usual, value)]
+        elif usual != value:
+            found.append(f"{key}={as_toml(value)}")
+    return found

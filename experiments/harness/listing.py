@@ -12,7 +12,6 @@ from rich.cells import cell_len
 
 from experiments.harness import config, registry, terminal
 from experiments.harness.experiment import Table, in_words
-from experiments.harness.pairing import differing
 from experiments.harness.run_folder import RUNS, RunFolder, check_root, point_key
 
 _SWEEP = "sweep.json"
@@ -122,16 +121,10 @@ def _so_far(planned: Iterable[dict], done: set[str]) -> str:
 
 
 def _differs(name: str, model: type[config.Config], mine: config.Config) -> str:
-    """`key=value` of what is not as in the default config; of a list of tables its name alone."""
+    """`key=value` of what is not as in the default config, the shortest first: a list is long."""
     default = config.resolve(model, registry.find_config(name).values)
-    pairs = differing([default.model_dump(mode="json"), mine.model_dump(mode="json")])
-    lists = dict.fromkeys(key.split(".")[0] for key, _ in pairs if _in_list(key))
-    plain = [f"{key}={value}" for key, (_, value) in pairs if not _in_list(key)]
-    return " ".join([*plain, *(f"{name}=..." for name in lists)])
-
-
-def _in_list(key: str) -> bool:
-    return any(part.isdigit() for part in key.split("."))
+    dumped = (each.model_dump(mode="json") for each in (default, mine))
+    return " ".join(sorted(config.differences(*dumped), key=len))
 
 
 def _why(error: Exception, path: Path) -> str:

@@ -331,6 +331,11 @@ def _lock(file: io.FileIO, folder: RunFolder) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunFolderError(f"{folder.path}: {BUSY}; wait for it or stop it") from None
+    except OSError as error:  # of a file system that has none, as some of clusters
+        raise RunFolderError(
+            f"{folder.path}: cannot be locked: {error.strerror}; two processes could write into "
+            "it: choose a folder of another file system with --runs"
+        ) from None
 
 
 def _to_json(record: Record) -> str:

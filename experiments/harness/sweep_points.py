@@ -111,7 +111,7 @@ def resolve(
     for row in rows:
         chosen = dict(zip(axes, row, strict=True))
         name = label(chosen)
-        overrides = [*fixed, *(f"{key}={as_toml(value)}" for key, value in chosen.items())]
+        overrides = [*fixed, *(f"{key}={config.as_toml(value)}" for key, value in chosen.items())]
         try:
             point = SweepPoint(chosen, config.resolve(model, values, overrides))
         except ConfigError as error:
@@ -152,14 +152,3 @@ def _items(change: str, key: str, value: str) -> list[Any]:
             raise
     # Bare words are no TOML: each is read as an override of its own.
     return [config.parse_override(f"{key}={word}")[1] for word in words]
-
-
-def as_toml(value: Any) -> str:
-    """A value as an override has it."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{as_toml(k)} = {as_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_toml, value)) + "]"
-    if isinstance(value, float):
-        return repr(value)  # nan and inf as in TOML
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

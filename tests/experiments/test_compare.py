@@ -244,7 +244,7 @@ def test_what_one_alone_measured_and_what_is_equal_is_said(tmp_path, capsys):
     said = shown(capsys, a, b)
     assert "In A alone, not compared: of what both hold, error." in said
     assert "In B alone, not compared: of what both hold, bits." in said
-    assert "B and A have equal medians throughout." in said
+    assert "1 measurement in both: equal." in said
     assert "1 curve in both: equal." in said
     assert "0.00%" not in said
 

@@ -228,3 +228,16 @@ def test_a_full_disk_under_standard_output_is_no_traceback():
     assert found.returncode != 0
     assert "No space left on device: free space there and run it again" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_file_system_without_locks_is_refused_in_words(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    (tmp_path / "a").mkdir()
+    with (
+        pytest.raises(run_folder.RunFolderError, match="cannot be locked: Function not"),
+        run_folder.writing(run_folder.RunFolder(tmp_path / "a")),
+    ):
+        pass

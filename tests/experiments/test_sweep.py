@@ -141,7 +141,7 @@ def test_axes_and_fixed_values_are_told_apart():
     ["a, [b]", 'a "b"', "a\x7fb\n", "é😀 $x$", {"😀 k": [1, {"l": -0.0}]}, [[]], {}, True, 1e300],
 )
 def test_a_value_reaches_the_config_as_it_was_read(value):
-    read = config.parse_override(f"key={sweep_points.as_toml(value)}")[1]
+    read = config.parse_override(f"key={config.as_toml(value)}")[1]
     assert (read, type(read)) == (value, type(value))
 
 
