@@ -14,8 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: no secon
         os.environ.setdefault(name, "1")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several workers, one GPU
 os.environ.setdefault("MPLBACKEND", "Agg")
-TWO_CPU_DEVICES = "--xla_force_host_platform_device_count=2"  # for shard_map
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {TWO_CPU_DEVICES}"
+CPU_DEVICES = "--xla_force_host_platform_device_count=8"  # for shard_map
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CPU_DEVICES}"
 OF_OTHERS = os.environ["XLA_FLAGS"]
 if "RNNSCAN_OPTIMISED" not in os.environ:
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"

@@ -36,4 +36,11 @@ from rnnscan.scan.nonlinear_methods import NonlinearMethodName as NonlinearMetho
 from rnnscan.scan.nonlinear_methods import nonlinear_table as nonlinear_table
 from rnnscan.scan.precision import carry_dtype as carry_dtype
 from rnnscan.scan.precision import matmul_precision as matmul_precision
+from rnnscan.scan.split_time import AxisName as AxisName
+from rnnscan.scan.split_time import at_the_end as at_the_end
+from rnnscan.scan.split_time import before as before
+from rnnscan.scan.split_time import entering as entering
+from rnnscan.scan.split_time import from_one as from_one
+from rnnscan.scan.split_time import index_and_size as index_and_size
+from rnnscan.scan.split_time import steps_before as steps_before
 from rnnscan.scan.target import Platform as Platform

@@ -164,7 +164,7 @@ def in_line(x: jax.Array, rank: int) -> jax.Array:
 def initial_state(h0, b: jax.Array, axis: int) -> jax.Array:
     """h0 with time as an axis of size 1, in line with b; zeros for `None`."""
     if h0 is None:
-        return lax.full_like(b, 0, shape=(1,) * b.ndim)
+        return jnp.zeros((1,) * b.ndim, b.dtype)  # alike on all devices, wherever b lies
     expected = (*b.shape[:axis], *b.shape[axis + 1 :])
     if not broadcasts(h0.shape, expected):
         raise ValueError(
@@ -224,15 +224,17 @@ def vary_alike(*operands) -> list[Any]:
     A scan is one operation on all of them; the transpose of this step sums the gradient of what
     was the same on every device.
     """
-    given = [x for x in operands if x is not None]
-    varying = [_varying(x) for x in given]
-    union = frozenset().union(*varying)
-    missing = {id(x): tuple(sorted(union - axes)) for x, axes in zip(given, varying, strict=True)}
-    return [
-        x if x is None or not missing[id(x)] else lax.pcast(x, missing[id(x)], to="varying")
-        for x in operands
-    ]
+    union = varying_axes(*operands)
+    return [x if x is None else vary_over(x, union) for x in operands]
 
 
-def _varying(x) -> frozenset:
-    return jax.typeof(x).manual_axis_type.varying
+def varying_axes(*operands) -> frozenset[str]:
+    """The mesh axes over which any of them varies."""
+    given = (x for x in operands if x is not None)
+    return frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in given))
+
+
+def vary_over(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+    """x made to vary over these too."""
+    missing = axes - varying_axes(x)
+    return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x

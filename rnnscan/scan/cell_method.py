@@ -49,12 +49,14 @@ class ForwardOperands(NamedTuple):
 class Trajectory(NamedTuple):
     """`states`: h of every step, with `keep` all arrays of the state; `last` in scan order;
     `kept`: what the cell keeps, side by side, (B, T, kept H); `found`: of a method that iterates,
-    what it says of each sequence, (B,)."""
+    what it says of each sequence, (B,); `first`: with `keep`, where time is split over devices, the
+    state that entered this device's chunk."""
 
     states: States
     last: States
     kept: jax.Array | None
     found: Convergence | None = None
+    first: States | None = None
 
 
 class Residuals(NamedTuple):
@@ -142,7 +144,8 @@ class Transpose(Protocol):
 class CellMethod:
     """One way to evaluate a cell's trajectory, its tangent map and that map's transpose.
 
-    T is at least 1. `any_weights`: whether it can be mapped (vmap) over weights.
+    T is at least 1. `any_weights`: whether it can be mapped (vmap) over weights; `in_turns`:
+    whether it serves a device that waits for the state of the one before it.
     """
 
     name: str
@@ -152,6 +155,7 @@ class CellMethod:
     transpose: Transpose
     why_not: Callable[[CellCase], str | None] = serves_all
     any_weights: bool = False
+    in_turns: bool = True
 
 
 CellTable = MethodTable[CellMethod, CellCase]

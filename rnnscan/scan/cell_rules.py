@@ -11,6 +11,10 @@ drives. Those hold the tangents of x and of all weights, as large products over 
 keeps.
 
 Derivatives of higher order are those of the plain scan, whatever method computes the first.
+
+Where time is split over devices each holds a chunk of it, and the three are maps on all devices
+together (`cell_turns.py`): the state that they read, and whose cotangent they return, is that of
+the first device.
 """
 
 import dataclasses
@@ -21,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnscan.scan import cell_turns
 from rnnscan.scan.cell_method import (
     CellCase,
     CellMethod,
@@ -43,21 +48,23 @@ from rnnscan.scan.primitive import (
     no_tangent,
     with_axis,
 )
+from rnnscan.scan.sharding import Layout, Names, like
 from rnnscan.scan.target import Target
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec(CellProblem):
-    """What is static about a call."""
+    """What is static about a call; `over`: the mesh axes over which time is split."""
 
     method: str = "auto"
+    over: tuple[str, ...] = ()
 
 
 # Shapes, and the method.
 
 
 def _like(aval, *shape):
-    return aval.update(shape=shape, weak_type=False)
+    return like(aval, shape)
 
 
 def _forward_results(operands, *, spec):
@@ -71,7 +78,8 @@ def _forward_results(operands, *, spec):
         number = _like(x, batch)
         converged, iterations = (number.update(dtype=jnp.dtype(d)) for d in (bool, jnp.int32))
         found = Convergence(converged, iterations, number, number)
-    return Trajectory(states, (_like(x, batch, hidden),) * len(cell.states), kept, found)
+    state = (_like(x, batch, hidden),) * len(cell.states)
+    return Trajectory(states, state, kept, found, state if spec.keep and spec.over else None)
 
 
 def _tangent_results(operands, *, spec):
@@ -106,8 +114,8 @@ def case_of(spec: Spec, target: Target, like: jax.Array, hidden: int, inputs: in
 
 def _run_forward(operands, *, spec, target):
     x, hidden = operands.x, operands.weights.w_hh.shape[-1]
-    case = case_of(spec, target, x, hidden, x.shape[-1])
-    return _forward_by(_resolved(spec, case), spec, operands)
+    method = _resolved(spec, case_of(spec, target, x, hidden, x.shape[-1]))
+    return _over_time("forward", functools.partial(_forward_by, method), spec, operands)
 
 
 def _forward_by(method: CellMethod, spec: Spec, operands: ForwardOperands) -> Trajectory:
@@ -122,12 +130,30 @@ def _forward_by(method: CellMethod, spec: Spec, operands: ForwardOperands) -> Tr
 
 def _run_tangent(operands, *, spec, target):
     h = operands.residuals.states[0]
-    return _resolved(spec, case_of(spec, target, h, h.shape[-1])).tangent(spec, operands)
+    method = _resolved(spec, case_of(spec, target, h, h.shape[-1]))
+    return _over_time("tangent", method.tangent, spec, operands)
 
 
 def _run_transpose(operands, *, spec, target):
     h = operands.residuals.states[0]
-    return _resolved(spec, case_of(spec, target, h, h.shape[-1])).transpose(spec, operands)
+    method = _resolved(spec, case_of(spec, target, h, h.shape[-1]))
+    return _over_time("transpose", method.transpose, spec, operands)
+
+
+_IN_TURNS: dict[str, tuple[Any, Any]] = {
+    "forward": (cell_turns.forward, _forward_results),
+    "tangent": (cell_turns.tangent, _tangent_results),
+    "transpose": (cell_turns.transpose, _transpose_results),
+}
+
+
+def _over_time(name: str, program: Any, spec: Spec, operands: Any) -> Any:
+    """One of the three maps by the program of a chunk, which without `over` is all of time."""
+    if not spec.over:
+        return program(spec, operands)
+    in_turns, results = _IN_TURNS[name]
+    shapes = results(jax.tree.map(jax.typeof, operands), spec=spec)
+    return in_turns(program, spec.over, shapes, spec, operands)
 
 
 def _resolved(spec: Spec, case: CellCase) -> CellMethod:
@@ -140,11 +166,12 @@ def _resolved(spec: Spec, case: CellCase) -> CellMethod:
 # Differentiation.
 
 
-def _jvp_of_scan(program, primals, tangents, *, spec):
+def _jvp_of_scan(name, primals, tangents, *, spec):
     """Of the plain scan, as any function of JAX."""
 
     def smooth(operands):
-        return program(spec, operands._replace(valid=primals.valid, reset=primals.reset))
+        operands = operands._replace(valid=primals.valid, reset=primals.reset)
+        return _over_time(name, getattr(scan.method, name), spec, operands)
 
     pair = (x._replace(valid=None, reset=None) for x in (primals, tangents))
     primals_out, tangents_out = (tuple([x]) for x in pair)
@@ -153,14 +180,15 @@ def _jvp_of_scan(program, primals, tangents, *, spec):
 
 def _forward_jvp(primals, tangents, *, spec):
     if spec.keep:  # the second derivative
-        results, moved = _jvp_of_scan(scan.method.forward, primals, tangents, spec=spec)
+        results, moved = _jvp_of_scan("forward", primals, tangents, spec=spec)
         if spec.certify:
             found = forward(primals, spec=spec).found
             moved = moved._replace(found=jax.tree.map(no_tangent, found))
             results = results._replace(found=found)
         return results, moved
     whole = forward(primals, spec=dataclasses.replace(spec, keep=True))
-    residuals = Residuals(primals.state, whole.states, whole.kept)
+    first = whole.first if spec.over else primals.state
+    residuals = Residuals(first, whole.states, whole.kept)
     moving = jax.tree.map(lambda t: None if is_zero(t) else t, tangents, is_leaf=is_zero)
 
     @jax.checkpoint  # keeps the trajectory alone, not the same shifted by one step
@@ -234,7 +262,8 @@ def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
             )
         by_itself = functools.partial(_forward_by, method)
         program = by_itself if name == "forward" else getattr(method, name)
-        return jax.vmap(functools.partial(program, spec), in_axes=(dims,))(operands), 0
+        whole = functools.partial(_over_time, name, program, spec)
+        return jax.vmap(whole, in_axes=(dims,))(operands), 0
     x, place = mapped(operands, dims)[0]
     size = x.shape[place]
 
@@ -250,19 +279,36 @@ def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
     return jax.tree.map(lambda x: x.reshape((size, batch, *x.shape[1:])), outputs), 0
 
 
+# On a mesh: sequences may be divided; all else is whole on each device.
+
+
+def _names(operands, results, *, structure, **_):
+    given = structure.unflatten(operands)
+    of_weights = {id(leaf) for leaf in jax.tree.leaves(given.weights)}
+
+    def of(x) -> Names:
+        return (None if id(x) in of_weights else "batch", *[None] * (x.ndim - 1))
+
+    return list(map(of, operands)), list(map(of, results))
+
+
+_layout = Layout(_names, lambda static, places, sizes: static)
+
 forward = Operation(
     "cell_forward",
     results=_forward_results,
     run=_run_forward,
     jvp=_forward_jvp,
     batch=functools.partial(_batch, "forward"),
+    layout=_layout,
 )
 tangent = Operation(
     "cell_tangent",
     results=_tangent_results,
     run=_run_tangent,
-    jvp=functools.partial(_jvp_of_scan, scan.method.tangent),
+    jvp=functools.partial(_jvp_of_scan, "tangent"),
     batch=functools.partial(_batch, "tangent"),
+    layout=_layout,
     linear=("drives",),
     transpose=_tangent_transpose,
 )
@@ -270,8 +316,9 @@ transpose = Operation(
     "cell_transpose",
     results=_transpose_results,
     run=_run_transpose,
-    jvp=functools.partial(_jvp_of_scan, scan.method.transpose),
+    jvp=functools.partial(_jvp_of_scan, "transpose"),
     batch=functools.partial(_batch, "transpose"),
+    layout=_layout,
     linear=("cotangents",),
     transpose=_transpose_transpose,
 )

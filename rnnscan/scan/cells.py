@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from rnnscan.scan import arguments, target
+from rnnscan.scan import arguments, split_time, target
 from rnnscan.scan.cell_kinds import CELLS, CellKind
 from rnnscan.scan.cell_kinds.cell import Cell, States
 from rnnscan.scan.cell_method import CellWeights, ForwardOperands
@@ -18,6 +18,7 @@ from rnnscan.scan.cell_rules import Spec, case_of, forward
 from rnnscan.scan.nonlinear import nothing_to_do
 from rnnscan.scan.nonlinear_method import Convergence
 from rnnscan.scan.precision import carry_dtype, matmul_precision
+from rnnscan.scan.split_time import AxisName
 from rnnscan.scan.table import MethodRows
 from rnnscan.scan.target import Platform
 
@@ -34,6 +35,7 @@ def cell_scan(
     *,
     reverse: bool = False,
     method: CellMethodName = "auto",
+    axis_name: AxisName | None = None,
 ) -> tuple[jax.Array, States]:
     """All h_t of a recurrent cell, and the last state in scan order; differentiable in every mode.
 
@@ -59,12 +61,17 @@ def cell_scan(
       reverse: from the last step to the first.
       method: `"auto"`, or a name of `explain_cell_scan`: `"scan"`, `"native"`, `"cuda"`, and those
         of `nonlinear_scan`, `"newton"` and its siblings, in parallel over time.
+      axis_name: inside `jax.shard_map`, the mesh axis, or a tuple of them, over which time is split
+        in order. x, valid and reset are then this device's chunk, of the same T on every device,
+        and so is h; `state` is that before, the last state that after the *whole* sequence, alike
+        on every device.
 
     Returns: h (..., T, H), and the tuple of last states (..., H), in the dtype that all operands
     promote to. Halves are carried in float32 and rounded.
 
     Raises TypeError for dtypes that are not real floating, ValueError for shapes that do not fit,
-    an unknown kind or method, and a method that cannot serve.
+    an unknown kind or method, a method that cannot serve, and an `axis_name` that is no axis of a
+    `jax.shard_map` around the call.
 
     Cost: 2 T B G H (I + H) operations, span T; the backward pass twice as many. It keeps x, h, and
     of the gated cells c and the gates. By `"newton"` and its siblings K iterations on all steps at
@@ -72,6 +79,15 @@ def cell_scan(
     backward pass is one linear scan, in parallel over time (on a CPU for D <= 16). A method that
     is named returns what it ends with, converged or not: `cell_scan_with_convergence` says so.
     Products use the highest precision unless `jax.default_matmul_precision` says otherwise.
+
+    Time over N devices (`axis_name`): a step waits for the one before it, so the devices compute
+    one after another, and each passes its last state on. It takes the *time of one device*, forward
+    and backward; what is split is the memory, 1/N of it on each. N states (B, H) are sent.
+    Gradients are those of any function inside `jax.shard_map`: of what is alike on every device the
+    sum over them where varying axes are checked, else each device's share. Derivatives of higher
+    order are right, but hold the residuals of all N turns. On CPU devices XLA ends a process where
+    one waits for more than 60 s, so that a turn must not take longer:
+    `XLA_FLAGS=--xla_cpu_collective_call_terminate_timeout_seconds=...`.
 
     Source: Elman 1990; Hochreiter & Schmidhuber 1997; Cho et al. 2014; see
     `rnnscan/scan/cell_kinds`.
@@ -85,7 +101,8 @@ def cell_scan(
     >>> h[:, 0].tolist(), last.tolist()
     ([1.0, 3.0, 0.0, 4.0], [4.0])
     """
-    h, last, _ = _evaluated(kind, (weights, x, state, valid, reset), reverse, method, certify=False)
+    operands = weights, x, state, valid, reset
+    h, last, _ = _evaluated(kind, operands, reverse, method, False, axis_name)
     return h, last
 
 
@@ -99,13 +116,15 @@ def cell_scan_with_convergence(
     *,
     reverse: bool = False,
     method: CellMethodName = "auto",
+    axis_name: AxisName | None = None,
 ) -> tuple[jax.Array, States, Convergence]:
     """`cell_scan`, and how far to trust it: (h, last, `Convergence` with fields (...,)).
 
     By a method that iterates it is that of `nonlinear_scan`, one a sequence. One that goes step by
     step takes 0 iterations and converges unless its states are not finite; `residual` and
-    `error_bound` are those of its own states. Arguments and errors: those of `cell_scan`. Cost:
-    what `Convergence` costs, on top of it; the states of all steps are held.
+    `error_bound` are those of its own states. Arguments and errors: those of `cell_scan`, but there
+    is no certificate over an `axis_name` yet, which raises ValueError. Cost: what `Convergence`
+    costs, on top of it; the states of all steps are held.
 
     >>> import jax.numpy as jnp
     >>> w, b, x = jnp.full((1, 1), 0.5), jnp.zeros(1), jnp.ones((100, 1))
@@ -115,22 +134,33 @@ def cell_scan_with_convergence(
     >>> bool(found.converged), int(found.iterations) < 9, bool(found.error_bound < 1e-6)
     (True, True, True)
     """
-    return _evaluated(kind, (weights, x, state, valid, reset), reverse, method, certify=True)
+    operands = weights, x, state, valid, reset
+    return _evaluated(kind, operands, reverse, method, True, axis_name)
 
 
-def _evaluated(kind, operands, reverse, method, certify) -> tuple[jax.Array, States, Any]:
+def _evaluated(
+    kind, operands, reverse, method, certify, axis_name
+) -> tuple[jax.Array, States, Any]:
     """A call, whose last result is None where there is no certificate."""
     cell_table.check(method)
     reverse = arguments.direction(reverse)
+    over = _checked_axes(axis_name, method, certify)
     given, dtype = _checked(kind, *operands)
-    spec = _spec(kind, reverse, method, certify)
+    spec = _spec(kind, reverse, method, certify, over)
     batch, hidden = given.x.shape[:-2], given.weights.w_hh.shape[-1]
+
+    def whole(states: States) -> States:
+        """Of the last state of a chunk, that of all of time."""
+        if not over:
+            return states
+        return tuple(split_time.at_the_end(s, over, reverse=reverse) for s in states)
+
     if given.x.shape[-2] == 0:
         h = lax.full_like(given.x, 0, shape=(*batch, 0, hidden), dtype=dtype)
         found = nothing_to_do(given.x.dtype, batch) if certify else None
-        return h, tuple(s.astype(dtype) for s in given.state), found
-    (h,), last, _, found = forward(_one_batch_axis(given), spec=spec)
-    h, *last = (y.reshape((*batch, *y.shape[1:])).astype(dtype) for y in (h, *last))
+        return h, tuple(s.astype(dtype) for s in whole(given.state)), found
+    (h,), last, _, found, _ = forward(_one_batch_axis(given, over), spec=spec)
+    h, *last = (y.reshape((*batch, *y.shape[1:])).astype(dtype) for y in (h, *whole(last)))
     return h, tuple(last), jax.tree.map(lambda x: x.reshape(batch), found)
 
 
@@ -186,18 +216,42 @@ def cell_step(kind: CellKind, weights: CellWeights, x_t: jax.Array, state: State
     return cell.step(z, q, state)[0]
 
 
-def _spec(kind: CellKind, reverse: bool, method: str, certify: bool = False) -> Spec:
-    return Spec(CELLS[kind], reverse, matmul_precision(), certify=certify, method=method)
+def _checked_axes(axis_name: AxisName | None, method: str, certify: bool) -> tuple[str, ...]:
+    """The mesh axes over which time is split."""
+    if axis_name is None:
+        return ()
+    over = split_time.names_of(axis_name)
+    if certify:
+        raise ValueError(
+            f"axis_name: got {axis_name!r}, but a certificate needs all of time on one device; use "
+            "cell_scan, or give every device whole sequences and no axis_name"
+        )
+    able = [m.name for m in cell_table.methods if m.in_turns]
+    if method not in ("auto", *able):
+        raise ValueError(
+            f"method={method!r} cannot serve this call: it iterates on all of time, which is split "
+            f"over devices (axis_name={axis_name!r}); these pass the state on, from one device to "
+            f"the next: {', '.join(map(repr, able))}"
+        )
+    return over
 
 
-def _one_batch_axis(operands: ForwardOperands) -> ForwardOperands:
-    """Batch axes merged to one, all operands varying alike over a mesh."""
+def _spec(
+    kind: CellKind, reverse: bool, method: str, certify: bool = False, over: tuple[str, ...] = ()
+) -> Spec:
+    return Spec(CELLS[kind], reverse, matmul_precision(), certify=certify, method=method, over=over)
+
+
+def _one_batch_axis(operands: ForwardOperands, over: tuple[str, ...] = ()) -> ForwardOperands:
+    """Batch axes merged to one, all operands varying alike over a mesh, over `over` in any case."""
     x, weights, *rest = operands
     count = math.prod(x.shape[:-2])
     rest = jax.tree.map(lambda leaf: leaf.reshape((count, leaf.shape[-1])), rest)
     operands = ForwardOperands(x.reshape((count, *x.shape[-2:])), weights, *rest)
     leaves, structure = jax.tree.flatten(operands)
-    return structure.unflatten(arguments.vary_alike(*leaves))
+    place = split_time.index_and_size(over)[0] if over else None
+    *leaves, _ = arguments.vary_alike(*leaves, place)
+    return structure.unflatten(leaves)
 
 
 def _checked(kind, weights, x, state, valid, reset) -> tuple[ForwardOperands, jnp.dtype]:

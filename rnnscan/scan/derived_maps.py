@@ -72,7 +72,7 @@ def derived_maps(evaluate: Evaluate) -> Maps:
         return dh.astype(problem.dtype)
 
     def transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
-        g, a, past, reset = operands
+        g, a, past, reset, later = operands
         product, time, wide, dtype = problem.product, problem.time, problem.wide, problem.dtype
         decay_shape, state_shape = problem.gradients
         back = time.backwards
@@ -84,6 +84,8 @@ def derived_maps(evaluate: Evaluate) -> Maps:
             none = lax.full_like(reset, False, shape=time.one(reset.shape))
             reset_after = back.before(reset, none)
         g = jnp.broadcast_to(g.astype(wide), problem.shape)
+        if later is not None:  # not as a state that enters: no decay and no flag is before it
+            g = back.put(g, back.slice(g, 0) + later.astype(wide), 0)
         adjoint = evaluate(product, back, a_after, g, None, reset_after)
 
         first_reset = None if reset is None else time.at(reset, 0)

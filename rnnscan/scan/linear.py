@@ -7,8 +7,9 @@ from rnnscan.scan import arguments, target
 from rnnscan.scan.linear_lowering import Spec, case_of
 from rnnscan.scan.linear_method import ScanOperands
 from rnnscan.scan.linear_methods import LinearMethodName, linear_table
-from rnnscan.scan.linear_rules import recurrence
+from rnnscan.scan.linear_rules import over, recurrence
 from rnnscan.scan.product import elementwise
+from rnnscan.scan.split_time import AxisName
 from rnnscan.scan.table import MethodRows
 from rnnscan.scan.target import Platform
 
@@ -22,6 +23,7 @@ def linear_scan(
     reverse: bool = False,
     reset: ArrayLike | None = None,
     method: LinearMethodName = "auto",
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Evaluate `h_t = a_t * h_{t-1} + b_t`, elementwise, for all t, differentiable in every mode.
 
@@ -42,6 +44,9 @@ def linear_scan(
         sums over all steps: a nan elsewhere in the past still makes that sum nan, as in any loop.)
       method: `"auto"`, or a name of `explain_linear_scan`: `"sequential"`, `"associative"`,
         `"blocked"`, `"native"` (CPUs), `"cuda"` (NVIDIA's GPUs).
+      axis_name: inside of `jax.shard_map`, the mesh axis (or a tuple of them) along which time is
+        split: a, b and reset are this device's chunk of time, all equally long, h0 the state before
+        the whole sequence. One that is not divided evenly is padded with a = 1, b = 0 at its end.
 
     Returns:
       h, with the shape of b and the promoted dtype of a, b and h0: float16, bfloat16, float32,
@@ -49,7 +54,9 @@ def linear_scan(
 
     Raises:
       TypeError: an operand is not of such a dtype, or reset is not boolean.
-      ValueError: shapes that do not broadcast to b, an axis that b lacks, an unknown method.
+      ValueError: shapes that do not broadcast to b, an axis that b lacks, an unknown method, an
+        axis_name that is no axis of a `jax.shard_map` around, operands on explicit axes of a mesh
+        that lie differently.
 
     Cost: work O(T); span T (`sequential`), 2 log2 T (`associative`) or about 2 sqrt(T) (`blocked`);
     compile time independent of T (`associative`, `blocked`: grows with log T). `native`, the
@@ -58,9 +65,13 @@ def linear_scan(
     backward pass is one reversed scan (equation 3 of `rnnscan/scan/linear_rules.py`) and keeps a
     and h only. Complex gradients follow JAX: no conjugation.
 
-    Sharding: over batch axes by `jax.shard_map`, or automatically (the kernels, `native` and
-    `cuda`, gather such an array first). A mesh with explicit axes needs `jax.shard_map` or
-    `jax.sharding.auto_axes` around the call.
+    Sharding: arrays that lie on a mesh of devices are evaluated where they are, on automatic axes
+    by a rule for the compiler and on explicit ones by their types, under `jit` and `vmap` and
+    inside of `jax.shard_map`. Over batch axes and channels nothing is exchanged, but for the
+    gradient of what broadcasts over them: one sum of its own size. Where time is split, the devices
+    exchange what a chunk does to a state, 2 words a channel of each (3 with resets), once forward
+    and once backward, and reduce their chunks before they scan them: twice the work divided by
+    their number, no larger temporaries (`rnnscan/scan/linear_over_devices.py`, docs/sharding.md).
 
     Exactness: within a few roundings of the state, propagated by the recurrence itself (Higham
     2002, section 3.1, for the inner products that it is made of). `associative` and `blocked`
@@ -84,7 +95,8 @@ def linear_scan(
     linear_table.check(method)
     reverse = arguments.direction(reverse)
     operands, axis = _in_line(a, b, h0, reset, axis=axis)
-    return recurrence(Spec(elementwise, linear_table, method, axis, reverse), operands)
+    time = over(axis_name, operands)
+    return recurrence(Spec(elementwise, linear_table, method, axis, reverse, time), operands)
 
 
 def explain_linear_scan(
@@ -128,4 +140,4 @@ def _in_line(a, b, h0, reset, *, axis) -> tuple[ScanOperands, int]:
     a = arguments.in_line(a, b.ndim)
     reset = arguments.reset_flags(reset, b, axis, trailing=0)
     h0 = arguments.initial_state(h0, b, axis)
-    return ScanOperands(*arguments.vary_alike(a, b, h0, reset)), axis
+    return ScanOperands(a, b, h0, reset), axis

@@ -31,6 +31,24 @@ from rnnscan.scan.target import Target
 from rnnscan.scan.time_axis import TimeAxis
 
 
+class Over(NamedTuple):
+    """How time is split over devices, each of which has one chunk of it.
+
+    Attributes:
+      axes: of the mesh, one after another.
+      known: whether the state of `Past` before the first step is that before the device's own
+        chunk; else it is that before the whole sequence.
+      returned: whether that state is a result too.
+      shared: whether every device returns the whole gradient of h0, as their types would have it;
+        else the first does, and the others zeros.
+    """
+
+    axes: tuple[str, ...]
+    known: bool = False
+    returned: bool = False
+    shared: bool = True
+
+
 class Spec(NamedTuple):
     """What is static about a recurrence."""
 
@@ -39,6 +57,7 @@ class Spec(NamedTuple):
     method: str
     axis: int
     reverse: bool
+    over: Over | None = None
 
 
 def full_shape(spec: Spec, state: Any, operands: Any) -> Any:

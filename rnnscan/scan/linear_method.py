@@ -49,13 +49,27 @@ class TangentOperands(NamedTuple):
     reset: jax.Array | None
 
 
+class States(NamedTuple):
+    """h of every step; `entering`, where time is split over devices and it is asked for, the state
+    before the first step of a device's chunk. Of tangents likewise."""
+
+    h: jax.Array
+    entering: jax.Array | None
+
+
 class TransposeOperands(NamedTuple):
-    """Of l_t = g_t + a_{t+1}' * l_{t+1}; `past` is `None` where a is not differentiated."""
+    """Of l_t = g_t + a_{t+1}' * l_{t+1}; `past` is `None` where a is not differentiated.
+
+    `later`, shaped as a state: what steps behind the last one send back, l_{T-1} = g_{T-1} + later,
+    where these steps are a part of more. It has been multiplied by the decay of the step that it
+    comes from, and dropped there if that resets; a reset of step T-1 does not concern it.
+    """
 
     g: jax.Array
     a: jax.Array
     past: Past | None
     reset: jax.Array | None
+    later: jax.Array | None = None
 
 
 class Gradients(NamedTuple):

@@ -28,52 +28,92 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad
 
-from rnnscan.scan.linear_lowering import Spec, full_shape, run_scan, run_tangent, run_transpose
+from rnnscan.scan import linear_lowering as on_one
+from rnnscan.scan import linear_over_devices as over_devices
+from rnnscan.scan.arguments import vary_over, varying_axes
+from rnnscan.scan.linear_lowering import Over, Spec, full_shape
 from rnnscan.scan.linear_method import (
     Gradients,
     Past,
     ScanOperands,
+    States,
     TangentOperands,
     TransposeOperands,
 )
 from rnnscan.scan.primitive import Operation, instantiated, is_zero, mapped, shape_of, with_axis
 from rnnscan.scan.product import sum_to
+from rnnscan.scan.sharding import Layout, like
+from rnnscan.scan.split_time import AxisName, before, from_first, names_of
 from rnnscan.scan.time_axis import TimeAxis, keep
 
 
 def recurrence(spec: Spec, operands: ScanOperands) -> jax.Array:
     """Equation (1) for operands that are already in line; differentiable in a, b and h0."""
-    return scan(operands, spec=spec)
+    return scan(vary(operands, spec), spec=spec).h
+
+
+def over(axis_name: AxisName | None, operands: ScanOperands) -> Over | None:
+    """How time is split over the mesh axes of this name; ValueError where they are not here."""
+    if axis_name is None:
+        return None
+    axes = names_of(axis_name)
+    # Without types (`check_vma=False`) a gradient is summed over the devices.
+    return Over(axes, shared=varying_axes(*operands) >= {*axes})
 
 
 # Shapes.
 
 
-def _like(aval, shape):
-    return aval.update(shape=shape, weak_type=False)
+def _states(spec, drive, operands):
+    h = like(drive, full_shape(spec, drive, operands))
+    returned = spec.over is not None and spec.over.returned
+    return States(h, like(h, _time(spec, h).one(h.shape)) if returned else None)
 
 
 def _scan_results(operands, *, spec):
-    return _like(operands.b, full_shape(spec, operands.b, operands))
+    return _states(spec, operands.b, operands)
 
 
 def _tangent_results(operands, *, spec):
-    return _like(operands.db, full_shape(spec, operands.db, operands))
+    return _states(spec, operands.db, operands)
 
 
 def _transpose_results(operands, *, spec, decay_shape, state_shape):
     g = operands.g
-    da = None if decay_shape is None else _like(g, decay_shape)
-    return Gradients(da, _like(g, full_shape(spec, g, operands)), _like(g, state_shape))
+    da = None if decay_shape is None else like(g, decay_shape)
+    dh0 = like(g, state_shape)
+    if spec.over is not None and spec.over.shared and g.manual_axis_type is not None:
+        varying = g.manual_axis_type.varying - {*spec.over.axes}
+        dh0 = dh0.update(manual_axis_type=g.manual_axis_type.update(varying=varying))
+    return Gradients(da, like(g, full_shape(spec, g, operands)), dh0)
 
 
 # Differentiation.
 
 
+def _time(spec, x):
+    return TimeAxis(spec.axis, x.shape[spec.axis], spec.reverse)
+
+
+def _over(spec, **options):
+    """The spec, where time is split over devices with these options."""
+    return spec if spec.over is None else spec._replace(over=spec.over._replace(**options))
+
+
 def _before(spec, h, h0, reset):
     """h_{t-1}, zero where the step resets."""
-    time = TimeAxis(spec.axis, h.shape[spec.axis], spec.reverse)
-    return keep(reset, time.before(h, h0)) if time.length else h
+    time = _time(spec, h)
+    if not time.length:
+        return h
+    if spec.over is not None and not spec.over.known:
+        last = time.slice(h, time.length - 1)
+        h0 = before(last, h0, spec.over.axes, reverse=spec.reverse)
+    return keep(reset, time.before(h, h0))
+
+
+def _of_first(spec, x):
+    """What the first device has of the gradient of h0."""
+    return from_first(x, spec.over.axes, reverse=spec.reverse, shared=spec.over.shared)
 
 
 def _keep_decay(spec, reset, da):
@@ -87,49 +127,63 @@ def _full(x, like):
 def _scan_jvp(primals, tangents, *, spec):
     a, _, h0, reset = primals
     da, db, dh0, _ = tangents
-    h = scan(primals, spec=spec)
+    whole = scan(primals, spec=spec if is_zero(da) else _over(spec, returned=True))
+    results = _returned(spec, whole)
     if is_zero(da):
         db, dh0 = instantiated((db, dh0))
-        return h, scan(ScanOperands(a, db, dh0, reset), spec=spec)
+        return results, scan(ScanOperands(a, db, dh0, reset), spec=spec)
     da, db, dh0 = instantiated((da, db, dh0))
-    operands = TangentOperands(a, Past(h, h0), da, db, dh0, reset)
-    return h, tangent(operands, spec=spec)
+    past = Past(whole.h, h0 if whole.entering is None else whole.entering)
+    operands = TangentOperands(a, past, da, db, dh0, reset)
+    return results, tangent(operands, spec=_over(spec, known=True))
+
+
+def _returned(spec, whole):
+    """Of states that were kept, those that were asked for."""
+    asked = spec.over is not None and spec.over.returned
+    return whole if asked else whole._replace(entering=None)
 
 
 def _tangent_jvp(primals, tangents, *, spec):
     a, past, da, _, dh0, reset = primals
     a_dot, (h_dot, h0_dot), da_dot, db_dot, dh0_dot, _ = instantiated(tangents._replace(reset=None))
     product = spec.product
-    dh = tangent(primals, spec=spec)
+    whole = tangent(primals, spec=_over(spec, returned=True))
+    dh, first = whole.h, dh0 if whole.entering is None else whole.entering
     # d(dh_t) = a_t * d(dh_{t-1}) + drive_t + da_dot_t * h_{t-1}, and a_dot_t * dh_{t-1} + da_t *
     # h_dot_{t-1} joins the drive.
+    dh_before = _before(_over(spec, known=True), dh, first, reset)
     h_dot_before = _before(spec, _full(h_dot, dh), h0_dot, reset)
     drive = (
         db_dot
-        + product.apply(_keep_decay(spec, reset, a_dot), _before(spec, dh, dh0, reset))
+        + product.apply(_keep_decay(spec, reset, a_dot), dh_before)
         + product.apply(_keep_decay(spec, reset, da), h_dot_before)
     )
     operands = TangentOperands(a, past, da_dot, drive, dh0_dot, reset)
-    return dh, tangent(operands, spec=spec)
+    return _returned(spec, whole), tangent(operands, spec=spec)
 
 
 def _transpose_jvp(primals, tangents, *, spec, decay_shape, state_shape):
-    _, a, past, reset = primals
+    _, a, past, reset, _ = primals
     g_dot, a_dot = instantiated(tangents[:2])
     product, static = spec.product, {"decay_shape": decay_shape, "state_shape": state_shape}
     gradients = transpose(primals, spec=spec, **static)
     adjoint = gradients.db
-    time = TimeAxis(spec.axis, adjoint.shape[spec.axis], spec.reverse)
+    time = _time(spec, adjoint)
 
     # What a_dot sends one step back: a_dot_t' * l_t, into g at t-1 and, from step 0, into h0.
     kept = _keep_decay(spec, reset, product.transpose(a_dot))
     sent = _full(product.apply(kept, keep(reset, adjoint)), adjoint)
+    into_h0 = None
     if time.length:
-        back = time.backwards
-        g_dot = g_dot + back.before(sent, lax.full_like(sent, 0, shape=time.one(sent.shape)))
+        back, into_h0 = time.backwards, time.slice(sent, 0)
+        later = lax.full_like(into_h0, 0)
+        if spec.over is not None:
+            later = before(into_h0, later, spec.over.axes, reverse=not spec.reverse)
+            into_h0 = _of_first(spec, into_h0)
+        g_dot = g_dot + back.before(sent, later)
     dots = transpose(TransposeOperands(g_dot, a, past, reset), spec=spec, **static)
-    if time.length:
-        dots = dots._replace(dh0=dots.dh0 + sum_to(time.slice(sent, 0), state_shape))
+    dots = dots._replace(dh0=_plus(dots.dh0, into_h0))
     if past is not None:
         h_dot, h0_dot = instantiated(tangents.past)
         before_dot = _before(spec, _full(h_dot, adjoint), h0_dot, reset)
@@ -141,33 +195,52 @@ def _transpose_jvp(primals, tangents, *, spec, decay_shape, state_shape):
 # Transposition: (1) is linear in b and h0, (2) in da, db and dh0, (3) in g.
 
 
-def _scan_transpose(g, operands, *, spec):
+def _scan_transpose(cotangents, operands, *, spec):
     a, b, h0, reset = operands
+    g, of_h0 = _sent_back(spec, cotangents)
     known = TransposeOperands(g, a, None, reset)
     _, db, dh0 = transpose(known, spec=spec, decay_shape=None, state_shape=shape_of(h0))
-    return {"b": sum_to(db, shape_of(b)), "h0": dh0}
+    return {"b": sum_to(db, shape_of(b)), "h0": _plus(dh0, of_h0)}
 
 
-def _tangent_transpose(g, operands, *, spec):
+def _tangent_transpose(cotangents, operands, *, spec):
     a, past, da, db, dh0, reset = operands
     asked = ad.is_undefined_primal(da)
+    g, more_dh0 = _sent_back(spec, cotangents)
     known = TransposeOperands(g, a, past if asked else None, reset)
     decay_shape, state_shape = shape_of(da) if asked else None, shape_of(dh0)
     of_da, of_db, of_dh0 = transpose(
         known, spec=spec, decay_shape=decay_shape, state_shape=state_shape
     )
-    return {"da": of_da, "db": sum_to(of_db, shape_of(db)), "dh0": of_dh0}
+    return {"da": of_da, "db": sum_to(of_db, shape_of(db)), "dh0": _plus(of_dh0, more_dh0)}
+
+
+def _sent_back(spec, cotangents):
+    """That of h, to whose last step the device after this one adds that of the state which entered
+    there; and what the first device adds to that of h0, if any."""
+    g, entering = cotangents
+    if entering is None:
+        return g, None
+    axes, time = spec.over.axes, _time(spec, g)
+    last = time.length - 1
+    later = before(entering, lax.full_like(entering, 0), axes, reverse=not spec.reverse)
+    return time.put(g, time.slice(g, last) + later, last), _of_first(spec, entering)
+
+
+def _plus(dh0, more):
+    return dh0 if more is None else dh0 + sum_to(more, dh0.shape)
 
 
 def _transpose_transpose(cotangents, operands, *, spec, decay_shape, state_shape):
     del decay_shape, state_shape
-    g, a, past, reset = operands
+    g, a, past, reset, _ = operands
     da, db, dh0 = cotangents
+    spec = _over(spec, returned=False)
     if past is None:
         ct = scan(ScanOperands(a, db, dh0, reset), spec=spec)
     else:
         ct = tangent(TangentOperands(a, past, da, db, dh0, reset), spec=spec)
-    return {"g": sum_to(ct, shape_of(g))}
+    return {"g": sum_to(ct.h, shape_of(g))}
 
 
 # Batching: the mapped axis stays where it is; operands without it get size 1 there.
@@ -204,30 +277,116 @@ def _transpose_batch(operands, dims, *, spec, decay_shape, state_shape):
     return transpose(operands, spec=spec, **shapes), dim
 
 
+# Evaluation: on one device, or on several, each of which does the same for its own steps.
+
+
+def _run_scan(operands, *, spec, target):
+    if spec.over is not None:
+        return over_devices.scan(scan, operands, spec)
+    return States(on_one.run_scan(operands, spec=spec, target=target), None)
+
+
+def _run_tangent(operands, *, spec, target):
+    if spec.over is not None:
+        return over_devices.tangent(tangent, operands, spec)
+    return States(on_one.run_tangent(operands, spec=spec, target=target), None)
+
+
+def _run_transpose(operands, *, spec, target, **shapes):
+    if spec.over is not None:
+        return over_devices.transpose(transpose, operands, spec, **shapes)
+    return on_one.run_transpose(operands, spec=spec, target=target, **shapes)
+
+
+# On a mesh: every axis but those of a vector or a matrix may be divided, named by its place.
+
+
+def _names(operands, results, *, spec, state_shape=None, **_):
+    lead = min(x.ndim for x in operands) - spec.product.state_axes
+    names: list[str | None] = [str(i) for i in range(lead)]
+    if spec.over is not None:
+        names[spec.axis] = None
+
+    def of(leaves):
+        return [(*names, *[None] * (x.ndim - lead)) for x in leaves]
+
+    returned = of(results)
+    if state_shape is not None:  # that of h0 is whole already where time is split
+        returned[-1] = tuple(None if n == str(spec.axis) else n for n in returned[-1])
+    return of(operands), returned
+
+
+def vary(operands, spec):
+    """Inside `jax.shard_map`, operands that vary over the same mesh axes; a state before the whole
+    sequence does not vary over those along which time is split."""
+    leaves, structure = jax.tree.flatten(operands)
+    union = varying_axes(*leaves)
+    alike = structure.unflatten([vary_over(x, union) for x in leaves])
+    if spec.over is None:
+        return alike
+
+    def whole(x):
+        if varying_axes(x) & {*spec.over.axes}:
+            x = from_first(x, spec.over.axes, reverse=spec.reverse)
+        return vary_over(x, union - {*spec.over.axes})
+
+    given = {name: getattr(operands, name, None) for name in ("h0", "dh0")}
+    alike = alike._replace(**{name: whole(x) for name, x in given.items() if x is not None})
+    past = getattr(operands, "past", None)
+    if past is not None and not spec.over.known:
+        alike = alike._replace(past=alike.past._replace(h0=whole(past.h0)))
+    return alike
+
+
+def _on_device(static, places, sizes):
+    def part(shape):
+        parts = (math.prod(sizes[n] for n in places.get(str(i), ())) for i in range(len(shape)))
+        return tuple(n if n == 1 else n // p for n, p in zip(shape, parts, strict=True))
+
+    shapes = {n: part(static[n]) for n in ("decay_shape", "state_shape") if static.get(n)}
+    spec = static["spec"]
+    split = places.get(str(spec.axis))
+    return {**static, **shapes, "spec": spec._replace(over=Over(split)) if split else spec}
+
+
+def _vary(leaves, *, structure, spec, **_):
+    return jax.tree.leaves(vary(structure.unflatten(leaves), spec))
+
+
+def _chained(static):
+    return None if static["spec"].over else str(static["spec"].axis)
+
+
+_layout = Layout(_names, _on_device, _vary, _chained, lambda static: bool(static["spec"].over))
+
+
 scan = Operation(
     "scan",
     results=_scan_results,
-    run=run_scan,
+    run=_run_scan,
     jvp=_scan_jvp,
     batch=_scan_batch,
+    layout=_layout,
     linear=("b", "h0"),
     transpose=_scan_transpose,
 )
 tangent = Operation(
     "scan_tangent",
     results=_tangent_results,
-    run=run_tangent,
+    run=_run_tangent,
     jvp=_tangent_jvp,
     batch=_tangent_batch,
+    layout=_layout,
     linear=("da", "db", "dh0"),
     transpose=_tangent_transpose,
 )
 transpose = Operation(
     "scan_transpose",
     results=_transpose_results,
-    run=run_transpose,
+    run=_run_transpose,
     jvp=_transpose_jvp,
     batch=_transpose_batch,
+    layout=_layout,
     linear=("g",),
     transpose=_transpose_transpose,
 )

@@ -7,10 +7,11 @@ from jax.typing import ArrayLike
 from rnnscan.scan import arguments, target
 from rnnscan.scan.linear_lowering import Spec, case_of
 from rnnscan.scan.linear_method import ScanOperands
-from rnnscan.scan.linear_rules import recurrence
+from rnnscan.scan.linear_rules import over, recurrence
 from rnnscan.scan.matrix_methods import MatrixMethodName, diagonal, matrix_table
 from rnnscan.scan.precision import matmul_precision
 from rnnscan.scan.product import matrix
+from rnnscan.scan.split_time import AxisName
 from rnnscan.scan.table import MethodRow, MethodRows
 from rnnscan.scan.target import Platform
 
@@ -24,6 +25,7 @@ def matrix_scan(
     reverse: bool = False,
     reset: ArrayLike | None = None,
     method: MatrixMethodName = "auto",
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Evaluate `h_t = A_t @ h_{t-1} + b_t` for all t, differentiable in every mode.
 
@@ -40,6 +42,9 @@ def matrix_scan(
         before that step in scan order is dropped: `h_t = b_t`, whatever A_t and the past were.
       method: `"auto"`, or a name of `explain_matrix_scan`: `"sequential"`, `"associative"`,
         `"blocked"`, `"diagonal"` (for a constant A).
+      axis_name: inside of `jax.shard_map`, the mesh axis along which time is split, as in
+        `linear_scan`: n^2 + n words a state are exchanged, and n for a constant A, of which each
+        device forms the power it needs.
 
     Returns:
       h, with the shape of b and the promoted dtype of A, b and h0 (those of `linear_scan`).
@@ -50,6 +55,7 @@ def matrix_scan(
         one that cannot serve: `"diagonal"` with an A that varies in time, on a TPU, or with a
         concrete A whose eigenvectors have a condition number, times u, above 2^-10 (16,384 in
         float32). A traced A cannot be looked at and is not checked, under `jit` and `grad` that is.
+        An axis_name, or arrays on a mesh, as in `linear_scan`.
 
     Cost and accuracy, for B states side by side that one real A (n, n) moves on T times. Work in
     multiplications, span in products that wait for each other, memory beside operands and result:
@@ -101,7 +107,8 @@ def matrix_scan(
     if method == "diagonal" and operands.a.shape[axis] == 1:
         diagonal.require_eigenvectors(A, operands.b.dtype)
     product = matrix(matmul_precision())
-    return recurrence(Spec(product, matrix_table, method, axis, reverse), operands)
+    time = over(axis_name, operands)
+    return recurrence(Spec(product, matrix_table, method, axis, reverse, time), operands)
 
 
 def explain_matrix_scan(
@@ -179,4 +186,4 @@ def _in_line(A, b, h0, reset, *, axis) -> tuple[ScanOperands, int]:
     h0 = arguments.initial_state(h0, b, axis)
     if h0.shape[-1] != n:
         h0 = jnp.broadcast_to(h0, (*h0.shape[:-1], n))
-    return ScanOperands(*arguments.vary_alike(A, b, h0, reset)), axis
+    return ScanOperands(A, b, h0, reset), axis

@@ -17,6 +17,7 @@ from rnnscan.scan.nonlinear_methods import NonlinearMethodName, nonlinear_table
 from rnnscan.scan.nonlinear_rules import Spec, case_of, nonlinear
 from rnnscan.scan.nonlinear_step import traced
 from rnnscan.scan.precision import matmul_precision
+from rnnscan.scan.sharding import whole
 from rnnscan.scan.table import MethodRows
 from rnnscan.scan.target import Platform
 
@@ -219,7 +220,7 @@ def _checked(f, given: tuple, options: tuple) -> tuple[Spec, NonlinearOperands]:
     h0, xs, reset, guess = _vary_alike((h0, xs, reset, guess))
 
     precision = matmul_precision()
-    x = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
+    x = jax.tree.map(lambda x: whole(jax.typeof(x), x.shape[1:]), xs)
     with jax.default_matmul_precision(precision):
         h0, step, params = _traced(f, h0, x)
         given = h0, xs, reset, guess
@@ -227,7 +228,7 @@ def _checked(f, given: tuple, options: tuple) -> tuple[Spec, NonlinearOperands]:
         if jax.tree.map(jax.typeof, varied) != jax.tree.map(jax.typeof, given):
             # What f closes over varies over more axes of a mesh than what it is given.
             h0, xs, reset, guess = varied
-            x = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
+            x = jax.tree.map(lambda x: whole(jax.typeof(x), x.shape[1:]), xs)
             h0, step, params = _traced(f, h0, x)
     layout = step.layout
     operands = NonlinearOperands(

@@ -36,6 +36,7 @@ from rnnscan.scan.primitive import (
     no_tangent,
     with_axis,
 )
+from rnnscan.scan.sharding import whole
 from rnnscan.scan.target import Target
 
 Results = tuple[jax.Array, Convergence]
@@ -55,7 +56,7 @@ def _results(operands: NonlinearOperands, *, spec: Spec) -> Results:
     h0: Any = operands.h0  # an aval
 
     def like(*shape, dtype=h0.dtype):
-        return h0.update(shape=shape, dtype=dtype, weak_type=False)
+        return whole(h0, shape, dtype=dtype, weak_type=False)
 
     batch = spec.batch
     found = Convergence(

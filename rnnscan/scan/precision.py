@@ -19,3 +19,8 @@ def carry_dtype(dtype: DTypeLike) -> np.dtype:
     """Of a state between steps: float32 for float16 and bfloat16, else `dtype` itself."""
     dtype = jnp.dtype(dtype)
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def is_double(dtype: DTypeLike) -> bool:
+    """Whether numbers of this dtype, or the two parts of one, have 64 bits."""
+    return bool(jnp.issubdtype(dtype, jnp.inexact)) and jnp.finfo(dtype).bits == 64

@@ -6,6 +6,7 @@ Its rules are given that tuple back, so that they read as equations. Tangents, c
 axes come in tuples of the same structure.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,10 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from rnnscan.scan import sharding
 from rnnscan.scan import target as targets
+from rnnscan.scan.precision import is_double
+from rnnscan.scan.sharding import Layout
 from rnnscan.scan.target import PLATFORMS, Target
 
 
@@ -32,6 +36,7 @@ class Operation:
     `linear`: the operands, by name, in which the map is linear, and for these
     `transpose(cotangents, operands, **static) -> {name: cotangent}`: no cotangent is zero by its
     type there; a linear operand is `ad.UndefinedPrimal` where its cotangent is asked for.
+    `layout`: which of the axes may be divided among devices; none where it is not said.
     """
 
     def __init__(
@@ -42,12 +47,13 @@ class Operation:
         run: Callable[..., Any],
         jvp: Callable[..., tuple[Any, Any]],
         batch: Callable[..., tuple[Any, int]],
+        layout: Layout | None = None,
         linear: tuple[str, ...] = (),
         transpose: Callable[..., dict[str, Any]] | None = None,
     ):
         self.primitive = Primitive(f"rnnscan_{name}")
         self.primitive.multiple_results = True
-        self.results, self.linear = results, linear
+        self.results, self.linear, self.layout = results, linear, layout
         self._define(run)
         ad.primitive_jvps[self.primitive] = functools.partial(_jvp, jvp)
         batching.primitive_batchers[self.primitive] = functools.partial(_batch, batch)
@@ -57,32 +63,76 @@ class Operation:
 
     def __call__(self, operands: Any, **static: Any) -> Any:
         leaves, structure = jax.tree.flatten(operands)
-        results = self.results(structure.unflatten(map(jax.typeof, leaves)), **static)
-        outputs = self.primitive.bind(*leaves, structure=structure, **static)
+        mesh = sharding.explicit_mesh(leaves)
+        if mesh is not None and self.layout is None:
+            raise ValueError(
+                f"{self.primitive}: got operands that are sharded over explicit axes of a mesh, "
+                f"{', '.join(map(str, mesh.explicit_axes))}, where it is not known which of theirs "
+                "are independent; call it inside jax.shard_map over these, or within "
+                "jax.sharding.auto_axes"
+            )
+        if self.layout is None or mesh is None:
+            results = self.results(structure.unflatten(map(jax.typeof, leaves)), **static)
+            outputs = self._bind(*leaves, structure=structure, **static)
+        else:
+            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
+            results = self.results(structure.unflatten(shapes), **static)
+            static = {"structure": structure, **static}
+            shapes = jax.tree.leaves(results)
+            outputs = sharding.by_types(self._bind, self.layout, mesh, leaves, shapes, static)
         return jax.tree.structure(results).unflatten(outputs)
+
+    def _bind(self, *leaves: jax.Array, **static: Any) -> list[jax.Array]:
+        return self.primitive.bind(*leaves, devices=sharding.needs_devices(), **static)
 
     def _define(self, run: Callable[..., Any]) -> None:
         """Shapes, evaluation and lowering."""
 
-        def abstract(*leaves, structure, **static):
+        def abstract(*leaves, structure, devices, **static):
+            del devices
             return jax.tree.leaves(self.results(structure.unflatten(leaves), **static))
 
-        def program(*leaves, structure, target, **static):
-            return jax.tree.leaves(run(structure.unflatten(leaves), target=target, **static))
+        def program(*leaves, structure, devices, target, **static):
+            del devices
+            # The compiler asks for the part of one device outside of the caller's context.
+            wide = any(is_double(x.dtype) for x in leaves)
+            with jax.enable_x64(True) if wide else contextlib.nullcontext():
+                return jax.tree.leaves(run(structure.unflatten(leaves), target=target, **static))
+
+        def part(*leaves, devices, **static):
+            del devices
+            return self.primitive.bind(*leaves, devices=sharding.WITHIN, **static)
+
+        def divided(*leaves, target, partly=False, **static):
+            del target
+            assert self.layout is not None
+            results = abstract(*map(jax.typeof, leaves), **static)
+            return sharding.by_rule(part, self.layout, leaves, results, static, partly)
 
         # Not a jit of the primitive itself: with jit disabled, that would call itself for ever.
-        @functools.partial(jax.jit, static_argnames=("static", "target"))
-        def evaluate(*leaves, static, target):
-            return program(*leaves, target=target, **dict(static))
+        @functools.partial(jax.jit, static_argnames=("static", "target", "several"))
+        def evaluate(*leaves, static, target, several):
+            return (divided if several else program)(*leaves, target=target, **dict(static))
 
         def impl(*leaves, **static):
-            target = targets.of_operand(leaves[0])
-            return evaluate(*leaves, static=tuple(sorted(static.items())), target=target)
+            target, several = targets.of_operand(leaves[0]), any(map(sharding.is_spread, leaves))
+            several &= self.layout is not None and not self.layout.composed(static)
+            keywords = tuple(sorted(static.items()))
+            return evaluate(*leaves, static=keywords, target=target, several=several)
 
         def lower(context, *leaves, platform, **static):
-            exported = context.module_context.lowering_parameters.for_export
-            rule = functools.partial(program, target=Target(platform, exported))
-            return mlir.lower_fun(rule, multiple_results=True)(context, *leaves, **static)
+            module = context.module_context
+            exported = module.lowering_parameters.for_export
+            several = self.layout is not None and not exported and not self.layout.composed(static)
+            several = several and sharding.is_divided(module.axis_context)
+            partly = sharding.is_partly_manual(module.axis_context)
+            evaluated = functools.partial(divided, partly=partly) if several else program
+            rule = functools.partial(evaluated, target=Target(platform, exported), **static)
+            if self.layout is not None:
+                rule = sharding.alike(rule, module.axis_context)
+            if static["devices"] == sharding.WITHIN:
+                context = sharding.without_locations(context)
+            return mlir.lower_fun(rule, multiple_results=True)(context, *leaves)
 
         self.primitive.def_abstract_eval(abstract)
         self.primitive.def_impl(impl)
@@ -91,19 +141,22 @@ class Operation:
             mlir.register_lowering(self.primitive, rule, platform=platform)
 
 
-def _jvp(rule, primals, tangents, *, structure, **static):
+def _jvp(rule, primals, tangents, *, structure, devices, **static):
+    del devices
     both = structure.unflatten(primals), structure.unflatten(tangents)
     return tuple(jax.tree.leaves(found, is_leaf=is_zero) for found in rule(*both, **static))
 
 
-def _batch(rule, leaves, dims, *, structure, **static):
+def _batch(rule, leaves, dims, *, structure, devices, **static):
+    del devices
     both = structure.unflatten(leaves), structure.unflatten(dims)
     outputs, axis = rule(*both, **static)
     outputs = jax.tree.leaves(outputs)
     return outputs, [axis] * len(outputs)
 
 
-def _transpose(operation, rule, cotangents, *leaves, structure, **static):
+def _transpose(operation, rule, cotangents, *leaves, structure, devices, **static):
+    del devices
     operands = structure.unflatten(leaves)
     fixed = [getattr(operands, name) for name in operands._fields if name not in operation.linear]
     if any(map(ad.is_undefined_primal, jax.tree.leaves(fixed, is_leaf=ad.is_undefined_primal))):

@@ -29,6 +29,8 @@ from tests.scan.cuda_host.build import (
     why_not,
 )
 from tests.scan.reference import Reference, unit_roundoff
+from tests.scan.test_later import check as check_later
+from tests.scan.test_later import last_step, wide
 from tests.scan.test_laws import DECAYS, assert_gradients_within, assert_within, long_scan, primals
 from tests.scan.test_native import LAYOUTS
 
@@ -75,6 +77,7 @@ def on_host(monkeypatch):
 
 
 CALLS = [call for call in LINEAR + LAYOUTS if 0 < np.prod(call.b) < 100_000]
+LATER = Call(b=(2, 301, 3), a=(2, 301, 3), h0=(3,), axis=1, reset=(301,), reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,12 @@ def test_long_scans_stay_within_the_bound(on_host, decay, mode):
         assert_within(linear_scan(*operands, method="cuda"), states, bound)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_transpose_starts_from_what_later_steps_send(on_host, mode):
+    with on_host(mode):
+        check_later(LATER, "cuda")
+
+
 # Ragged shapes, without JAX.
 
 
@@ -173,11 +182,15 @@ def ragged(seed, dtypes=DTYPES):
     )
     drive = shape if rng.random() < 0.8 else some(shape, 0.3)
     tiny = kernel.Tiny.drawn(rng) if rng.random() < 0.75 else None
-    return work(call, KINDS[seed % 3], MODES[seed // 3 % 3], tiny, drive)
+    later = some(one, 0.3) if rng.random() < 0.5 else None
+    return work(call, KINDS[seed % 3], MODES[seed // 3 % 3], tiny, drive, later)
 
 
-def work(call, kind, mode, tiny=None, drive=None):
-    """One map of a call whose arrays are in line; `drive`: another shape for that of a scan."""
+def work(call, kind, mode, tiny=None, drive=None, later=None):
+    """One map of a call whose arrays are in line.
+
+    `drive`: another shape for that of a scan; `later`: the shape of what the transpose starts from.
+    """
     (a, b, h0, reset, g), shape = call.arrays(), call.b
     a = (a / np.maximum(1, np.abs(a))).astype(a.dtype)  # else products overflow
     da, db, dh0, *_ = call.arrays(1)
@@ -200,6 +213,10 @@ def work(call, kind, mode, tiny=None, drive=None):
         wanted = {"out": tuple(map(reference.given_order, pair))}
     else:
         arrays = {"decay": a, "drive": g}
+        if later:
+            arrays["state"] = dataclasses.replace(call, b=later).arrays(2)[1]
+            g = wide(g).copy()
+            g[last_step(call)] += np.squeeze(wide(arrays["state"]), call.axis)
         if a.shape == shape or a.shape[call.axis] == 1:
             arrays |= {"before": h, "first": h0}
             shapes["d_decay"] = shape if a.shape == shape else time.one(shape)
@@ -214,12 +231,8 @@ def work(call, kind, mode, tiny=None, drive=None):
     args = kind, problem, shapes, mode
     launches = plan(*args) if tiny is None else kernel.tiny_plan(*args, tiny)
     results = [cuda._results(launch, problem) for launch in launches]
-    name = f"{kind} {mode} {call} {drive} {tiny}"
+    name = f"{kind} {mode} {call} {drive} {later} {tiny}"
     return Work(name, launches, arrays, results, wanted)
-
-
-def wide(x):
-    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
 def run_works(cases, run):
@@ -327,7 +340,12 @@ def for_threads():
         Call(b=(37, 8), a=(1, 8), h0=(1, 8), reset=(37, 1)),
         Call(b=(2, 76), a=(2, 76), h0=(2, 1), axis=1, reverse=True),
     ]
-    return [work(call, kind, mode, tiny) for call in calls for mode in MODES for kind in KINDS]
+    return [
+        work(call, kind, mode, tiny, later=call.h0)
+        for call in calls
+        for mode in MODES
+        for kind in KINDS
+    ]
 
 
 def test_the_thread_sanitizer_finds_no_race():

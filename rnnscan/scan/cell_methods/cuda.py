@@ -12,9 +12,8 @@ Source: Diamos et al. 2016, "Persistent RNNs", section 3: weights stay in regist
 There they are spread over all cores, which meet at every step; here each core has all of them, and
 sequences of its own, so that H is at most 256 and no core waits for another.
 
-Shortcomings: one opaque operation to XLA: an array that is sharded automatically is gathered first.
-Few sequences leave cores idle. It has been compiled for cards and tested on hosts; it has not run
-on one.
+Shortcomings: one opaque operation to XLA. Few sequences leave cores idle. It has been compiled for
+cards and tested on hosts; it has not run on one.
 """
 
 from typing import cast

@@ -197,6 +197,7 @@ def _row(of: NonlinearMethod) -> CellMethod:
         transpose=partial(scan.transposed, _tangent),
         why_not=serves_all if of is sequential.method else iteration.why_not,
         any_weights=True,
+        in_turns=False,
     )
 
 

@@ -202,7 +202,7 @@ struct Warp {
     UNROLL
     for (int x = 0; x < items(); ++x) {
       carry[x] = Wide{};
-      if (kind() == Kind::transpose || chain < 0) continue;
+      if (!problem.state.present || chain < 0) continue;
       const auto* from = static_cast<const Stored*>(at.state);
       carry[x] = N::widen(read_global(from + offset(problem.state, chain + x)));
     }

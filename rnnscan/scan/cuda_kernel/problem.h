@@ -49,7 +49,7 @@ struct Problem {
   int64_t chunk, chunks;          // steps of a chunk
   int64_t sums;                   // whether da is summed over time
   View views[kStreams];
-  View state;                     // what the scan starts from: h0 or dh0
+  View state;                     // what the scan starts from: h0 or dh0; transpose: as in maps.h
   View first;                     // what stands before the first step: h0
   View out, d_decay;
 };

@@ -256,7 +256,7 @@ def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
 
 
 def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
-    g, a, past, reset = operands
+    g, a, past, reset, later = operands
     product, time, shape = problem.product, problem.time, problem.shape
     wide, dtype, (decay_shape, state_shape) = problem.wide, problem.dtype, problem.gradients
     chunks = _chunks(time.backwards, shape)
@@ -286,8 +286,11 @@ def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
                 da = chunks.put(da, part, c, n)
         return (send(c, n, adjoint), total), (chunks.put(db, adjoint, c, n), da)
 
-    zero = lax.full_like(g, 0, shape=time.one(shape), dtype=wide)
-    later = _entering(product, chunks, decay, drive, reset, zero, none=True)
+    none = later is None
+    if later is None:
+        later = lax.full_like(g, 0, shape=time.one(shape), dtype=wide)
+    later = jnp.broadcast_to(later.astype(wide), time.one(shape))
+    later = _entering(product, chunks, decay, drive, reset, later, none=none)
     db = lax.full_like(g, 0, shape=chunks.view(shape), dtype=dtype)
     da = total = None
     if in_loop and constant:

@@ -10,9 +10,8 @@ would have counted, makes the kernel begin again step by step, so it is right wh
 is, with one exception: decays whose product underflows within a segment and grows again, by
 |a| > 1, lose what came before the segment.
 
-Shortcoming: XLA sees one opaque operation. It is not fused with its neighbours, an exported program
-cannot hold it (`auto` then takes `sequential`), and an array that is sharded automatically is
-gathered first: use `jax.shard_map`.
+Shortcoming: XLA sees one opaque operation. It is not fused with its neighbours, and an exported
+program cannot hold it (`auto` then takes `sequential`).
 """
 
 import dataclasses
@@ -39,12 +38,13 @@ library.why_not()  # registers the kernel: a stored executable needs it before a
 
 
 def _call(
-    target: str, problem: Problem, shapes: list[Shape], *operands: Any
+    target: str, problem: Problem, shapes: list[Shape], *operands: Any, starts: bool = True
 ) -> Sequence[jax.Array]:
+    """`starts`: whether there is a state to start from among the operands."""
     results = [jax.ShapeDtypeStruct(shape, problem.dtype) for shape in shapes]
     call = jax.ffi.ffi_call(target, results, vmap_method=None)
     time = {"axis": np.int64(problem.time.axis), "reverse": problem.time.reverse}
-    return call(*jax.tree.leaves(operands), **time)
+    return call(*jax.tree.leaves(operands), **time, starts=starts)
 
 
 def _forward(problem: Problem, operands: ScanOperands) -> jax.Array:
@@ -58,13 +58,16 @@ def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
 
 
 def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
-    g, a, past, reset = operands
+    g, a, past, reset, later = operands
     decay_shape, state_shape = problem.gradients
     shapes = [problem.shape, state_shape]
+    starts = later is not None
     if past is None:
-        return Gradients(None, *_call("rnnscan_transpose_drive", problem, shapes, a, g, reset))
+        found = _call("rnnscan_transpose_drive", problem, shapes, a, g, later, reset, starts=starts)
+        return Gradients(None, *found)
     shapes = [decay_shape, *shapes]
-    return Gradients(*_call("rnnscan_transpose", problem, shapes, a, past, g, reset))
+    found = _call("rnnscan_transpose", problem, shapes, a, past, g, later, reset, starts=starts)
+    return Gradients(*found)
 
 
 # A call takes as long as so many operations of XLA's own. Huge pages are asked for, which take

@@ -11,8 +11,8 @@ reads db and h once more.
 
 Exactness: as `blocked` where time is split; else as `sequential`. The same numbers at every run.
 
-Shortcomings: as `native`, one opaque operation to XLA: an array that is sharded automatically is
-gathered first. The kernel has been compiled for cards and tested on hosts; it has not run on one.
+Shortcomings: as `native`, one opaque operation to XLA. The kernel has been compiled for cards and
+tested on hosts; it has not run on one.
 """
 
 from typing import Any
@@ -82,10 +82,10 @@ def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
 
 
 def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
-    g, a, past, reset = operands
+    g, a, past, reset, later = operands
     time, shape = problem.time, problem.shape
     decay_shape, state_shape = problem.gradients
-    arrays = {"decay": a, "drive": g, "reset": reset}
+    arrays = {"decay": a, "drive": g, "state": later, "reset": reset}
     d_decay = None  # of the kernel, which sums over time; XLA sums over other axes
     if past is not None and (decay_shape == shape or decay_shape[time.axis] == 1):
         arrays |= {"before": _full_in_time(problem, past.h), "first": past.h0}

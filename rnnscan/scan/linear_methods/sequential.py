@@ -76,7 +76,7 @@ def _tangent(problem: Problem, operands: TangentOperands) -> jax.Array:
 
 
 def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
-    g, a, past, reset = operands
+    g, a, past, reset, later = operands
     product, time, shape = problem.product, problem.time, problem.shape
     wide, dtype, (decay_shape, state_shape) = problem.wide, problem.dtype, problem.gradients
     last = time.length - 1
@@ -104,7 +104,9 @@ def _transpose(problem: Problem, operands: TransposeOperands) -> Gradients:
         later, db, da = carry
         return one(t, later, db, da, time.slice(in_loop.h, t - 1) if in_loop else None)
 
-    later = lax.full_like(g, 0, shape=time.one(shape), dtype=wide)
+    if later is None:
+        later = lax.full_like(g, 0, shape=time.one(shape), dtype=wide)
+    later = jnp.broadcast_to(later.astype(wide), time.one(shape))
     db = lax.full_like(g, 0, shape=shape, dtype=dtype)
     da = None
     if in_loop:

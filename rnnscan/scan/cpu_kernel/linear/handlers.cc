@@ -76,8 +76,9 @@ struct Reader {
   }
 };
 
+// a, [h, h0], [da], drive, [state], [reset] -> [da], out, [d_state]; `starts`: there is a state.
 ffi::Error call(Kind kind, bool with_decay, ffi::ThreadPool pool, int64_t axis, bool reverse,
-                ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+                bool starts, ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   Problem problem{};
   problem.kind = kind;
   problem.axis = static_cast<int>(axis);
@@ -99,7 +100,7 @@ ffi::Error call(Kind kind, bool with_decay, ffi::ThreadPool pool, int64_t axis, 
   }
   if (kind == Kind::tangent) read.argument(problem.decay_tangent);
   read.argument(problem.drive);
-  if (kind != Kind::transpose) read.argument(problem.state);
+  if (starts) read.argument(problem.state);
   if (read.next_argument < arguments.size()) read.argument(problem.reset);
   if (with_decay) read.result(problem.d_decay);
   read.result(problem.out);
@@ -114,9 +115,9 @@ ffi::Error call(Kind kind, bool with_decay, ffi::ThreadPool pool, int64_t axis, 
 }
 
 template <Kind kind, bool with_decay>
-ffi::Error entry(ffi::ThreadPool pool, int64_t axis, bool reverse, ffi::RemainingArgs arguments,
-                 ffi::RemainingRets results) {
-  return call(kind, with_decay, pool, axis, reverse, arguments, results);
+ffi::Error entry(ffi::ThreadPool pool, int64_t axis, bool reverse, bool starts,
+                 ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  return call(kind, with_decay, pool, axis, reverse, starts, arguments, results);
 }
 
 auto binding() {
@@ -124,6 +125,7 @@ auto binding() {
       .Ctx<ffi::ThreadPool>()
       .Attr<int64_t>("axis")
       .Attr<bool>("reverse")
+      .Attr<bool>("starts")
       .RemainingArgs()
       .RemainingRets();
 }

@@ -240,7 +240,7 @@ struct Run {
 
   // What enters the first step of each chain.
   void first_carries(Wide* to) {
-    if (kind == Kind::transpose) {
+    if (!plan.views[kState].data) {
       std::memset(to, 0, plan.chains * sizeof(Wide));
       return;
     }

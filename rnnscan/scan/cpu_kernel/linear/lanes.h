@@ -11,7 +11,7 @@ namespace {  // nothing here may be shared with another instruction set
 constexpr int kMaxRuns = 64;
 constexpr int kAhead = 4;  // vectors: so many long streams at once no hardware foresees
 
-enum Operand { kA, kDrive, kBefore, kTangent, kReset, kOut, kDecay, kState, kH0, kOperands };
+enum Operand { kA, kDrive, kBefore, kTangent, kReset, kOut, kDecay, kState, kH0, kDState, kOperands };
 
 // A group of lanes that are computed together: runs of neighbours on the last axis.
 struct Lanes {

@@ -135,7 +135,7 @@ struct Plan {
     wide = inner >= N::lanes;
     resets = p.reset.data != nullptr;
     const Array* arrays[kOperands] = {&p.a,   &p.drive,   &p.h,     &p.decay_tangent, &p.reset,
-                                      &p.out, &p.d_decay, kind == Kind::transpose ? &p.d_state : &p.state, &p.h0};
+                                      &p.out, &p.d_decay, &p.state, &p.h0,            &p.d_state};
     const bool backwards = p.reverse != (kind == Kind::transpose);
     for (int k = 0; k < kOperands; ++k) {
       const Array& array = *arrays[k];
@@ -443,18 +443,18 @@ struct Plan {
              Scratch<D>& scratch, Sums<Wide> sums) const {
     if (carries) {
       load_carry(lanes, carries, scratch);
-    } else if (kind == Kind::transpose) {
-      std::memset(scratch.carry, 0, lanes.width * sizeof(Wide));
-    } else {
+    } else if (views[kState].data) {
       pack<D>(scratch.carry, lanes, kState, views[kState], 0, 1);
+    } else {
+      std::memset(scratch.carry, 0, lanes.width * sizeof(Wide));
     }
     dispatch<false>(lanes, first, last, local_edge, scratch, sums.decay);
     if (lasts) std::memcpy(lasts + lanes.id, scratch.carry, lanes.count * sizeof(Wide));
     if (kind == Kind::transpose && ends) {
       if (shared_state) {
-        accumulate<D>(scratch.carry, lanes, kState, views[kState], 0, 1, sums.state);
+        accumulate<D>(scratch.carry, lanes, kDState, views[kDState], 0, 1, sums.state);
       } else {
-        unpack<D>(scratch.carry, lanes, kState, views[kState], 0, 1);
+        unpack<D>(scratch.carry, lanes, kDState, views[kDState], 0, 1);
       }
     }
   }

@@ -29,7 +29,7 @@ struct Problem {
   int64_t shape[kMaxRank];
   Array a;
   Array drive;          // b, db or g
-  Array state;          // what the scan starts from: h0 or dh0
+  Array state;          // what the scan starts from: h0 or dh0; transpose: what later steps send
   Array h, h0;          // tangent, transpose
   Array decay_tangent;  // tangent: da
   Array reset;          // one byte a flag
