@@ -9,6 +9,7 @@ A layer says only what its state is made of (`_slots`), and computes all steps (
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import jax
@@ -19,8 +20,16 @@ from rnnscan.layer_parts.arguments import MadeByInit, one_step, sequence
 from rnnscan.layer_parts.padding import checked_lengths, masked, state_at, valid_steps
 from rnnscan.layer_parts.resets import checked_reset, forgotten
 from rnnscan.layer_parts.shown import Shown
+from rnnscan.layer_parts.split import lengths_here, where_it_ends
 from rnnscan.layer_parts.state import Slots, State, checked_state, completed, state_of_step
-from rnnscan.scan import CellMethodName, LinearMethodName, MatrixMethodName, carry_dtype
+from rnnscan.scan import (
+    AxisName,
+    CellMethodName,
+    LinearMethodName,
+    MatrixMethodName,
+    carry_dtype,
+    index_and_size,
+)
 
 
 class Layer(Shown, MadeByInit):
@@ -47,6 +56,7 @@ class Layer(Shown, MadeByInit):
 
     masks_y: ClassVar[bool] = True  # in the padding: unless y is zero there, or has no steps
     no_reset: ClassVar[str] = ""  # why it takes none, where it does not
+    no_split: ClassVar[str] = ""  # why its time cannot be split, and the way out, where it cannot
 
     @property
     def input_size(self) -> int:
@@ -64,6 +74,8 @@ class Layer(Shown, MadeByInit):
         state: State | None = None,
         lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
+        *,
+        axis_name: AxisName | None = None,
     ) -> tuple[jax.Array, State]:
         """Every step of the sequences x, after those in `state`: (y, state after the end).
 
@@ -79,10 +91,15 @@ class Layer(Shown, MadeByInit):
         In the padding a reset counts for nothing. inf and nan pass a reset in neither direction,
         to outputs, states and the gradients of these and of x; the gradient of a weight sums over
         all steps, so that a nan in any of them is in the sum.
+        axis_name: inside `jax.shard_map`, the mesh axis over which time is split in order, or a
+        tuple of them as one. x, reset and y are then this device's chunk of time, of the same
+        number of steps on each; state and lengths are of the whole sequence, alike on all devices,
+        and so is the state that is returned. What devices tell each other does not grow with time.
 
-        Raises ValueError for shapes that do not fit and for concrete lengths outside 0..time
-        (traced ones are clipped), TypeError for dtypes that are not real floating, and for a reset
-        that is not boolean.
+        Raises ValueError for shapes that do not fit, for concrete lengths outside 0..time (traced
+        ones are clipped), for an axis_name that is no axis of a `jax.shard_map` around the call,
+        and from layers whose time cannot be split; TypeError for dtypes that are not real floating,
+        and for a reset that is not boolean.
 
         >>> import jax, jax.numpy as jnp
         >>> from rnnscan import LSTM
@@ -96,7 +113,8 @@ class Layer(Shown, MadeByInit):
         >>> bool(jnp.allclose(y[4:], layer(x[4:])[0], atol=1e-6))
         True
         """
-        return _call(self, *self._checked(x, state, lengths, reset))
+        given = self._checked(x, state, lengths, reset, axis_name)
+        return _call(self, *given, axis_name=axis_name)
 
     def step(
         self, x_t: ArrayLike, state: State | None = None, reset: ArrayLike | None = None
@@ -132,13 +150,15 @@ class Layer(Shown, MadeByInit):
         state: State | None,
         lengths: ArrayLike | None,
         reset: ArrayLike | None,
+        axis_name: AxisName | None = None,
     ) -> tuple[jax.Array, State | None, jax.Array | None, jax.Array | None]:
         """The arguments of a call, or an error that names the one that is wrong."""
         x = sequence(x, self.input_size)
         batch, steps = x.shape[:-2], x.shape[-2]
+        devices = self._devices(axis_name)
         state = checked_state(state, self._slots(batch))
         if lengths is not None:
-            lengths = checked_lengths(lengths, batch, steps)
+            lengths = checked_lengths(lengths, batch, steps * devices)
         self._check_reset(reset)
         reset = checked_reset(reset, batch, steps)
         self._check(x, state)
@@ -150,6 +170,15 @@ class Layer(Shown, MadeByInit):
     def _check_reset(self, reset: ArrayLike | None) -> None:
         if reset is not None and self.no_reset:
             raise ValueError(f"reset: {type(self).__name__} takes none: {self.no_reset}")
+
+    def _devices(self, axis_name: AxisName | None) -> int:
+        """Over how many time is split."""
+        if axis_name is None:
+            return 1
+        if self.no_split:
+            name = type(self).__name__
+            raise ValueError(f"axis_name: {name} cannot split time over devices: {self.no_split}")
+        return index_and_size(axis_name)[1]
 
     def _evaluate(self, given: "Given") -> tuple[jax.Array, State]:
         """y of all steps, and the state after them."""
@@ -177,6 +206,7 @@ class ScanLayer(Layer):
         reset: ArrayLike | None = None,
         *,
         method: LinearMethodName | MatrixMethodName | CellMethodName | None = None,
+        axis_name: AxisName | None = None,
     ) -> tuple[jax.Array, State]:
         """`Layer.__call__`, by `method` instead of the layer's own.
 
@@ -190,7 +220,7 @@ class ScanLayer(Layer):
         True
         """
         layer = self if method is None else self._by(method)
-        return Layer.__call__(layer, x, state, lengths, reset)
+        return Layer.__call__(layer, x, state, lengths, reset, axis_name=axis_name)
 
     def _by(self, method: Any) -> Self:
         return dataclasses.replace(self, method=method)  # pyright: ignore[reportArgumentType]
@@ -205,11 +235,14 @@ class Given:
       x: (..., time, features), zero in the padding; of one step (..., features).
       state: whole.
       fresh: whether it is zeros because none was given.
-      lengths: int32 (...), or None where every step counts.
+      lengths: int32 (...), how many steps of x count, or None where every step does.
       valid: booleans (..., time, 1), which steps those are, or None.
       reset: booleans (..., time, 1), which of these are the first of a sequence, or None. Of one
         step it is None: `state` is zeros there.
       dtype: of y and the real arrays of a state, on the way out.
+      axis_name: of the mesh axes over which time is split: x, lengths, valid and reset are of one
+        chunk of it, state is the one before all of them. None where it is not split.
+      whole_lengths: of all chunks together, as the caller gave them.
     """
 
     layer: Layer
@@ -220,10 +253,16 @@ class Given:
     valid: jax.Array | None
     reset: jax.Array | None
     dtype: jnp.dtype
+    axis_name: AxisName | None = None
+    whole_lengths: jax.Array | None = None
 
     def last(self, h: jax.Array) -> jax.Array:
         """The state after the last step that counts, of all states h (..., time, n)."""
-        return state_at(h, self.lengths, self.state)
+        return self.at_the_end(state_at(h, self.lengths, self.state))
+
+    def at_the_end(self, state: jax.Array) -> jax.Array:
+        """Of an array of a state after each chunk, the one whose chunk has the last step."""
+        return where_it_ends(state, self.whole_lengths, self.x.shape[-2], self.axis_name)
 
     def returned(self, y: jax.Array, state: State) -> tuple[jax.Array, State]:
         """What the caller gets: y zero in the padding, and both rounded."""
@@ -244,20 +283,38 @@ def enter(
     reset: jax.Array | None = None,
     *,
     one: bool = False,
+    axis_name: AxisName | None = None,
 ) -> Given:
     """Of checked arguments; `one`: x is one step."""
     batch = x.shape[: -1 if one else -2]
+    steps = 1 if one else x.shape[-2]
+    if axis_name is not None and steps == 0:
+        axis_name = None  # there is no step to tell of
+    whole_lengths = lengths
+    if lengths is not None:
+        lengths = lengths_here(lengths, steps, axis_name)
     slots = layer._slots(batch)
     dtype = output_dtype(layer, x, state)
     layer, x = working(dtype, layer, x)
-    valid = None if lengths is None else valid_steps(lengths, x.shape[-2])
+    valid = None if lengths is None else valid_steps(lengths, steps)
     whole = completed(state, slots, carry_dtype(dtype))
     if reset is not None and one:
         whole, reset = forgotten(whole, slots, jnp.broadcast_to(reset, batch)), None
     elif reset is not None:
         reset = jnp.broadcast_to(reset, x.shape[:-1])[..., None]
         reset = reset if valid is None else reset & valid
-    return Given(layer, masked(x, valid), whole, state is None, lengths, valid, reset, dtype)
+    return Given(
+        layer=layer,
+        x=masked(x, valid),
+        state=whole,
+        fresh=state is None,
+        lengths=lengths,
+        valid=valid,
+        reset=reset,
+        dtype=dtype,
+        axis_name=axis_name,
+        whole_lengths=whole_lengths,
+    )
 
 
 def output_dtype(layer: Any, x: jax.Array, state: State | None) -> jnp.dtype:
@@ -280,16 +337,22 @@ def working(dtype: DTypeLike, *trees: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(wide), trees)
 
 
-@jax.jit  # so that a call outside of any jit is one compiled program too
+# A jit, so that a call outside of any other is one compiled program too.
+@partial(jax.jit, static_argnames="axis_name")
 def _call(
     layer: Layer,
     x: jax.Array,
     state: State | None,
     lengths: jax.Array | None,
     reset: jax.Array | None,
+    *,
+    axis_name: AxisName | None,
 ) -> tuple[jax.Array, State]:
-    given = enter(layer, x, state, lengths, reset)
-    return given.returned(*given.layer._evaluate(given))
+    given = enter(layer, x, state, lengths, reset, axis_name=axis_name)
+    y, last = given.layer._evaluate(given)
+    if axis_name is not None and x.shape[-2] == 0:
+        last = given.state  # alike on all devices, by its type too
+    return given.returned(y, last)
 
 
 @jax.jit

@@ -29,7 +29,7 @@ from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
-from rnnscan.scan import LinearMethodName, linear_scan, linear_table, scans_saveable
+from rnnscan.scan import AxisName, LinearMethodName, linear_scan, linear_table, scans_saveable
 
 # What the backward pass keeps: the products and h; gates and candidates are cheap to redo.
 _keep = jax.checkpoint_policies.save_from_both_policies(
@@ -100,7 +100,7 @@ class Minimal(ScanLayer):
         return Slot((*batch, self.hidden_size))
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
-        h = self._states(given.x, given.state, given.reset)
+        h = self._states(given.x, given.state, given.reset, given.axis_name)
         return h, given.last(h)
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -108,10 +108,17 @@ class Minimal(ScanLayer):
         h = decay * state + drive
         return h, h
 
-    @partial(jax.checkpoint, policy=_keep)
-    def _states(self, x: jax.Array, state: jax.Array, reset: jax.Array | None) -> jax.Array:
+    @partial(jax.checkpoint, policy=_keep, static_argnums=4)
+    def _states(
+        self,
+        x: jax.Array,
+        state: jax.Array,
+        reset: jax.Array | None,
+        axis_name: AxisName | None,
+    ) -> jax.Array:
         decay, drive = self._coefficients(x)
-        return linear_scan(decay, drive, state, axis=-2, reset=reset, method=self.method)
+        scan = partial(linear_scan, axis=-2, method=self.method, axis_name=axis_name)
+        return scan(decay, drive, state, reset=reset)
 
     def _coefficients(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """1 - p and p * g(c)."""

@@ -17,7 +17,8 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
 
     Concrete values outside 0..steps raise ValueError; traced ones cannot be read and are clipped.
     """
-    traced = isinstance(lengths, core.Tracer)
+    # Nor can those be read that lie on devices of other processes.
+    traced = isinstance(lengths, core.Tracer) or not getattr(lengths, "is_fully_addressable", True)
     given = jnp.asarray(lengths) if traced else integers("lengths", lengths)
     if not jnp.issubdtype(given.dtype, jnp.integer):
         hint = "; a reset is given by name: reset=..." if given.dtype == bool else ""

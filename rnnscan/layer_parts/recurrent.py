@@ -19,10 +19,12 @@ from rnnscan.layer_parts.state import Slot, Slots, State
 from rnnscan.layer_parts.torch_weights import Cell, cells_from_torch
 from rnnscan.scan import (
     CELLS,
+    AxisName,
     CellKind,
     CellMethodName,
     CellWeights,
     Convergence,
+    before,
     cell_scan,
     cell_scan_with_convergence,
     cell_step,
@@ -191,14 +193,15 @@ class Recurrent(ScanLayer):
         """y, the state, and what `scan` says beside (h, last), of every layer and direction."""
         states, structure = jax.tree.flatten(given.state)
         valid = None if given.valid is None else given.valid[..., 0]
-        resets = _both_ways(given.reset)
+        resets = _both_ways(given.reset, given.axis_name)
+        over = {"method": self.method, "axis_name": given.axis_name}
         h, last, found = given.x, [], []
         for n, directions in enumerate(self.cells):
             outputs = []
             for d, cell in enumerate(directions):
                 first = tuple(s[n * len(directions) + d] for s in states)
                 args = self.kind, _weights(cell, self.kind), h, first, valid, resets[d]
-                y, end, *said = scan(*args, reverse=d == 1, method=self.method)
+                y, end, *said = scan(*args, reverse=d == 1, **over)
                 outputs.append(y)
                 last.append(end)
                 found.append(said)
@@ -230,13 +233,17 @@ def _call_with_convergence(
     return *given.returned(y, state), found
 
 
-def _both_ways(reset: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
+def _both_ways(
+    reset: jax.Array | None, axis_name: AxisName | None
+) -> tuple[jax.Array | None, jax.Array | None]:
     """Flags (..., time) onward and in reverse, where the last step of a sequence is the first."""
     if reset is None:
         return None, None
     reset = reset[..., 0]
-    after = jnp.concatenate([reset[..., 1:], jnp.zeros_like(reset[..., :1])], axis=-1)
-    return reset, after
+    first, after_the_end = reset[..., :1], jnp.zeros_like(reset[..., :1])
+    if axis_name is not None:  # the first step of the chunk after this one
+        after_the_end = before(first, after_the_end, axis_name, reverse=True)
+    return reset, jnp.concatenate([reset[..., 1:], after_the_end], axis=-1)
 
 
 def _weights(cell: Cell, kind: CellKind) -> CellWeights:

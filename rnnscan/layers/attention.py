@@ -79,6 +79,10 @@ class CausalSelfAttention(Layer):
     ((2, 5, 16), (2, 8, 4, 4), [5, 5])
     """
 
+    no_split = (
+        "a step reads the keys of `context` - 1 steps before it; split the batch, or gather x, by "
+        "jax.lax.all_gather(x, axis_name, axis=x.ndim - 2, tiled=True)"
+    )
     w_q: jax.Array  # (hidden, inputs)
     w_k: jax.Array
     w_v: jax.Array

@@ -13,6 +13,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import einsum, in_line, product
@@ -22,6 +23,7 @@ from rnnscan.layer_parts.layer import Given, Layer
 from rnnscan.layer_parts.padding import masked
 from rnnscan.layer_parts.resets import positions
 from rnnscan.layer_parts.state import Slot, Slots
+from rnnscan.scan import steps_before
 
 
 @jax.tree_util.register_dataclass
@@ -34,7 +36,8 @@ class CausalConv1D(Layer):
 
     Cost: 2 * T * B * width * input_size * output_size / groups operations, all steps at once. A
     step reads the whole window, so it is shifted rather than written around in a ring: its memory
-    is that of the window, however many steps came before.
+    is that of the window, however many steps came before. Where time is split over devices each
+    is sent the inputs before its chunk, as many as an output reaches back.
 
     Source: van den Oord et al., "WaveNet" (2016), section 2.1.
 
@@ -117,19 +120,34 @@ class CausalConv1D(Layer):
         return Slot((*batch, self.reach, self.input_size))
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
-        window = jnp.concatenate([given.state, given.x], axis=-2)
+        seen, count = self._before(given)
+        window = jnp.concatenate([_lying_as(given.x, seen), given.x], axis=-2)
         steps, last = given.x.shape[-2], self._last(window, given.lengths)
         if given.reset is None:
-            return self._convolve(window, steps), last
-        full = jnp.full(given.x.shape[:-2], self.reach, jnp.int32)
-        position, end = positions(given.reset[..., 0], full, steps, given.lengths)
-        back = self.reach - in_line(jnp.arange(self.reach, dtype=jnp.int32), full.ndim + 1)
+            return self._convolve(window, steps), given.at_the_end(last)
+        position, end = positions(given.reset[..., 0], count, steps, given.lengths)
+        back = self.reach - in_line(jnp.arange(self.reach, dtype=jnp.int32), count.ndim + 1)
         last = masked(last, (back <= end[..., None])[..., None])
-        return self._convolve(window, steps, position), last
+        return self._convolve(window, steps, position), given.at_the_end(last)
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
         window = jnp.concatenate([state, x_t[..., None, :]], axis=-2)
         return self._convolve(window, 1)[..., 0, :], window[..., 1:, :]
+
+    def _before(self, given: Given) -> tuple[jax.Array, jax.Array]:
+        """The inputs before x, as many as it reaches back, and how many are of x's sequence."""
+        state, x, reset, over = given.state, given.x, given.reset, given.axis_name
+        count = jnp.full(x.shape[:-2], self.reach, jnp.int32)
+        if over is None:
+            return state, count
+        if reset is None:
+            return steps_before(x, state, over), count
+        # Which of them are the first of a sequence comes along, as one feature more.
+        flagged = jnp.concatenate([x, reset.astype(x.dtype)], axis=-1)
+        unflagged = jnp.concatenate([state, jnp.zeros_like(state[..., :1])], axis=-1)
+        seen = steps_before(flagged, unflagged, over)
+        _, count = positions(seen[..., -1] != 0, count, self.reach, None)
+        return seen[..., :-1], count
 
     @partial(jax.checkpoint, static_argnums=2)  # keeps the window once, not shifted by every k
     def _convolve(
@@ -160,6 +178,16 @@ class CausalConv1D(Layer):
             return lax.slice_in_dim(window, start, window.shape[-2], axis=window.ndim - 2)
         steps = in_line(jnp.arange(self.reach, dtype=jnp.int32)[:, None], window.ndim)
         return jnp.take_along_axis(window, lengths[..., None, None] + steps, axis=-2, mode="clip")
+
+
+def _lying_as(x: jax.Array, seen: jax.Array) -> jax.Array:
+    """Inputs before x, on the devices that have its batch: on explicit axes of a mesh nothing is
+    joined that lies differently, and a state of zeros lies whole on each."""
+    lies = jax.typeof(x).sharding
+    if not any(lies.spec):
+        return seen
+    spec = PartitionSpec(*lies.spec[:-2], None, *lies.spec[-1:])
+    return jax.sharding.reshard(seen, NamedSharding(lies.mesh, spec))
 
 
 def _mix(x: jax.Array, w: jax.Array, groups: int) -> jax.Array:

@@ -121,7 +121,15 @@ class LinearRNN(ScanLayer):
         flags = [] if given.reset is None else [given.reset]
         flags += [] if given.valid is None else [~given.valid]
         reset = reduce(jnp.logical_or, flags) if flags else None
-        h = matrix_scan(self.w_hh, drive, given.state, axis=-2, reset=reset, method=self.method)
+        h = matrix_scan(
+            self.w_hh,
+            drive,
+            given.state,
+            axis=-2,
+            reset=reset,
+            method=self.method,
+            axis_name=given.axis_name,
+        )
         return h, given.last(h)
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:

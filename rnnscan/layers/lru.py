@@ -140,8 +140,15 @@ class LRU(ScanLayer):
         return Slot((*batch, self.hidden_size), jnp.complexfloating)
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
-        scan = partial(linear_scan, axis=-2, reset=given.reset, method=self.method)
-        h = scan(self.decay, self._drive(given.x), given.state)
+        h = linear_scan(
+            self.decay,
+            self._drive(given.x),
+            given.state,
+            axis=-2,
+            reset=given.reset,
+            method=self.method,
+            axis_name=given.axis_name,
+        )
         return self._read(h, given.x), given.last(h)
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -144,8 +144,9 @@ class Mamba(ScanLayer):
         window, h = given.state
         u, z = jnp.split(product(given.x, self.w_in), 2, axis=-1)
         reset = None if given.reset is None else given.reset[..., 0]
-        u, window = self.conv(u, window, given.lengths, reset)
-        y, h = self.ssm(_silu(u), h, given.lengths, reset)
+        lengths, over = given.whole_lengths, given.axis_name
+        u, window = self.conv(u, window, lengths, reset, axis_name=over)
+        y, h = self.ssm(_silu(u), h, lengths, reset, axis_name=over)
         return product(_gated(y, z), self.w_out), (window, h)
 
     def _step(self, x_t: jax.Array, state: State) -> tuple[jax.Array, State]:

@@ -50,6 +50,7 @@ class MLP(Layer):
 
     masks_y = False
     no_reset = "its output is of one whole window"
+    no_split = "its output is of one whole window; split the batch, or hidden_size"
     w_in: jax.Array  # (hidden, length * features), the features of a step side by side
     b_in: jax.Array | None  # (hidden,); None without biases
     w_out: jax.Array | None  # (outputs, hidden); None where the hidden layer is the output
@@ -129,7 +130,7 @@ class MLP(Layer):
     def _output(self, window: jax.Array) -> jax.Array:
         """(..., 1, outputs) of a window."""
         # Spelled out: no -1 in an empty batch.
-        whole = (*window.shape[:-2], 1, window.shape[-2] * window.shape[-1])
-        h = affine(window.reshape(whole), self.w_in, self.b_in)
+        whole = window.reshape((*window.shape[:-2], window.shape[-2] * window.shape[-1]))
+        h = affine(whole[..., None, :], self.w_in, self.b_in)
         y = jax.nn.gelu(h, approximate=False)
         return y if self.w_out is None else affine(y, self.w_out, self.b_out)

@@ -23,9 +23,9 @@ arXiv:2312.00752, equations 2-4 and Algorithm 2, with the parametrisation of its
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,16 @@ from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.hold import hold_gain
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
-from rnnscan.scan import LinearMethodName, carry_dtype, linear_scan, linear_table, vary_alike
+from rnnscan.scan import (
+    AxisName,
+    LinearMethodName,
+    at_the_end,
+    carry_dtype,
+    entering,
+    linear_scan,
+    linear_table,
+    vary_alike,
+)
 
 Discretisation = Literal["euler", "zoh"]
 DISCRETISATIONS = get_args(Discretisation)
@@ -56,7 +65,7 @@ class _Steps(NamedTuple):
     x: jax.Array  # channels
     dt: jax.Array  # channels; before softplus
     b: jax.Array  # state
-    c: jax.Array  # state
+    c: Any  # state; None where h is not read
     valid: jax.Array | None  # 1
     reset: jax.Array | None  # 1
 
@@ -73,7 +82,8 @@ class SelectiveSSM(ScanLayer):
     Cost: 4 * T * B * input_size * (dt_rank + state_size) operations for the products, all steps at
     once, and a scan over T * B * input_size * state_size numbers by `method` (see `linear_scan`).
     The backward pass keeps x, the products of (1) and a state for each stretch of time; it computes
-    the states again.
+    the states again. Where time is split over devices each scans its chunk twice, the first time to
+    find what it makes of a state; a state and its decay are sent.
 
     Source: Gu & Dao (2023), Algorithm 2.
 
@@ -173,8 +183,14 @@ class SelectiveSSM(ScanLayer):
         # Without the axes of size 1: beside one, XLA's sums on CPUs are ten times slower.
         ones = tuple(i for i, n in enumerate(state.shape[:-2]) if n == 1)
         steps = jax.tree.map(lambda leaf: jnp.squeeze(leaf, ones), steps)
-        y, last = _scan(self, steps, jnp.squeeze(state, ones))
-        return y.reshape(x.shape) + in_line(self.d, x.ndim) * x, last.reshape(state.shape)
+        state, over = jnp.squeeze(state, ones), given.axis_name
+        if over is None:
+            y, last = _scan(self, steps, state)
+        else:
+            y, last = _scan(self, steps, _entering(self, steps, state, over))
+            last = at_the_end(last, over)  # padding holds the state
+        last = last.reshape(given.state.shape)
+        return y.reshape(x.shape) + in_line(self.d, x.ndim) * x, last
 
     def _step(self, x_t: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
         step = self._projected(x_t)
@@ -190,10 +206,9 @@ class SelectiveSSM(ScanLayer):
 
     def _discretised(self, steps: _Steps) -> tuple[jax.Array, jax.Array]:
         """Decay and drive of equation (2), each (..., channels, state)."""
-        dt = jax.nn.softplus(steps.dt)
-        if steps.valid is not None:
-            dt = jnp.where(steps.valid, dt, 0)
-        a = in_line(-jnp.exp(self.a_log), dt.ndim + 1)
+        dt = _durations(steps)
+        a = -jnp.exp(self.a_log)
+        a = in_line(a, dt.ndim + 1) if a.ndim == 2 else a[..., None, :, :]
         # Products of matrices rather than sums, whose gradients XLA runs at a tenth of the speed
         # on CPUs; so in `_read`.
         if self.discretisation == "euler":
@@ -204,13 +219,38 @@ class SelectiveSSM(ScanLayer):
         return jnp.exp(dt[..., None] * a), drive
 
 
+def _durations(steps: _Steps) -> jax.Array:
+    """dt of equation (1), zero in the padding."""
+    dt = jax.nn.softplus(steps.dt)
+    return dt if steps.valid is None else jnp.where(steps.valid, dt, 0)
+
+
 def _read(h: jax.Array, c: jax.Array) -> jax.Array:
     """h_t C_t."""
     return einsum("...cn,...n->...c", h, c)
 
 
-def _scan(layer: SelectiveSSM, steps: _Steps, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(h_t C_t for every t, the state after the end), one stretch of time after another."""
+def _entering(
+    layer: SelectiveSSM, steps: _Steps, state: jax.Array, axis_name: AxisName
+) -> jax.Array:
+    """The state before these steps, of `state` before those of all devices.
+
+    The decays of all steps multiply to that of one step of their whole duration.
+    """
+    _, last = _scan(layer, steps._replace(c=None), jnp.zeros_like(state))
+    duration, reset = _durations(steps), None
+    if steps.reset is not None:
+        reset = jnp.any(steps.reset, axis=-2)
+        # Before the sum: no nan of a sequence that is forgotten here is in it.
+        duration = jnp.where(reset[..., None], 0, duration)
+        reset = reset[..., None]
+    duration = jnp.sum(duration, axis=-2)[..., None]
+    decay = jnp.exp(duration * in_line(-jnp.exp(layer.a_log), state.ndim))
+    return entering(decay, last, state, axis_name, reset=reset)
+
+
+def _scan(layer: SelectiveSSM, steps: _Steps, state: jax.Array) -> tuple[Any, jax.Array]:
+    """(h_t C_t for every t or None, the state after the end), one stretch of time after another."""
     time = steps.x.shape[-2]
     on_cpu, elsewhere = (
         stretches(layer.stretch, time, state.size, platform) for platform in ("cpu", "other")
@@ -230,7 +270,7 @@ def _scan(layer: SelectiveSSM, steps: _Steps, state: jax.Array) -> tuple[jax.Arr
 
 def _in_stretches(
     count: int, length: int, layer: SelectiveSSM, steps: _Steps, state: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Any, jax.Array]:
     stretch = jax.checkpoint(_stretch, prevent_cse=count == 1)
     if count == 1:
         state, y = stretch(layer, state, steps)
@@ -244,17 +284,23 @@ def _in_stretches(
         leaf = jnp.pad(leaf, [(0, 0)] * len(batch) + [(0, count * length - time), (0, 0)])
         return jnp.moveaxis(leaf.reshape((*batch, count, length, leaf.shape[-1])), -3, 0)
 
+    # One for each sequence: where these lie on several devices, its gradient is summed over them
+    # once, and not in every stretch.
+    each = in_line(layer.a_log, state.ndim) + lax.full_like(steps.x[..., 0, :, None], 0)
+    layer = replace(layer, a_log=each)
     state, y = lax.scan(partial(stretch, layer), state, jax.tree.map(cut, steps))
+    if y is None:
+        return y, state
     y = jnp.moveaxis(y, 0, -3).reshape((*batch, count * length, y.shape[-1]))
     return lax.slice_in_dim(y, 0, time, axis=y.ndim - 2), state
 
 
-def _stretch(layer: SelectiveSSM, state: jax.Array, steps: _Steps) -> tuple[jax.Array, jax.Array]:
+def _stretch(layer: SelectiveSSM, state: jax.Array, steps: _Steps) -> tuple[jax.Array, Any]:
     decay, drive = layer._discretised(steps)
     reset = None if steps.reset is None else steps.reset[..., None]
     h = linear_scan(decay, drive, state, axis=-3, reset=reset, method=layer.method)
     last = state if h.shape[-3] == 0 else h[..., -1, :, :]
-    return last, _read(h, steps.c)
+    return last, None if steps.c is None else _read(h, steps.c)
 
 
 def stretches(asked: int | None, time: int, width: int, platform: str) -> tuple[int, int]:

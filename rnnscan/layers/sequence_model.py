@@ -11,6 +11,7 @@ else acts on each step alone, so that what the model can remember is what its mi
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -33,10 +34,12 @@ from rnnscan.layer_parts.arguments import (
 from rnnscan.layer_parts.draws import normal
 from rnnscan.layer_parts.layer import working
 from rnnscan.layer_parts.padding import checked_lengths, integers, masked, state_at, valid_steps
-from rnnscan.layer_parts.resets import checked_reset, positions
+from rnnscan.layer_parts.resets import checked_reset
 from rnnscan.layer_parts.shown import Shown
+from rnnscan.layer_parts.split import lengths_here, where_it_ends
 from rnnscan.layer_parts.state import described
 from rnnscan.layers.mlp import MLP
+from rnnscan.scan import AxisName, index_and_size
 
 Read = Literal["every", "last", "mean"]
 READS = get_args(Read)
@@ -191,6 +194,8 @@ class SequenceModel(Shown, MadeByInit):
         state: Any = None,
         lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
+        *,
+        axis_name: AxisName | None = None,
     ) -> tuple[jax.Array, tuple[Any, ...]]:
         """What is read of the sequences x, from `state` (the mixers' own zeros when None).
 
@@ -200,10 +205,15 @@ class SequenceModel(Shown, MadeByInit):
         bias.
         reset: booleans of shape (..., time), or (time,) for all sequences, true at the first step
         of a sequence: the mixers forget all before it, and "mean" does.
+        axis_name: inside `jax.shard_map`, the mesh axis, or a tuple of them, over which time is
+        split in order, as for the mixers: x and reset are this device's chunk, and so is the y of
+        "every"; lengths, states and the y of "last" and "mean" are of the whole sequence, alike on
+        all devices.
 
         Raises ValueError for shapes that do not fit, tokens outside 0 ... tokens - 1 before the
-        length, lengths outside 0 ... time (where they are concrete; traced ones are clipped), and a
-        reset where a mixer takes none, an `MLP`.
+        length, lengths outside 0 ... time (where they are concrete; traced ones are clipped), a
+        reset where a mixer takes none, an `MLP`, and an axis_name that is no axis of a
+        `jax.shard_map` around the call, or where the time of a mixer cannot be split.
 
         >>> import jax, jax.numpy as jnp
         >>> from rnnscan import MinGRU
@@ -215,13 +225,14 @@ class SequenceModel(Shown, MadeByInit):
         >>> y.shape
         (4, 2)
         """
-        x = self._checked(x, lengths)
+        devices = 1 if axis_name is None else index_and_size(axis_name)[1]
+        x = self._checked(x, lengths, in_part=axis_name is not None)
         batch, steps = (x.shape[:-1], x.shape[-1]) if self.tokens else (x.shape[:-2], x.shape[-2])
         if lengths is not None:
-            lengths = checked_lengths(lengths, batch, steps)
-        self._check_reset(reset)
+            lengths = checked_lengths(lengths, batch, steps * devices)
+        self._check_takes(reset=reset, axis_name=axis_name)
         reset = checked_reset(reset, batch, steps)
-        return _evaluate(self, x, self._states(state), lengths, reset)
+        return _evaluate(self, x, self._states(state), lengths, reset, axis_name=axis_name)
 
     def step(
         self, x_t: ArrayLike, state: Any = None, reset: ArrayLike | None = None
@@ -248,7 +259,7 @@ class SequenceModel(Shown, MadeByInit):
             raise ValueError("step: expected mixers that see the past alone, got an MLP")
         x_t = self._checked(x_t, one=True)
         batch = x_t.shape if self.tokens else x_t.shape[:-1]
-        self._check_reset(reset, one=True)
+        self._check_takes(one=True, reset=reset)
         return _step(self, x_t, self._states(state), checked_reset(reset, batch))
 
     def initial_state(self, batch: tuple[int, ...] = ()) -> tuple[Any, ...]:
@@ -274,11 +285,14 @@ class SequenceModel(Shown, MadeByInit):
         _, state = jax.eval_shape(_step, self, x_t, self._states(None), None)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
 
-    def _check_reset(self, reset: ArrayLike | None, one: bool = False) -> None:
-        for block in self.blocks if reset is not None else ():
+    def _check_takes(self, one: bool = False, **given: Any) -> None:
+        """Raise unless every mixer takes those of these arguments that are given."""
+        names = [name for name, value in given.items() if value is not None]
+        for block in self.blocks if names else ():
             signature = inspect.signature(block.mixer.step if one else block.mixer)
-            if "reset" not in signature.parameters:
-                raise ValueError(f"reset: the mixer {type(block.mixer).__name__} takes none")
+            for name in names:
+                if name not in signature.parameters:
+                    raise ValueError(f"{name}: the mixer {type(block.mixer).__name__} takes none")
 
     def _states(self, state: Any) -> tuple[Any, ...]:
         if state is None:
@@ -290,7 +304,10 @@ class SequenceModel(Shown, MadeByInit):
             )
         return tuple(state)
 
-    def _checked(self, x: ArrayLike, lengths: Any = None, one: bool = False) -> jax.Array:
+    def _checked(
+        self, x: ArrayLike, lengths: Any = None, one: bool = False, in_part: bool = False
+    ) -> jax.Array:
+        """`in_part`: x is a chunk of time, and it is not known which of its steps count."""
         name = "x_t" if one else "x"
         if self.tokens is None:
             size = self.encoder.shape[-1]
@@ -301,7 +318,8 @@ class SequenceModel(Shown, MadeByInit):
             raise TypeError(f"{name}: expected integers, the tokens, got {given.dtype}")
         if not one and given.ndim < 1:
             raise ValueError(f"{name}: expected shape (..., time), got {given.shape}")
-        if not traced and not isinstance(lengths, core.Tracer):
+        unknown = in_part and lengths is not None
+        if not traced and not unknown and not isinstance(lengths, core.Tracer):
             seen = given
             if lengths is not None:  # any number may stand in the padding
                 checked_lengths(lengths, given.shape[:-1], given.shape[-1])
@@ -384,29 +402,41 @@ def _headed(model: SequenceModel, h: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return affine(h, *working(dtype, model.head, model.head_bias)).astype(dtype)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="axis_name")
 def _evaluate(
     model: SequenceModel,
     x: jax.Array,
     states: tuple[Any, ...],
     lengths: jax.Array | None,
     reset: jax.Array | None,
+    *,
+    axis_name: AxisName | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
+    given = {"reset": reset, "axis_name": axis_name}  # a mixer from elsewhere may take neither
+    given = {name: value for name, value in given.items() if value is not None}
     steps = x.shape[-1] if model.tokens else x.shape[-2]
-    valid = None if lengths is None else valid_steps(lengths, steps)
-    given = {} if reset is None else {"reset": reset}  # a mixer from elsewhere may take none
+    here = None if lengths is None else lengths_here(lengths, steps, axis_name)
+    valid = None if here is None else valid_steps(here, steps)
     h, states = _run(model, x, states, lambda mixer, u, s: mixer(u, s, lengths, **given), valid)
     h = masked(h, valid)
     if model.read == "last":
-        h = state_at(h, lengths, jnp.zeros((*h.shape[:-2], model.width), h.dtype))
+        h = state_at(h, here, jnp.zeros((*h.shape[:-2], model.width), h.dtype))
+        h = where_it_ends(h, lengths, steps, axis_name)
     elif model.read == "mean":
-        count = jnp.full(h.shape[:-2], steps, jnp.int32) if lengths is None else lengths
+        index, devices = (0, 1) if axis_name is None else index_and_size(axis_name)
+        whole = jnp.full(h.shape[:-2], steps * devices, jnp.int32)
+        count = whole if lengths is None else lengths
         if reset is not None:  # of the last sequence alone
             begins = jnp.broadcast_to(reset, h.shape[:-1])
             begins = begins if valid is None else begins & valid[..., 0]
-            _, end = positions(begins, jnp.zeros_like(count), steps, count)
-            h, count = masked(h, ~valid_steps(count - end, steps)), end
-        h = jnp.sum(h, axis=-2) / jnp.maximum(count, 1)[..., None].astype(h.dtype)
+            t = lax.broadcasted_iota(jnp.int32, begins.shape, begins.ndim - 1) + index * steps
+            start = jnp.max(jnp.where(begins, t, 0), axis=-1, initial=0)
+            start = start if axis_name is None else lax.pmax(start, axis_name)
+            h = masked(h, ~valid_steps(lengths_here(start, steps, axis_name), steps))
+            count = count - start
+        h = jnp.sum(h, axis=-2)
+        h = h if axis_name is None else lax.psum(h, axis_name)
+        h = h / jnp.maximum(count, 1)[..., None].astype(h.dtype)
     y = _headed(model, h, _dtype(model, x))
     return masked(y, valid) if model.read == "every" else y, states
 
