@@ -1,0 +1,1 @@
+"""What programs on several devices send each other: counted, and what it should take."""
