@@ -113,9 +113,11 @@ def case_of(spec: Spec, target: Target, like: jax.Array, hidden: int, inputs: in
 
 
 def _run_forward(operands, *, spec, target):
+    if spec.over:
+        return _over_time("forward", _of_chunk(forward), spec, operands)
     x, hidden = operands.x, operands.weights.w_hh.shape[-1]
     method = _resolved(spec, case_of(spec, target, x, hidden, x.shape[-1]))
-    return _over_time("forward", functools.partial(_forward_by, method), spec, operands)
+    return _forward_by(method, spec, operands)
 
 
 def _forward_by(method: CellMethod, spec: Spec, operands: ForwardOperands) -> Trajectory:
@@ -129,15 +131,22 @@ def _forward_by(method: CellMethod, spec: Spec, operands: ForwardOperands) -> Tr
 
 
 def _run_tangent(operands, *, spec, target):
+    if spec.over:
+        return _over_time("tangent", _of_chunk(tangent), spec, operands)
     h = operands.residuals.states[0]
-    method = _resolved(spec, case_of(spec, target, h, h.shape[-1]))
-    return _over_time("tangent", method.tangent, spec, operands)
+    return _resolved(spec, case_of(spec, target, h, h.shape[-1])).tangent(spec, operands)
 
 
 def _run_transpose(operands, *, spec, target):
+    if spec.over:
+        return _over_time("transpose", _of_chunk(transpose), spec, operands)
     h = operands.residuals.states[0]
-    method = _resolved(spec, case_of(spec, target, h, h.shape[-1]))
-    return _over_time("transpose", method.transpose, spec, operands)
+    return _resolved(spec, case_of(spec, target, h, h.shape[-1])).transpose(spec, operands)
+
+
+def _of_chunk(operation: Operation) -> Any:
+    """An operation as the program of one device's chunk, which other mesh axes may divide."""
+    return lambda spec, operands: operation(operands, spec=dataclasses.replace(spec, over=()))
 
 
 _IN_TURNS: dict[str, tuple[Any, Any]] = {
@@ -292,7 +301,11 @@ def _names(operands, results, *, structure, **_):
     return list(map(of, operands)), list(map(of, results))
 
 
-_layout = Layout(_names, lambda static, places, sizes: static)
+_layout = Layout(
+    _names,
+    on_device=lambda static, places, sizes: static,
+    composed=lambda static: bool(static["spec"].over),
+)
 
 forward = Operation(
     "cell_forward",

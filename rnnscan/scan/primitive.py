@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from rnnscan.scan import sharding
+from rnnscan.scan import sharding_rule, sharding_types
 from rnnscan.scan import target as targets
 from rnnscan.scan.precision import is_double
 from rnnscan.scan.sharding import Layout
@@ -63,7 +63,7 @@ class Operation:
 
     def __call__(self, operands: Any, **static: Any) -> Any:
         leaves, structure = jax.tree.flatten(operands)
-        mesh = sharding.explicit_mesh(leaves)
+        mesh = sharding_types.explicit_mesh(leaves)
         if mesh is not None and self.layout is None:
             raise ValueError(
                 f"{self.primitive}: got operands that are sharded over explicit axes of a mesh, "
@@ -79,11 +79,11 @@ class Operation:
             results = self.results(structure.unflatten(shapes), **static)
             static = {"structure": structure, **static}
             shapes = jax.tree.leaves(results)
-            outputs = sharding.by_types(self._bind, self.layout, mesh, leaves, shapes, static)
+            outputs = sharding_types.by_types(self._bind, self.layout, mesh, leaves, shapes, static)
         return jax.tree.structure(results).unflatten(outputs)
 
     def _bind(self, *leaves: jax.Array, **static: Any) -> list[jax.Array]:
-        return self.primitive.bind(*leaves, devices=sharding.needs_devices(), **static)
+        return self.primitive.bind(*leaves, devices=sharding_rule.needs_devices(), **static)
 
     def _define(self, run: Callable[..., Any]) -> None:
         """Shapes, evaluation and lowering."""
@@ -101,13 +101,13 @@ class Operation:
 
         def part(*leaves, devices, **static):
             del devices
-            return self.primitive.bind(*leaves, devices=sharding.WITHIN, **static)
+            return self.primitive.bind(*leaves, devices=sharding_rule.WITHIN, **static)
 
         def divided(*leaves, target, partly=False, **static):
             del target
             assert self.layout is not None
             results = abstract(*map(jax.typeof, leaves), **static)
-            return sharding.by_rule(part, self.layout, leaves, results, static, partly)
+            return sharding_rule.by_rule(part, self.layout, leaves, results, static, partly)
 
         # Not a jit of the primitive itself: with jit disabled, that would call itself for ever.
         @functools.partial(jax.jit, static_argnames=("static", "target", "several"))
@@ -115,7 +115,10 @@ class Operation:
             return (divided if several else program)(*leaves, target=target, **dict(static))
 
         def impl(*leaves, **static):
-            target, several = targets.of_operand(leaves[0]), any(map(sharding.is_spread, leaves))
+            target, several = (
+                targets.of_operand(leaves[0]),
+                any(map(sharding_rule.is_spread, leaves)),
+            )
             several &= self.layout is not None and not self.layout.composed(static)
             keywords = tuple(sorted(static.items()))
             return evaluate(*leaves, static=keywords, target=target, several=several)
@@ -124,14 +127,14 @@ class Operation:
             module = context.module_context
             exported = module.lowering_parameters.for_export
             several = self.layout is not None and not exported and not self.layout.composed(static)
-            several = several and sharding.is_divided(module.axis_context)
-            partly = sharding.is_partly_manual(module.axis_context)
+            several = several and sharding_rule.is_divided(module.axis_context)
+            partly = sharding_rule.is_partly_manual(module.axis_context)
             evaluated = functools.partial(divided, partly=partly) if several else program
             rule = functools.partial(evaluated, target=Target(platform, exported), **static)
             if self.layout is not None:
-                rule = sharding.alike(rule, module.axis_context)
-            if static["devices"] == sharding.WITHIN:
-                context = sharding.without_locations(context)
+                rule = sharding_types.alike(rule, module.axis_context)
+            if static["devices"] == sharding_rule.WITHIN:
+                context = sharding_rule.without_locations(context)
             return mlir.lower_fun(rule, multiple_results=True)(context, *leaves)
 
         self.primitive.def_abstract_eval(abstract)

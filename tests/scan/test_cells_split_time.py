@@ -262,3 +262,17 @@ def test_a_certificate_and_an_axis_that_is_not_there_are_refused():
         split(scan_of("tanh", "clock"), 2)(*given)
     with pytest.raises(ValueError, match=r"axis_name: got 'time'.*none.*inside jax.shard_map"):
         scan_of("tanh")(*given)
+
+
+def test_beside_sequences_on_automatic_axes():
+    """A `shard_map` over time alone leaves the batch to the compiler, in each turn too."""
+    operands = draw("gru", (4, 8, 3, 5))
+    weights, x, state, _ = of_dtype(operands, np.float32)
+    mesh = mesh_of(4, 2, names=("time", "batch"))
+    rows = jax.sharding.NamedSharding(mesh, P("batch"))
+    f = split(scan_of("gru"), 4, mesh=mesh, axis_names={"time"})
+    there = jax.device_put((x, state), rows)
+    got = values_and_gradients_outside(f, weights, *there, (None, None))
+    whole = scan_of("gru", axis_name=None)
+    want = values_and_gradients_outside(whole, weights, x, state, (None, None))
+    assert_alike(got, want, 1e-5)
