@@ -82,6 +82,13 @@ def positive(**sizes: int | None) -> None:
             raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
 
 
+def flag(**flags: bool) -> None:
+    """Raise unless every named option is True or False; they are part of the program."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name}: expected True or False, got {named(value)}")
+
+
 def one_of(known: tuple[str, ...], **chosen: str) -> None:
     """Raise unless the named choice is a known one."""
     for name, value in chosen.items():

@@ -13,7 +13,19 @@ g is continuous and positive, so that from a state >= 0 every state is positive.
 that because it scans logarithms. Here the factors are summed as they are: each is in (0, 1), so a
 product of decays can underflow, which is what forgetting is, but never overflow.
 
-Source: Feng et al., "Were RNNs all we needed?" (2024), arXiv:2410.01201, Appendix B.
+With signed=True the decay in (0, 1) is stretched to one in (-1, 1), and the drive is what keeps (1)
+a mean, of states and candidates up to their signs:
+
+    h_t = a_t * h_{t-1} + (1 - |a_t|) * g(c_t),    a_t = 2 (1 - p_t) - 1 = -tanh(l_t / 2)    (3)
+
+|h_t| is then at most the largest of |h_0| and all g. A state can change its sign from step to step,
+as counting modulo 2 needs and no product of positive decays can do; and it is replaced as a whole
+where l_t = 0, at a kink of |a|, not where l_t is large. Both factors come from l again, and so do
+their slopes: 1 - |a| = 2 sigmoid(-|l|), and |da/dl| is half of that times 1 + |a|.
+
+Sources: Feng et al., "Were RNNs all we needed?" (2024), arXiv:2410.01201, Appendix B; of (3) the
+decay: Grazzi et al., "Unlocking state-tracking in linear RNNs through negative eigenvalues" (2024),
+arXiv:2411.12537, table 2.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +37,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnnscan.layer_parts.affine import affine
-from rnnscan.layer_parts.arguments import floating, positive, random_key
+from rnnscan.layer_parts.arguments import flag, floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
@@ -47,6 +59,11 @@ class Minimal(ScanLayer):
     w: jax.Array  # (G * hidden, features): the gates, then the candidate
     b: jax.Array | None  # (G * hidden,); None without biases
     method: LinearMethodName = field(default="auto", metadata={"static": True})
+    signed: bool = field(default=False, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flag(signed=self.signed)
 
     @classmethod
     def init(
@@ -56,15 +73,18 @@ class Minimal(ScanLayer):
         hidden_size: int,
         *,
         bias: bool = True,
+        signed: bool = False,
         method: LinearMethodName = "auto",
         dtype: DTypeLike = jnp.float32,
     ) -> Self:
         """Every weight uniform in (-1/sqrt(input_size), 1/sqrt(input_size)).
 
         That is a `torch.nn.Linear`, as in the paper's code. The decay is then close to 1/2: a state
-        is forgotten in a few steps; the class says which bias makes it remember for longer. Raises
-        ValueError for sizes below 1 and an unknown method, TypeError for a dtype that is not real
-        floating.
+        is forgotten in a few steps; the class says which bias makes it remember for longer. With
+        `signed` it is close to 0, equation (3), and the state forgotten at once.
+
+        Raises ValueError for sizes below 1 and an unknown method, TypeError for a dtype that is not
+        real floating and a `signed` that is not True or False.
 
         >>> import jax
         >>> from rnnscan import MinGRU
@@ -79,7 +99,7 @@ class Minimal(ScanLayer):
         shapes = ((rows, input_size), *([(rows,)] if bias else []))
         bound = input_size**-0.5
         w, *b = uniform(key, shapes, -bound, bound, dtype)
-        return cls(w, b[0] if bias else None, method)
+        return cls(w, b[0] if bias else None, method, signed)
 
     @property
     def input_size(self) -> int:
@@ -121,10 +141,14 @@ class Minimal(ScanLayer):
         return scan(decay, drive, state, reset=reset)
 
     def _coefficients(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """1 - p and p * g(c)."""
+        """Decay and drive, of equation (1) or (3)."""
         *gates, candidate = jnp.split(affine(x, self.w, self.b), self.blocks, axis=-1)
         logit = self._logit(gates)
-        return jax.nn.sigmoid(-logit), jax.nn.sigmoid(logit) * positive_part(candidate)
+        if self.signed:
+            decay, share = signed_decay(logit)
+        else:
+            decay, share = jax.nn.sigmoid(-logit), jax.nn.sigmoid(logit)
+        return decay, share * positive_part(candidate)
 
     def _logit(self, gates: list[jax.Array]) -> jax.Array:
         """l_t of equation (1) from the gates before their sigmoid."""
@@ -134,3 +158,23 @@ class Minimal(ScanLayer):
 def positive_part(c: jax.Array) -> jax.Array:
     """g, equation (2)."""
     return jnp.where(c >= 0, c + 0.5, jax.nn.sigmoid(c))
+
+
+@jax.custom_jvp
+def signed_decay(logit: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """a and 1 - |a| of equation (3).
+
+    Where |a| rounds to 1, the derivative of tanh, 1 - a^2, would be 0 and that of 1 - |a| not. At
+    l = 0 the slope of 1 - |a| is 0, the mean of those on both sides.
+    """
+    return -jnp.tanh(logit / 2), 2 * jax.nn.sigmoid(-jnp.abs(logit))
+
+
+@signed_decay.defjvp
+def _signed_decay_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    (logit,), (d_logit,) = primals, tangents
+    decay, share = signed_decay(logit)
+    d_decay = -share * (2 - share) / 2 * d_logit
+    return (decay, share), (d_decay, -jnp.sign(decay) * d_decay)

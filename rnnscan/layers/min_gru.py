@@ -25,11 +25,16 @@ class MinGRU(Minimal):
 
     Shapes: x (..., time, input_size); y (..., time, hidden_size); state (..., hidden_size).
     Weights: w stacks W_z and W_h, b their biases. A negative bias of z, the first half of b,
-    remembers for longer.
+    remembers for longer; with `signed` a positive one does too, and turns the sign at each step.
+
+    signed: h_t = a_t * h_{t-1} + (1 - |a_t|) * g(W_h x_t + b_h), a_t = 1 - 2 z_t in (-1, 1). The
+    state can change its sign, as parity needs, so y may be negative; |y| is at most the largest of
+    |h0| and g. What was there is forgotten at z_t = 1/2 alone. Zeros have no sign to change: let a
+    sequence begin with a token of its own, or give a state.
 
     Cost: 4 * T * B * hidden * input_size operations for the products, all steps at once, and a scan
     over T * B * hidden numbers by `method` (see `linear_scan`). The backward pass keeps the
-    products and h: 3 * T * B * hidden numbers.
+    products and h: 3 * T * B * hidden numbers. `signed` adds no array.
 
     Source: Feng et al. (2024), Algorithms 5 and 6. There a first state h0 enters as g(h0); here a
     state is the state, zeros when None.

@@ -58,6 +58,9 @@ TREES = {
     "selective_ssm_tree": lambda key, **kw: SelectiveSSM.init(
         key, FEATURES, state_size=4, discretisation="zoh", method="associative", **kw
     ),
+    "min_gru_signed": lambda key, **kw: MinGRU.init(
+        key, FEATURES, 4, signed=True, method="associative", **kw
+    ),
     "lru_tree": lambda key, **kw: LRU.init(key, FEATURES, 4, 2, method="associative", **kw),
 }
 

@@ -1,11 +1,13 @@
 """The minimal layers against float64 loops and their gradients written by hand."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnscan.layer_parts.minimal import positive_part
+from rnnscan.layer_parts.minimal import positive_part, signed_decay
 from rnnscan.layers import MinGRU, MinLSTM
 from tests.layers.cases import assert_close, draw
 
@@ -32,8 +34,11 @@ def by_definition(layer, x, h, dy, dlast):
         *gates, c = (w @ x_t + b for w, b in parts)
         candidate = np.where(c >= 0, c + 0.5, sigmoid(c))
         gates = [sigmoid(gate) for gate in gates]
-        keep = 1 - gates[0] if len(gates) == 1 else gates[0] / sum(gates)
-        take = gates[0] if len(gates) == 1 else gates[1] / sum(gates)
+        p = gates[0] if len(gates) == 1 else gates[1] / sum(gates)
+        keep, take = 1 - p, p
+        if layer.signed:
+            keep = 2 * keep - 1
+            take = 1 - abs(keep)
         before, h = h, keep * h + take * candidate
         steps.append((x_t, before, gates, c, candidate, take, keep, h))
 
@@ -43,13 +48,16 @@ def by_definition(layer, x, h, dy, dlast):
         reversed(steps), reversed(dy), strict=True
     ):
         dh = dh + dy_t
-        d_take = dh * (candidate - before)  # keep = 1 - take
+        if layer.signed:  # keep = 1 - 2 p, take = 1 - |keep|
+            d_p = -2 * dh * (before - np.sign(keep) * candidate)
+        else:  # keep = 1 - p, take = p
+            d_p = dh * (candidate - before)
         dc = dh * take * np.where(c >= 0, 1, candidate * (1 - candidate))
         if len(gates) == 1:
-            before_sigmoid = [d_take * take * keep]
+            before_sigmoid = [d_p * gates[0] * (1 - gates[0])]
         else:
             f, i = gates
-            ratio = d_take * f * i / (f + i) ** 2
+            ratio = d_p * f * i / (f + i) ** 2
             before_sigmoid = [-ratio * (1 - f), ratio * (1 - i)]
         d_x_t = 0
         for n, d in enumerate([*before_sigmoid, dc]):
@@ -64,13 +72,20 @@ def by_definition(layer, x, h, dy, dlast):
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize(
-    ("method", "bias", "x64"),
-    [("auto", True, True), ("associative", False, True), ("auto", True, False)],
+    ("method", "options", "x64"),
+    [
+        ("auto", {}, True),
+        ("associative", {"bias": False}, True),
+        ("auto", {}, False),
+        ("auto", {"signed": True}, True),
+        ("associative", {"signed": True, "bias": False}, True),
+        ("auto", {"signed": True}, False),
+    ],
     indirect=["x64"],
 )
-def test_equals_its_sequential_definition(kind, method, bias, x64):
+def test_equals_its_sequential_definition(kind, method, options, x64):
     dtype = np.float64 if x64 else np.float32
-    layer = LAYERS[kind].init(jax.random.key(0), 3, 5, bias=bias, method=method, dtype=dtype)
+    layer = LAYERS[kind].init(jax.random.key(0), 3, 5, method=method, dtype=dtype, **options)
     given = [draw(*shape, seed=i, dtype=dtype) for i, shape in enumerate([(33, 3), (5,)])]
     given += [draw(*shape, seed=i, dtype=dtype) for i, shape in enumerate([(33, 5), (5,)], 2)]
     x, state, dy, dlast = given
@@ -81,6 +96,8 @@ def test_equals_its_sequential_definition(kind, method, bias, x64):
         return out, backward((dy, dlast))
 
     out, (d_layer, d_x, d_state) = run(layer, x, state)
+    turned = (out[0][:-1] > 0) & (out[0][1:] < 0)
+    assert turned.any() == layer.signed
     expected, (d_w, d_b, *rest) = by_definition(layer, *(np.asarray(a, np.float64) for a in given))
     assert_close(out, tuple(v.astype(dtype) for v in expected), 1e-13 if x64 else 2e-6)
     biases = () if layer.b is None else (d_layer.b,)
@@ -140,8 +157,76 @@ def test_states_are_positive_and_means_of_candidates(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_the_backward_pass_keeps_the_products_and_the_states(kind):
-    layer, x = LAYERS[kind].init(jax.random.key(0), 3, 5), draw(2, 500, 3)
+@pytest.mark.parametrize("scale", [1.0, 10.0, 1000.0])
+def test_signed_states_are_bounded(kind, scale):
+    """Gates open at random, the more shut the larger the scale: |h| <= max(|h_0|, g)."""
+    layer = LAYERS[kind].init(jax.random.key(1), 3, 16, signed=True)
+    gates = 16 * (layer.blocks - 1)
+    layer = replace(layer, w=layer.w.at[:gates].multiply(scale))
+    x = draw(4, 300, 3)
+    candidate = positive_part(x @ layer.w[-16:].T + layer.b[None, None, -16:])
+    for state in (jnp.zeros((4, 16)), -3 * candidate.max() * jnp.ones((4, 16))):
+        y, _ = layer(x, state)
+        largest = jnp.maximum(abs(state).max(), candidate.max())
+        assert (abs(y) <= largest * (1 + 300 * 2e-7)).all()  # roundings of 300 steps
+        assert (y < 0).any()
+        assert (y > 0).any()
+
+
+def signed_pieces(logit):
+    """a, 1 - |a| and their slopes, in float64 from exponentials that are small."""
+    e = np.exp(-np.abs(np.asarray(logit, np.float64)))
+    a, slope = -np.sign(logit) * (1 - e) / (1 + e), -2 * e / (1 + e) ** 2
+    return (a, 2 * e / (1 + e)), (slope, -np.sign(a) * slope)
+
+
+def test_the_signed_decay_keeps_its_digits_on_both_ends():
+    """1 - |a| = 4e-9 at |l| = 20, where a is +-1 in float32; a = -l/2 near 0."""
+    logits = np.array([-85, -20, -3, -0.1, -1e-3, 1e-3, 0.1, 3, 20, 85], np.float32)
+    values, slopes = jax.jvp(signed_decay, (logits,), (jnp.ones_like(logits),))
+    expected = signed_pieces(logits)
+    for part, wanted in zip((*values, *slopes), (*expected[0], *expected[1]), strict=True):
+        np.testing.assert_allclose(part, wanted, rtol=1e-6)
+
+
+def test_the_signed_decay_at_its_kink():
+    """At l = 0 the state is replaced; the slope of 1 - |a| is the mean of those beside it."""
+    (a, share), (d_a, d_share) = jax.jvp(signed_decay, (jnp.zeros(2),), (jnp.ones(2),))
+    for part, wanted in ((a, 0), (share, 1), (d_a, -0.5), (d_share, 0)):
+        np.testing.assert_array_equal(part, wanted)
+    x = draw(7, 3)
+    layer = MinGRU(jnp.concatenate([jnp.zeros((2, 3)), jnp.ones((2, 3))]), None, signed=True)
+    y, backward = jax.vjp(lambda layer: layer(x, jnp.full(2, 5.0))[0], layer)
+    np.testing.assert_array_equal(y, jnp.broadcast_to(positive_part(x.sum(1)[:, None]), (7, 2)))
+    (gradient,) = backward(jnp.ones_like(y))
+    before = np.concatenate([[[5.0] * 2], y[:-1]])
+    np.testing.assert_allclose(gradient.w[:2], -0.5 * before.T @ x, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_signed_logits_that_are_huge_are_finite_with_their_gradients(kind):
+    """a = +-1 to the last digit: the state is held, and turned at each step where l is positive."""
+    make, gates = LAYERS[kind], {"gru": 1, "lstm": 2}[kind]
+    w = jnp.zeros((gates + 1, 1)).at[gates - 1].set(1e3)  # of z or i
+    x = jnp.array([1.0, 1.0, -1.0, 1.0])[:, None]
+    rows = jnp.zeros(gates + 1)
+
+    def states(w, rows, x, h):
+        return make(w, rows, signed=True)(x, h)[0]
+
+    y, backward = jax.vjp(states, w, rows, x, jnp.array([3.0]))
+    gradients = backward(jnp.ones_like(y))
+    if kind == "gru":
+        np.testing.assert_array_equal(y[:, 0], [-3, 3, 3, -3])
+    assert all(np.isfinite(leaf).all() for leaf in (y, *gradients))
+    hessian = jax.hessian(lambda x: states(w, rows, x, jnp.array([3.0])).sum())(x)
+    assert np.isfinite(hessian).all()
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_backward_pass_keeps_the_products_and_the_states(kind, signed):
+    layer, x = LAYERS[kind].init(jax.random.key(0), 3, 5, signed=signed), draw(2, 500, 3)
     _, backward = jax.vjp(lambda layer, x: layer(x, lengths=[500, 499])[0], layer, x)
     kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.size >= 500]
     widths = sorted(leaf.shape[-1] for leaf in kept if leaf.dtype != bool)
@@ -167,13 +252,18 @@ def test_what_is_refused(kind):
         make(key, 3, 0)
     with pytest.raises(TypeError, match=r"dtype: .*floating dtype, got int32"):
         make(key, 3, 4, dtype=jnp.int32)
+    for wrong, got in ((1, "1"), (None, "None"), ("yes", "'yes'"), (jnp.array(True), "an array")):
+        with pytest.raises(TypeError, match=rf"^signed: expected True or False, got {got}"):
+            make(key, 3, 4, signed=wrong)
+    with pytest.raises(TypeError, match=r"^signed: expected True or False"):
+        LAYERS[kind](make(key, 3, 4).w, None, signed=0)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("half", ["float16", "bfloat16"])
-def test_halves_are_computed_in_float32(kind, half):
+@pytest.mark.parametrize(("half", "signed"), [("float16", False), ("bfloat16", True)])
+def test_halves_are_computed_in_float32(kind, half, signed):
     half = jnp.dtype(half)
-    layer = LAYERS[kind].init(jax.random.key(0), 3, 4, dtype=half)
+    layer = LAYERS[kind].init(jax.random.key(0), 3, 4, signed=signed, dtype=half)
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), layer)
     x = draw(40, 3, dtype=half)
     y, last = layer(x)

@@ -150,7 +150,7 @@ def test_halves_are_carried_in_float32_from_device_to_device():
 
 
 def test_vmap_over_shard_map_and_derivatives_of_second_order():
-    layer, x = make("min_gru"), draw(2, 3, 8, FEATURES)
+    layer, x = make("min_gru_signed"), draw(2, 3, 8, FEATURES)
     state, reset = draw_state(layer, (2, 3)), packed(2, 3, steps=8)
 
     def along(f, x, state, reset):
