@@ -6,6 +6,7 @@ Scans, a recurrence evaluated for all steps at once, differentiable in every mod
     matrix_scan     h_t = A_t @ h_{t-1} + b_t, dense
     cell_scan       h_t = cell(W_ih x_t + b, W_hh h_{t-1}): tanh, relu, LSTM, GRU; `CellWeights`
     nonlinear_scan  h_t = f(h_{t-1}, x_t), any f, and a `Convergence`: how far to trust it
+    selective_scan  h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t, read by C_t: that of Mamba
     explain_*       which method each of them takes, and why
 
 Layers, each made by `init` (those of torch by `from_torch` too), called on sequences batch first,
@@ -56,9 +57,11 @@ from rnnscan.scan import explain_cell_scan as explain_cell_scan
 from rnnscan.scan import explain_linear_scan as explain_linear_scan
 from rnnscan.scan import explain_matrix_scan as explain_matrix_scan
 from rnnscan.scan import explain_nonlinear_scan as explain_nonlinear_scan
+from rnnscan.scan import explain_selective_scan as explain_selective_scan
 from rnnscan.scan import linear_scan as linear_scan
 from rnnscan.scan import matrix_scan as matrix_scan
 from rnnscan.scan import nonlinear_scan as nonlinear_scan
+from rnnscan.scan import selective_scan as selective_scan
 
 try:
     __version__ = importlib.metadata.version("rnnscan")
@@ -87,9 +90,11 @@ __all__ = [
     "explain_linear_scan",
     "explain_matrix_scan",
     "explain_nonlinear_scan",
+    "explain_selective_scan",
     "gradients",
     "linear_scan",
     "matrix_scan",
     "nonlinear_scan",
+    "selective_scan",
     "tasks",
 ]

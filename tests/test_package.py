@@ -34,7 +34,7 @@ MAY_IMPORT = {
 }
 # Rooms that others enter by their door alone, `from rnnscan.scan import ...`.
 BY_THE_DOOR = {"scan"}
-SCANS = ("linear", "matrix", "cell", "nonlinear")
+SCANS = ("linear", "matrix", "cell", "nonlinear", "selective")
 PUBLIC = [
     (module, name)
     for module in ("rnnscan", "rnnscan.gradients", "rnnscan.tasks")

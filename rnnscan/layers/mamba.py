@@ -25,7 +25,7 @@ from rnnscan.layer_parts.layer import Given, ScanLayer
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.layers.conv import CausalConv1D
 from rnnscan.layers.selective_ssm import SelectiveSSM
-from rnnscan.scan import LinearMethodName
+from rnnscan.scan import SelectiveMethodName
 
 State = tuple[jax.Array, jax.Array]
 
@@ -71,15 +71,16 @@ class Mamba(ScanLayer):
         dt_rank: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
-        method: LinearMethodName = "auto",
+        signed: bool = False,
+        method: SelectiveMethodName = "auto",
         dtype: DTypeLike = jnp.float32,
     ) -> Self:
         """As the published code: W_in and W_out uniform in +-1/sqrt(their inputs), no biases.
 
         The convolution has one, and is drawn as `CausalConv1D` draws it; S6 as `SelectiveSSM`, but
-        with dt_rank = ceil(input_size / 16), of the block's own input, when None. Raises ValueError
-        for sizes below 1, unless 0 < dt_min <= dt_max and for an unknown method, TypeError for a
-        dtype that is not real floating.
+        with dt_rank = ceil(input_size / 16), of the block's own input, when None. `signed`: decays
+        in (-1, 1). Raises ValueError for sizes below 1, unless 0 < dt_min <= dt_max and for an
+        unknown method, TypeError for a dtype that is not real floating.
 
         >>> import jax
         >>> layer = Mamba.init(jax.random.key(0), 64)
@@ -98,6 +99,7 @@ class Mamba(ScanLayer):
             dt_rank=-(-input_size // 16) if dt_rank is None else dt_rank,
             dt_min=dt_min,
             dt_max=dt_max,
+            signed=signed,
             method=method,
             dtype=dtype,
         )
@@ -108,7 +110,7 @@ class Mamba(ScanLayer):
         return cls(w_in * input_size**-0.5, conv, ssm, w_out * inner**-0.5)
 
     @property
-    def method(self) -> LinearMethodName:
+    def method(self) -> SelectiveMethodName:
         """Of the scan: that of its `ssm`."""
         return self.ssm.method
 
@@ -132,7 +134,7 @@ class Mamba(ScanLayer):
         """Numbers of the state of each channel."""
         return self.ssm.state_size
 
-    def _by(self, method: LinearMethodName) -> Self:
+    def _by(self, method: SelectiveMethodName) -> Self:
         return replace(self, ssm=replace(self.ssm, method=method))
 
     def _slots(self, batch: tuple[int, ...]) -> Slots:

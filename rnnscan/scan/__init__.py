@@ -36,6 +36,15 @@ from rnnscan.scan.nonlinear_methods import NonlinearMethodName as NonlinearMetho
 from rnnscan.scan.nonlinear_methods import nonlinear_table as nonlinear_table
 from rnnscan.scan.precision import carry_dtype as carry_dtype
 from rnnscan.scan.precision import matmul_precision as matmul_precision
+from rnnscan.scan.selective import explain_selective_scan as explain_selective_scan
+from rnnscan.scan.selective import selective_scan as selective_scan
+from rnnscan.scan.selective import selective_step as selective_step
+from rnnscan.scan.selective_method import DISCRETISATIONS as DISCRETISATIONS
+from rnnscan.scan.selective_method import Discretisation as Discretisation
+from rnnscan.scan.selective_method import kept_states as kept_states
+from rnnscan.scan.selective_methods import SelectiveMethodName as SelectiveMethodName
+from rnnscan.scan.selective_methods import selective_table as selective_table
+from rnnscan.scan.selective_methods.stretches import selective_stretches as selective_stretches
 from rnnscan.scan.split_time import AxisName as AxisName
 from rnnscan.scan.split_time import at_the_end as at_the_end
 from rnnscan.scan.split_time import before as before

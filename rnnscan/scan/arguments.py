@@ -11,6 +11,8 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from rnnscan.scan.precision import is_double
+
 DTYPES = tuple(
     np.dtype(dtype)
     for dtype in (
@@ -25,8 +27,11 @@ DTYPES = tuple(
 EXPECTED = f"an array or a number of {', '.join(dtype.name for dtype in DTYPES)}"
 
 
-def promote(**operands) -> list[Any]:
-    """The operands as arrays of one dtype, by JAX's promotion; an h0 of `None` stays `None`."""
+def promote(*, mixed: bool = False, **operands) -> list[Any]:
+    """The operands as arrays of one dtype, by JAX's promotion; an h0 of `None` stays `None`.
+
+    mixed: real operands beside complex ones are fine where promotion is strict, too.
+    """
     given = {}
     for name, x in operands.items():
         if name == "h0" and x is None:
@@ -40,8 +45,19 @@ def promote(**operands) -> list[Any]:
             cure = f"; write jnp.asarray({name}, float)" if _is_numeric(given[name].dtype) else ""
             cure = "; write 1.0 for the number 1" if isinstance(x, (bool, int)) else cure
             raise TypeError(f"{name}: got {_described(x)}, expected {EXPECTED}{cure}")
-    dtype = jnp.result_type(*given.values())
+    dtype = _mixed_dtype(given.values()) if mixed else jnp.result_type(*given.values())
     return [jnp.asarray(given[name], dtype) if name in given else None for name in operands]
+
+
+def _mixed_dtype(operands: Iterable[Any]) -> np.dtype:
+    """What they promote to, by the dtypes of real parts alone, and complex if any of them is."""
+    parts = [x.real if isinstance(x, complex) else _real_dtype(x) for x in operands]
+    real, any_complex = jnp.result_type(*parts), any(map(jnp.iscomplexobj, operands))
+    return np.dtype(jnp.complex128 if is_double(real) else jnp.complex64) if any_complex else real
+
+
+def _real_dtype(x: Any) -> Any:
+    return x if isinstance(x, float) else jnp.finfo(x.dtype).dtype
 
 
 def flags(**given) -> Any:

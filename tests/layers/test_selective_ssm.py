@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnnscan.layers import SelectiveSSM
-from rnnscan.layers.selective_ssm import stretches
+from rnnscan.scan import selective_stretches
 from tests.layers.cases import assert_close, draw
 
 ARRAYS = ("w_x", "w_dt", "b_dt", "a_log", "d")
@@ -29,25 +29,26 @@ def by_definition(layer, x, h, dy, dlast):
         r, b, c = np.split(p["w_x"] @ x_t, [rank, rank + size])
         z = p["w_dt"] @ r + p["b_dt"]
         dt = np.logaddexp(z, 0)[:, None]
-        decay = np.exp(dt * a)
+        power = np.exp(dt * a)
+        decay = 2 * power - 1 if layer.signed else power
         gain = dt + 0 * a if euler else np.expm1(dt * a) / a
         before, h = h, decay * h + gain * np.outer(x_t, b)
         y.append(h @ c + p["d"] * x_t)
-        steps.append((x_t, r, b, c, z, dt, decay, gain, before, h))
+        steps.append((x_t, r, b, c, z, dt, power, decay, gain, before, h))
 
     grad = {name: np.zeros_like(value) for name, value in p.items()}
     d_a, d_x, dh = np.zeros_like(a), [], dlast
-    for (x_t, r, b, c, z, dt, decay, gain, before, h_t), dy_t in zip(
+    for (x_t, r, b, c, z, dt, power, decay, gain, before, h_t), dy_t in zip(
         reversed(steps), reversed(dy), strict=True
     ):
         dh = dh + np.outer(dy_t, c)
         d_c = h_t.T @ dy_t
-        d_decay, d_gain = dh * before, dh * np.outer(x_t, b)
-        slope = 1 if euler else decay  # of the gain, along dt
-        d_dt = (d_decay * decay * a + d_gain * slope).sum(1)
-        d_a += d_decay * decay * dt
+        d_power, d_gain = (2 if layer.signed else 1) * dh * before, dh * np.outer(x_t, b)
+        slope = 1 if euler else power  # of the gain, along dt
+        d_dt = (d_power * power * a + d_gain * slope).sum(1)
+        d_a += d_power * power * dt
         if not euler:
-            d_a += d_gain * (dt * decay / a - gain / a)
+            d_a += d_gain * (dt * power / a - gain / a)
         d_b = (dh * gain).T @ x_t
         d_z = d_dt / (1 + np.exp(-z))
         d_r = p["w_dt"].T @ d_z
@@ -69,12 +70,19 @@ CASES = {  # steps, options
     "stretches_that_fit": (32, {"stretch": 8, "method": "associative"}),
     "zoh": (33, {"discretisation": "zoh", "method": "blocked", "dt_rank": 3}),
     "steps": (9, {"stretch": 1, "method": "sequential"}),
+    "signed": (70, {"signed": True}),
 }
 
 
 @pytest.mark.parametrize(
     ("case", "x64"),
-    [*((case, True) for case in CASES), ("auto", False), ("stretches", False), ("zoh", False)],
+    [
+        *((case, True) for case in CASES),
+        ("auto", False),
+        ("stretches", False),
+        ("zoh", False),
+        ("signed", False),
+    ],
     indirect=["x64"],
 )
 def test_equals_its_sequential_definition(case, x64):
@@ -144,22 +152,23 @@ def test_lengths_in_stretches(stretch):
 
 def test_stretches_follow_the_platform_that_a_program_is_lowered_for():
     """Cut for the cache of a CPU, and whole elsewhere; either program holds its own way alone."""
-    layer = SelectiveSSM.init(jax.random.key(0), 32)
+    layer = SelectiveSSM.init(jax.random.key(0), 32, method="stretches")
     x, width = jnp.zeros((8, 600, 32)), 8 * 32 * 16
-    assert stretches(None, 600, width, "cpu") == (10, 60)
-    assert stretches(None, 600, width, "cuda") == (1, 600)
+    assert selective_stretches(None, 600, width, "cpu") == (10, 64)
+    assert selective_stretches(None, 600, width, "cuda") == (1, 600)
     gradient = jax.jit(jax.grad(lambda layer, x: jnp.sum(layer(x)[0])))
     traced = gradient.trace(layer, x)
     on_cpu, on_gpu = (traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda"))
-    states = {"cpu": "tensor<8x60x32x16xf32>", "cuda": "tensor<8x600x32x16xf32>"}
+    states = {"cpu": "tensor<8x64x32x16xf32>", "cuda": "tensor<8x600x32x16xf32>"}
     for text, here, there in ((on_cpu, "cpu", "cuda"), (on_gpu, "cuda", "cpu")):
         assert states[here] in text
         assert states[there] not in text
 
 
 def test_a_stretch_by_platform_is_one_program_and_changes_nothing():
-    layer = SelectiveSSM.init(jax.random.key(0), 4, state_size=2)
-    named = dataclasses.replace(layer, stretch=stretches(None, 300, 3 * 8, "cpu")[1])
+    layer = SelectiveSSM.init(jax.random.key(0), 4, state_size=2, method="stretches")
+    length = selective_stretches(None, 300, 3 * 8, "cpu")[1]
+    named = dataclasses.replace(layer, stretch=length)
     x = draw(3, 300, 4)
 
     def run(layer, x):
@@ -202,7 +211,7 @@ def test_the_time_of_compiling_does_not_grow_with_length():
     gradient = jax.jit(jax.grad(lambda layer, x: jnp.sum(layer(x)[0])))
     sizes = {
         len(gradient.lower(layer, jax.ShapeDtypeStruct((time, 3), jnp.float32)).as_text())
-        for time in (4096, 8192)  # 16 and 32 stretches: as many digits
+        for time in (2048, 4096)  # 32 and 64 states are kept: as many digits
     }
     assert len(sizes) == 1
 

@@ -16,6 +16,7 @@ NAME = "librnnscan_cpu.so"
 TARGETS = (
     *("rnnscan_forward", "rnnscan_tangent", "rnnscan_transpose", "rnnscan_transpose_drive"),
     *("rnnscan_cell_forward", "rnnscan_cell_backward"),
+    *("rnnscan_selective_forward", "rnnscan_selective_backward"),
 )
 CUDA_TARGET = "rnnscan_cuda_launch"
 REMEDY = (

@@ -2,27 +2,11 @@
 
 #pragma once
 
-#include "shared/number.h"
+#include "shared/floats.h"
 
 namespace rnnscan {
 namespace KERNEL_NAMESPACE {
 namespace {  // nothing here may be shared with another instruction set
-
-using V = VectorOf<float>::V;
-using M = VectorOf<float>::M;
-constexpr int L = VECTOR_BYTES / sizeof(float);
-
-INLINE V as_float(M bits) {
-  V x;
-  __builtin_memcpy(&x, &bits, sizeof x);
-  return x;
-}
-INLINE M as_bits(V x) {
-  M bits;
-  __builtin_memcpy(&bits, &x, sizeof x);
-  return bits;
-}
-INLINE V same(float x) { return V{} + x; }
 
 // x within [low, high]; nan stays nan.
 INLINE V clamp(V x, float low, float high) {

@@ -1,11 +1,8 @@
 // XLA FFI entry points of the recurrent cells: buffers to a `CellProblem`.
 
-#include <algorithm>
-#include <initializer_list>
-
 #include "cells/problem.h"
 #include "shared/level.h"
-#include "shared/runtime.h"
+#include "shared/operands.h"
 
 namespace rnnscan {
 
@@ -25,45 +22,6 @@ CellKernel* const kernels[] = {  // by level
 #endif
 };
 
-// The operands of one call, in the order in which Python passes them. All are float32, but flags.
-struct CellReader {
-  ffi::RemainingArgs& arguments;
-  ffi::RemainingRets& results;
-  size_t next_argument = 0, next_result = 0;
-  bool good = true;
-
-  using Dims = std::initializer_list<int64_t>;
-
-  bool fits(ffi::AnyBuffer buffer, ffi::DataType type, Dims expected) const {
-    const auto dims = buffer.dimensions();
-    return buffer.element_type() == type && dims.size() == expected.size() &&
-           std::equal(dims.begin(), dims.end(), expected.begin());
-  }
-
-  ffi::AnyBuffer::Dimensions shape(size_t i) {
-    auto buffer = arguments.get<ffi::AnyBuffer>(i);
-    if (!buffer) good = false;
-    return buffer ? (*buffer).dimensions() : ffi::AnyBuffer::Dimensions{};
-  }
-
-  const void* argument(ffi::DataType type, Dims expected) {
-    auto buffer = arguments.get<ffi::AnyBuffer>(next_argument++);
-    good = good && buffer && fits(*buffer, type, expected);
-    return good ? (*buffer).untyped_data() : nullptr;
-  }
-  const float* take(Dims expected) {
-    return static_cast<const float*>(argument(ffi::F32, expected));
-  }
-
-  float* give(Dims expected) {
-    auto buffer = results.get<ffi::AnyBuffer>(next_result++);
-    good = good && buffer && fits(**buffer, ffi::F32, expected);
-    if (!good) return nullptr;
-    expect_writes((**buffer).untyped_data(), (**buffer).size_bytes());
-    return static_cast<float*>((**buffer).untyped_data());
-  }
-};
-
 // forward:  x, w_ih, bias, w_hh, [bias_hn], state, [cell], [valid], [reset] -> h, [c], [kept]
 // backward: w_hh, state, [cell], h, [c], [kept], g, g_state, [g_cell], [valid], [reset]
 //           -> d_drive, [d_q], d_state, [d_cell]
@@ -71,7 +29,7 @@ ffi::Error call_cell(bool backward, ffi::ThreadPool pool, int64_t kind, bool rev
                      bool padded, bool resets, ffi::RemainingArgs arguments,
                      ffi::RemainingRets results) {
   CellProblem p{static_cast<Cell>(kind), backward, reverse, keep};
-  CellReader read{arguments, results};
+  Operands read{arguments, results};
   const bool lstm = p.kind == Cell::lstm, gru = p.kind == Cell::gru;
   const auto w_hh = read.shape(backward ? 0 : 3);
   const auto sequence = read.shape(backward ? (lstm ? 3 : 2) : 0);
@@ -106,9 +64,9 @@ ffi::Error call_cell(bool backward, ffi::ThreadPool pool, int64_t kind, bool rev
     p.d_state = read.give({B, H});
     if (lstm) p.d_cell = read.give({B, H});
   }
-  if (padded) p.valid = static_cast<const uint8_t*>(read.argument(ffi::PRED, {B, T}));
-  if (resets) p.reset = static_cast<const uint8_t*>(read.argument(ffi::PRED, {B, T}));
-  if (!read.good || read.next_argument != arguments.size()) return error;
+  if (padded) p.valid = read.take_flags({B, T});
+  if (resets) p.reset = read.take_flags({B, T});
+  if (!read.all_taken()) return error;
   if (!kernels[level()](p, workers_of(pool))) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnscan: out of memory");
   }

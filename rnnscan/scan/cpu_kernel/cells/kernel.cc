@@ -19,8 +19,6 @@
 // each times the slope of its activation, and l_- = g_- + W_hh^T (all of them).
 // The gradients of the weights are products over all steps at once, left to the caller.
 
-#include <cstdlib>
-
 #include "cells/activations.h"
 #include "cells/problem.h"
 
@@ -33,27 +31,6 @@ namespace {
 
 constexpr int kPanel = 4;  // vectors: the most that a panel holds of each row
 constexpr int kRows = VECTOR_BYTES == 64 ? 6 : 3;  // of the batch: their sums fill the registers
-
-// n of the L numbers at `from`, the others 0.
-INLINE V load_some(const float* from, int64_t n) {
-  if (n >= L) return load<V>(from);
-  V v{};
-  __builtin_memcpy(&v, from, n * sizeof(float));
-  return v;
-}
-INLINE void store_some(float* to, V v, int64_t n) {
-  if (n >= L) {
-    store(to, v);
-  } else {
-    __builtin_memcpy(to, &v, n * sizeof(float));
-  }
-}
-
-float* new_floats(int64_t count) {
-  void* memory = nullptr;
-  const bool failed = posix_memalign(&memory, 64, max(1, count) * sizeof(float));
-  return failed ? nullptr : static_cast<float*>(memory);
-}
 
 // Outputs of a product, `vectors` vectors at a time: panel[term][gate][unit].
 //

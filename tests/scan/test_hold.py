@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnscan.layer_parts.hold import hold_gain
+from rnnscan.scan.hold import hold_gain
 
 
 def moment(n, t, a):
