@@ -106,6 +106,13 @@ def cases() -> dict[str, Callable[[], Callable[[], object]]]:
         for steps in (64, 1024):
             for direction in ("eager", "forward", "both"):
                 found[f"{kind} T{steps} {direction}"] = layer(init, (8, steps, 32), direction)
+    for kind in ("SelectiveSSM", "Mamba"):
+        for direction in ("forward", "both"):
+
+            def wide(key, kind=kind):
+                return getattr(rnnscan, kind).init(key, 64)
+
+            found[f"{kind} T4096 D64 {direction}"] = layer(wide, (8, 4096, 64), direction)
     return found
 
 

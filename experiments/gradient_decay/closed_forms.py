@@ -49,7 +49,8 @@ def expected(
             return Expected("mean over the ring", by_state, by_input)
         case Minimal(kind="MinGRU" | "MinLSTM"):
             curve = _minimal(config, lags, input_size, input_std)
-            return Expected("(mean gate²)^(k/2)", curve, curve)
+            word = "decay" if config.signed else "gate"
+            return Expected(f"(mean {word}²)^(k/2)", curve, curve)
         case StateSpace(kind="SelectiveSSM" | "Mamba"):
             return Expected("mean over the steps", _state_space(config, lags))
         case Attention():
@@ -127,20 +128,28 @@ def _minimal(config: Minimal, lags: np.ndarray, input_size: int, input_std: floa
         biases = np.array([config.decay_bias])
     gate = biases[:, None] + noise  # (units, noise); its sign does not matter without a bias
     if config.kind == "MinGRU":
-        squares = _sigmoid(gate) ** 2 @ weights / weights.sum()
+        squares = _decay(config, _sigmoid(gate)) ** 2 @ weights / weights.sum()
     else:
         other = -biases[:, None] + noise
         f, i = _sigmoid(gate)[:, None, :, None], _sigmoid(other)[None, :, None, :]
-        squares = np.einsum("abcd,c,d->ab", (f / (f + i)) ** 2, weights, weights)
+        squares = np.einsum("abcd,c,d->ab", _decay(config, f / (f + i)) ** 2, weights, weights)
         squares = squares.ravel() / weights.sum() ** 2
     return theory.diagonal_log_norm(np.sqrt(squares), lags)
 
 
+def _decay(config: Minimal | StateSpace, share: np.ndarray) -> np.ndarray:
+    """Of the share that is kept; the gradient's norm does not see the sign of a decay."""
+    return 2 * share - 1 if config.signed else share
+
+
 def _state_space(config: StateSpace, lags: np.ndarray) -> np.ndarray:
-    """Decays exp(-dt n), n = 1 ... state_size, and dt log-uniform; what selects moves dt little."""
+    """Decays exp(-dt n), n = 1 ... state_size, and dt log-uniform; what selects moves dt little.
+
+    With signs a decay a is 2 a - 1.
+    """
     share = (np.arange(64) + 0.5) / 64
     dt = config.dt_min * (config.dt_max / config.dt_min) ** share
-    decays = np.exp(-dt[:, None] * np.arange(1, config.state_size + 1))
+    decays = _decay(config, np.exp(-dt[:, None] * np.arange(1, config.state_size + 1)))
     curve = theory.diagonal_log_norm(decays.ravel(), lags)
     if config.kind == "SelectiveSSM":
         return curve

@@ -143,13 +143,18 @@ class Diagonal(Options):
 
 
 class Minimal(Options):
-    """A MinGRU or a MinLSTM; its decays begin near sigmoid(decay_bias), 1/2 without it."""
+    """A MinGRU or a MinLSTM; its decays begin near sigmoid(decay_bias), 1/2 without it.
+
+    `signed` stretches a decay s from (0, 1) to 2 s - 1 in (-1, 1): they begin near
+    tanh(decay_bias / 2), 0 without it.
+    """
 
     kind: Literal["MinGRU", "MinLSTM"]
     decay_bias: float | None = None
+    signed: bool = False
 
     def build(self, init: Init, key: jax.Array, sizes: Sizes) -> Layer:
-        layer = init(key, sizes.input_size, sizes.hidden)
+        layer = init(key, sizes.input_size, sizes.hidden, signed=self.signed)
         if self.decay_bias is None:
             return layer
         # 1 - sigmoid(-a) = sigmoid(a); with gates f and i of a and -a, f / (f + i) = sigmoid(a).
@@ -160,11 +165,16 @@ class Minimal(Options):
 
     def describe(self) -> str:
         bias = self.decay_bias or 0.0
+        if self.signed:
+            return f"signed decays near {math.tanh(bias / 2):.3g}"
         return f"decays near {1 / (1 + math.exp(-bias)):.3g}"
 
 
 class StateSpace(Options):
-    """A SelectiveSSM, as wide as its input, or a Mamba block, which expands its input."""
+    """A SelectiveSSM, as wide as its input, or a Mamba block, which expands its input.
+
+    `signed` stretches a decay a from (0, 1) to 2 a - 1 in (-1, 1).
+    """
 
     kind: Literal["SelectiveSSM", "Mamba"]
     state_size: int = Field(default=16, gt=0)
@@ -172,6 +182,7 @@ class StateSpace(Options):
     conv_width: int = Field(default=4, gt=0)
     dt_min: float = Field(default=1e-3, gt=0)
     dt_max: float = Field(default=0.1, gt=0)
+    signed: bool = False
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> StateSpace:
@@ -185,7 +196,8 @@ class StateSpace(Options):
         return init(key, sizes.input_size, **options)
 
     def describe(self) -> str:
-        return f"steps [{self.dt_min:g}, {self.dt_max:g}]"
+        signed = "signed " if self.signed else ""
+        return f"{signed}steps [{self.dt_min:g}, {self.dt_max:g}]"
 
 
 class Attention(Options):

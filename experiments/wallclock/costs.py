@@ -36,6 +36,9 @@ _CONFIG = pydantic.TypeAdapter(LayerConfig)
 _SHARED = 50
 # Of a step by step cell without a kernel: its product and what follows.
 _OF_A_STEP = 3
+# Of a state-space layer by the native kernel, whose states are in registers: how many numbers of a
+# plain loop take as long as one of a state, measured on two cores.
+_IN_REGISTERS = Between((0, 0), (0.2, 0.65))
 
 
 class Call(NamedTuple):
@@ -53,7 +56,11 @@ class Call(NamedTuple):
 
 
 def taken(layer: Any, way: str, batch: int, length: int) -> str:
-    """The method that a way of evaluating stands for here."""
+    """The method that a way of evaluating stands for here.
+
+    Of a state-space layer, that of a stretch: `native`, if its kernel was compiled, is that of
+    `selective_scan`, which has no stretches; "stretches" are scanned by what this says.
+    """
     kind = kind_of(layer)
     if not kind.linear:
         return way
@@ -115,7 +122,8 @@ def counted(call: Call, backward: bool) -> Cost | None:
         return None
     # A guess: what a step holds is written and read once, and twice more in the backward pass.
     held = each.held / layer.input_size
-    feature, state = kind.between or Between((2 * held, 6 * held)), kind.between_states
+    feature = kind.between or Between((2 * held, 6 * held))
+    state = _IN_REGISTERS if _fused(call) else kind.between_states
     # The recurrence of a dense layer is a product of its own at every step.
     flops = each.flops / (2 if recurrence.flops else 1) * (3 if backward else 1) * steps
     n, made = layer.input_size * steps, each.exponentials * steps
@@ -136,7 +144,9 @@ def _recurrence(call: Call, backward: bool) -> Cost | None:
     if call.method == STEP_BY_STEP and call.platform != "cpu":
         turns = call.length * (2 if backward else 1)
         return Cost(steps=turns, launches=_OF_A_STEP * turns)
-    if not kind.linear:  # of a kernel for cells the products are counted with the others
+    # Of a kernel for cells the products are counted with the others, of that for state spaces what
+    # the states take.
+    if not kind.linear or _fused(call):
         return Cost()
     methods = {method.name: method for method in _table(kind).methods}
     counts = methods[call.method].cost
@@ -147,6 +157,11 @@ def _recurrence(call: Call, backward: bool) -> Cost | None:
     if stretches and backward:  # states are made again
         once += counts(case, False)
     return once.times(max(1, stretches))
+
+
+def _fused(call: Call) -> bool:
+    """Whether no state is written, because the native kernel of `selective_scan` is taken."""
+    return kind_of(call.layer).state_space is not None and call.method == "native"
 
 
 def _table(kind: Kind) -> LinearTable:

@@ -16,11 +16,12 @@ from experiments.harness.kinds import Recurrence, cost, kind_of
 from experiments.harness.limits import Work
 from experiments.wallclock import stepped
 from experiments.wallclock.contenders import BOTH, FORWARD, ONE_PASS, STEP_BY_STEP
-from rnnscan.layers.selective_ssm import stretches
+from rnnscan.scan import kept_states, selective_stretches
 
 _WORD = 4
 # An exponential of an array, read and written, in operations of a product of matrices: estimated
-# from attention and state-space layers on two cores, to leave out what would take too long.
+# from attention and state-space layers on two cores, to leave out what would take too long. A
+# kernel that keeps states in registers takes less.
 _EXPONENTIAL = 400
 # The float64 references, on a host: seconds of a step, and of each exponential in it.
 _REFERENCE_STEP, _REFERENCE_EXPONENTIAL = 2e-5, 1e-7
@@ -63,7 +64,9 @@ def stretches_of(
         return 1, length, 0
     ssm = kind.state_space(layer)
     width = batch * ssm.input_size * ssm.state_size
-    return *stretches(ssm.stretch, length, width, platform or jax.default_backend()), width
+    return *selective_stretches(
+        ssm.stretch, length, width, platform or jax.default_backend()
+    ), width
 
 
 def levels(length: int) -> int:
@@ -117,8 +120,8 @@ def predicted_bytes(layer: Any, way: str, direction: str, batch: int, length: in
     - what the layer holds but not for each step: scores of attention, a gradient of large weights;
     - a tree over dense matrices holds them at every level, T n^2 (1 + 1/2 + 1/4 ...) words, forward
       and backward;
-    - a state-space layer, some arrays of the states of a stretch of time, and a state for each
-      stretch.
+    - a state-space layer, some arrays of the states of a stretch of time, and the states that are
+      kept. The native kernel holds the latter alone.
     """
     backward, each = direction == BOTH, cost(layer, batch, length)
     arrays = 12 if backward else 6
@@ -126,5 +129,5 @@ def predicted_bytes(layer: Any, way: str, direction: str, batch: int, length: in
     if _composes(layer, way):
         words += (4 if backward else 2.5) * length * layer.hidden_size**2
     count, stretch, width = stretches_of(layer, batch, length)
-    words += arrays * stretch * width + count * width
+    words += arrays * stretch * width + max(count, kept_states(length)) * width
     return int(_WORD * words)

@@ -16,7 +16,7 @@ from experiments.gradient_decay import records as choose
 from experiments.harness import config as harness_config
 from experiments.harness.figures import STYLE
 from experiments.harness.kinds import KINDS, Recurrence
-from experiments.harness.layer_configs import build
+from experiments.harness.layer_configs import build, by_default
 from experiments.harness.layer_options import Attention, Convolution, Dense
 from experiments.harness.reach import log_norms, output_log_norms
 from rnnscan import LSTM
@@ -41,8 +41,11 @@ SMALL = {
         {"name": "GRU torch", "kind": "GRU"},
         {"name": "minGRU", "kind": "MinGRU"},
         {"name": "minLSTM", "kind": "MinLSTM", "decay_bias": 1.0},
+        {"name": "minGRU signed", "kind": "MinGRU", "decay_bias": -2.0, "signed": True},
         {"name": "S6", "kind": "SelectiveSSM", "dt_max": 0.5},
         {"name": "Mamba", "kind": "Mamba"},
+        {"name": "S6 signed", "kind": "SelectiveSSM", "dt_max": 0.5, "signed": True},
+        {"name": "Mamba signed", "kind": "Mamba", "signed": True},
         {"name": "attention", "kind": "CausalSelfAttention"},
         {"name": "convolution", "kind": "CausalConv1D"},
         {"name": "MLP", "kind": "MLP"},
@@ -111,8 +114,8 @@ def test_an_orthogonal_matrix_has_its_gain_at_every_lag(records):
     [
         *((name, ("state", "input"), True) for name in ("RNN torch", "RNN 0.9", "ring")),
         *((name, ("state", "input"), True) for name in ("LSTM torch", "GRU torch")),
-        *((name, ("state",), True) for name in ("minGRU", "minLSTM")),
-        *((name, ("state",), False) for name in ("S6", "Mamba")),
+        *((name, ("state",), True) for name in ("minGRU", "minLSTM", "minGRU signed")),
+        *((name, ("state",), False) for name in ("S6", "Mamba", "S6 signed", "Mamba signed")),
         *((name, ("input",), False) for name in ("attention", "convolution", "MLP")),
     ],
 )
@@ -153,6 +156,23 @@ def test_a_leak_beside_a_gaussian_matrix():
     w = leak * np.eye(n) + gain / math.sqrt(n) * np.random.default_rng(0).standard_normal((n, n))
     drawn = np.log(np.linalg.norm(np.linalg.matrix_power(w, 12)) / math.sqrt(n))
     assert drawn == pytest.approx(closed_forms.leaky_log_norm(np.array([12]), leak, gain), abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["MinGRU", "MinLSTM"])
+def test_decays_that_only_the_input_moves_have_the_mean_square_of_the_closed_form(kind):
+    """Of 500 units and 2000 inputs: the mean over units of (E decay²)^k, signed decays and not."""
+    x = np.random.default_rng(0).standard_normal((2000, 8), np.float32)
+    ones, lags = np.ones((2000, 500), np.float32), np.array([1, 2])
+    for signed, bias in ((False, None), (True, None), (True, -1.0)):
+        config = by_default(kind, signed=signed, decay_bias=bias)
+        layer = build(config, jax.random.key(0), input_size=8, hidden=500)
+        decays = np.asarray(layer.step(x, ones)[0] - layer.step(x, 0 * ones)[0], np.float64)
+        assert (decays.min() < -0.1) == signed
+        squares = np.square(decays).mean(0)
+        found = [math.log((squares**k).mean()) / 2 for k in lags]
+        form = closed_forms.expected(config, lags, hidden=500, input_size=8, input_std=1.0)
+        np.testing.assert_allclose(form.state, found, rtol=0.04)
+        np.testing.assert_array_equal(form.input, form.state)
 
 
 def test_windows_have_closed_forms_with_ends():

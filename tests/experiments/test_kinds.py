@@ -63,6 +63,40 @@ def test_a_config_makes_every_layer_and_its_facts_are_so(name):
     assert min(each.flops, each.held) > 0
 
 
+@pytest.mark.parametrize("kind", ["MinGRU", "MinLSTM"])
+@pytest.mark.parametrize(("bias", "words"), [(2.0, "0.762"), (-2.0, "-0.762"), (None, "0")])
+def test_signed_decays_begin_where_the_config_says(kind, bias, words):
+    """2 sigmoid(2) - 1 = 0.762, whatever x is where a bias alone speaks."""
+    config = by_default(kind, decay_bias=bias, signed=True)
+    assert describe_init(config) == f"signed decays near {words}"
+    layer = build(config, jax.random.key(0), input_size=3, hidden=400)
+    assert layer.signed
+    assert not build(by_default(kind), jax.random.key(0), input_size=3, hidden=4).signed
+
+    def last(h):
+        return layer.step(np.zeros(3, np.float32), h)[0]
+
+    h = np.ones(400, np.float32)
+    decays = last(h) - last(np.zeros_like(h))
+    near = 1e-6 if bias else 0.04  # the mean of 400 that are drawn
+    assert abs(decays.mean() - float(words)) < near + 1e-3
+
+
+@pytest.mark.parametrize("kind", ["SelectiveSSM", "Mamba"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_steps_and_signs_of_a_state_space_are_those_of_the_config(kind, signed):
+    """Without input the entry n of a state is left with a = exp(-n dt) of itself, or 2 a - 1."""
+    config = by_default(kind, dt_min=0.5, dt_max=0.5, signed=signed)
+    assert describe_init(config) == ("signed " if signed else "") + "steps [0.5, 0.5]"
+    layer = build(config, jax.random.key(0), input_size=3, hidden=3)
+    ssm = KINDS[kind].state_space(layer)
+    ones = np.ones((ssm.input_size, 16), np.float32)
+    _, left = ssm.step(np.zeros(ssm.input_size, np.float32), ones)
+    decay = np.exp(-0.5 * np.arange(1, 17))
+    expected = ones * (2 * decay - 1 if signed else decay)
+    np.testing.assert_allclose(left, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_what_is_no_layer_has_no_costs():
     with pytest.raises(TypeError, match="layer: got int, expected one of rnnscan"):
         cost(3, 1, 1)

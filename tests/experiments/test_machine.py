@@ -184,6 +184,20 @@ def test_every_layer_is_counted_by_every_method(kind, platform):
         assert longer.flops > 3 * forward.flops or kind == "MLP"
 
 
+@pytest.mark.parametrize("kind", ["SelectiveSSM", "Mamba"])
+def test_the_native_kernel_of_a_state_space_moves_no_states(kind):
+    layer = costs._shapes(json.dumps({"name": kind, "kind": kind}), 8, 1024)
+    for backward in (False, True):
+        kernel, chain = (
+            costs.counted(costs.Call(layer, method, 2, 1024, "cpu"), backward)
+            for method in ("native", "sequential")
+        )
+        states = 4 * 2 * 1024 * KINDS[kind].state_space(layer).input_size * 16  # bytes
+        assert chain.bytes - kernel.bytes > 2 * states
+        assert 0 < kernel.elements < chain.elements
+        assert kernel.steps == 0
+
+
 def test_auto_is_the_method_that_it_takes_and_is_no_rival_of_itself():
     layer = costs._shapes(json.dumps({"name": "a", "kind": "LRU"}), 8, 64)
     takes = costs.taken(layer, "auto", 2, 64)
