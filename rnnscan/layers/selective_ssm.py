@@ -27,7 +27,7 @@ arXiv:2312.00752, equations 2-4 and Algorithm 2, with the parametrisation of its
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -47,14 +47,6 @@ from rnnscan.scan import (
     selective_step,
     selective_table,
 )
-
-
-class _Steps(NamedTuple):
-    """What some steps need beside the state, each (..., its size)."""
-
-    dt: jax.Array  # channels
-    b: jax.Array  # state
-    c: jax.Array  # state
 
 
 @jax.tree_util.register_dataclass
@@ -193,11 +185,11 @@ class SelectiveSSM(ScanLayer):
             signed=self.signed,
         )
 
-    def _projected(self, x: jax.Array) -> _Steps:
-        """Equation (1), before the bias and softplus."""
+    def _projected(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """dt, B and C of equation (1), dt before the bias and softplus."""
         cuts = self.dt_rank, self.dt_rank + self.state_size
         r, b, c = jnp.split(product(x, self.w_x), cuts, axis=-1)
-        return _Steps(product(r, self.w_dt), b, c)
+        return product(r, self.w_dt), b, c
 
     def _rates(self) -> jax.Array:
         """A of equation (2)."""

@@ -120,10 +120,15 @@ def _static(x) -> str:
 
 
 def direction(reverse) -> bool:
-    """`reverse` as a bool; it is part of the program, so it cannot be traced."""
-    if not isinstance(reverse, (bool, np.bool_)):
-        raise TypeError(f"reverse: got {reverse!r}, expected True or False{_static(reverse)}")
-    return bool(reverse)
+    """`reverse` as a bool."""
+    return boolean("reverse", reverse)
+
+
+def boolean(name: str, x) -> bool:
+    """x as a bool; it is part of the program, so it cannot be traced."""
+    if not isinstance(x, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {x!r}, expected True or False{_static(x)}")
+    return bool(x)
 
 
 def integer(name: str, x) -> int:

@@ -28,17 +28,18 @@ def hold_gain(t: jax.Array, a: jax.Array) -> jax.Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _moment(n: int, t: jax.Array, a: jax.Array) -> jax.Array:
-    """G_n = t^(n+1) psi_n(t a), where psi_n(z) is G_n(1, z)."""
+    """G_n, near t a = 0 as t^(n+1) psi_n(t a), where psi_n(z) is G_n(1, z)."""
     z = t * a
     near = jnp.abs(z) < _near(n)
-    return t ** (n + 1) * jnp.where(near, _series(n, jnp.where(near, z, 0)), _quotient(n, z, near))
+    close = jnp.where(near, t, 0) ** (n + 1) * _series(n, jnp.where(near, z, 0))
+    return jnp.where(near, close, _quotient(n, jnp.where(near, 1, t), jnp.where(near, 1, a)))
 
 
 @_moment.defjvp
 def _moment_jvp(n, primals, tangents):
     t, a = primals
     dt, da = tangents
-    return _moment(n, t, a), t**n * jnp.exp(t * a) * dt + _moment(n + 1, t, a) * da
+    return _moment(n, t, a), _power(n, t, a) * dt + _moment(n + 1, t, a) * da
 
 
 def _near(n: int) -> float:
@@ -58,10 +59,15 @@ def _series(n: int, z: jax.Array) -> jax.Array:
     return total
 
 
-def _quotient(n: int, z: jax.Array, near: jax.Array) -> jax.Array:
-    """psi_n(z) = (exp(z) - n psi_{n-1}(z)) / z, from psi_0(z) = (exp(z) - 1) / z."""
-    z = jnp.where(near, 1, z)
-    total = jnp.expm1(z) / z
+def _quotient(n: int, t: jax.Array, a: jax.Array) -> jax.Array:
+    """G_n = (t^n exp(t a) - n G_{n-1}) / a, from G_0 = (exp(t a) - 1) / a."""
+    total = jnp.expm1(t * a) / a
     for m in range(1, n + 1):
-        total = (jnp.exp(z) - m * total) / z
+        total = (_power(m, t, a) - m * total) / a
     return total
+
+
+def _power(n: int, t: jax.Array, a: jax.Array) -> jax.Array:
+    """t^n exp(t a), 0 where the exponential is, however large t^n."""
+    e = jnp.exp(t * a)
+    return jnp.where(e == 0, 1, t) ** n * e

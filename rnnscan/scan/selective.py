@@ -203,16 +203,13 @@ def _spec(reverse, method, discretisation, signed, softplus, stretch) -> Spec:
         known = " or ".join(map(repr, DISCRETISATIONS))
         hint = arguments.nearest(discretisation, DISCRETISATIONS)
         raise ValueError(f"discretisation: got {discretisation!r}, expected {known}{hint}")
-    for name, flag in (("signed", signed), ("delta_softplus", softplus)):
-        if not isinstance(flag, (bool, np.bool_)):
-            raise TypeError(f"{name}: got {flag!r}, expected True or False")
     if stretch is not None and arguments.integer("stretch", stretch) < 1:
         raise ValueError(f"stretch: got {stretch!r}, expected an integer >= 1")
     return Spec(
         reverse=arguments.direction(reverse),
-        signed=bool(signed),
+        signed=arguments.boolean("signed", signed),
         discretisation=discretisation,
-        softplus=bool(softplus),
+        softplus=arguments.boolean("delta_softplus", softplus),
         precision=matmul_precision(),
         stretch=None if stretch is None else int(stretch),
         method=method,

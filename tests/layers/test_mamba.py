@@ -26,24 +26,28 @@ def by_definition(layer, x, window, h):
         window = window[1:]
         r, b, c = np.split(p.ssm.w_x @ v, [rank, rank + size])
         dt = np.log1p(np.exp(p.ssm.w_dt @ r + p.ssm.b_dt))
-        h = np.exp(-dt[:, None] * np.exp(p.ssm.a_log)) * h + np.outer(dt * v, b)
+        decay = np.exp(-dt[:, None] * np.exp(p.ssm.a_log))
+        decay = 2 * decay - 1 if layer.ssm.signed else decay
+        h = decay * h + np.outer(dt * v, b)
         y.append(p.w_out @ ((h @ c + p.ssm.d * v) * silu(z)))
     return np.array(y), (window, h)
 
 
 @pytest.mark.parametrize(
-    ("method", "width", "expand", "x64"),
+    ("method", "width", "expand", "signed", "x64"),
     [
-        ("auto", 4, 2, True),
-        ("associative", 1, 1, True),
-        ("sequential", 3, 3, True),
-        ("auto", 4, 2, False),
+        ("auto", 4, 2, False, True),
+        ("associative", 1, 1, True, True),
+        ("sequential", 3, 3, False, True),
+        ("auto", 4, 2, False, False),
+        ("auto", 4, 2, True, False),
     ],
     indirect=["x64"],
 )
-def test_equals_its_sequential_definition(method, width, expand, x64):
+def test_equals_its_sequential_definition(method, width, expand, signed, x64):
     dtype = np.float64 if x64 else np.float32
     options = {"conv_width": width, "expand": expand, "state_size": 4, "dt_max": 1.0}
+    options["signed"] = signed
     layer = Mamba.init(jax.random.key(0), 5, method=method, dtype=dtype, **options)
     inner = 5 * expand
     x = draw(33, 5, dtype=dtype)

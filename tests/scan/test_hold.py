@@ -51,3 +51,15 @@ def test_gain_and_derivatives_of_every_mode_keep_their_digits(x64):
     close(along_a, g_1, rtol=16 * eps, atol=tiny)
     np.testing.assert_array_equal(forward, along_a)
     close(second, g_2, rtol=64 * eps, atol=tiny)
+
+
+def test_times_whose_powers_overflow(x64):
+    """Held for ever: 1 / |a| and its derivatives, along a to the second order."""
+    t, a = np.float64(1e200) if x64 else np.float32(1e30), -2.0
+    along_a = jax.grad(hold_gain, 1)
+    t, a = jnp.asarray(t), jnp.asarray(a, jnp.asarray(t).dtype)
+    assert float(hold_gain(t, a)) == 0.5
+    assert float(jax.grad(hold_gain)(t, a)) == 0
+    assert float(along_a(t, a)) == 0.25
+    np.testing.assert_allclose(float(jax.grad(along_a, 1)(t, a)), 0.25, rtol=1e-6)
+    assert float(jax.grad(along_a)(t, a)) == 0
