@@ -47,7 +47,7 @@ lab: $(VENV)/.with-lab ## JupyterLab in notebooks/; on a machine without a scree
 
 clean: ## remove the environment and every cache; runs/ stays
 	rm -rf .venv .venv-newest .venv-gpu $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
-	rm -f rnnscan/scan/cpu_kernel/*.so
+	rm -f rnnscan/scan/cpu_kernel/*.so rnnscan/scan/cpu_kernel/*.so.*
 	find rnnscan experiments tests scripts notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra; a change of what is installed or compiled installs again.

@@ -51,21 +51,27 @@ def wanted() -> bool:
     return os.environ.get("RNNSCAN_NATIVE", "") != "0" and sys.platform in ("linux", "darwin")
 
 
-def list_of_sources(root: Path):
-    """The module `sources.py`, by path: the package needs JAX. `library.py` compares its hash."""
-    spec = importlib.util.spec_from_file_location("sources", root / FOLDER / "sources.py")
+def beside(root: Path, name: str):
+    """A module of the kernel's folder, by path: the package needs JAX."""
+    spec = importlib.util.spec_from_file_location(name, root / FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def is_current(root: Path) -> bool:
-    """Whether the library is there already, of these very sources: for a second environment."""
+    """Whether the library is there already, whole and of these very sources."""
     library = root / FOLDER / LIBRARY
-    if os.environ.get("CXX") or not library.is_file():
+    if not library.is_file():
         return False
-    source_hash = list_of_sources(root).source_hash(root / FOLDER)
-    return source_hash.encode() in library.read_bytes()
+    source_hash = beside(root, "sources").source_hash(root / FOLDER)
+    compiled, shared_object = library.read_bytes(), beside(root, "shared_object")
+    return source_hash.encode() in compiled and shared_object.is_sealed(compiled)
+
+
+def must_compile(root: Path) -> bool:
+    """A second environment takes what the first one compiled, unless a compiler is named."""
+    return bool(os.environ.get("CXX")) or not is_current(root)
 
 
 def compile_library(root: Path) -> None:
@@ -75,7 +81,7 @@ def compile_library(root: Path) -> None:
     if jaxlib is None:
         raise RuntimeError(f"the XLA headers of {OLDEST_JAXLIB} are not in the build environment")
     folder = root / FOLDER
-    listed = list_of_sources(root)
+    listed = beside(root, "sources")
     units = [source for source in listed.sources(folder) if source.endswith(".cc")]
     kernels = [source for source in units if source.endswith("/kernel.cc")]
     others = [source for source in units if source not in kernels]
@@ -108,10 +114,25 @@ def compile_library(root: Path) -> None:
             run([*link, "-static-libstdc++", "-static-libgcc"])
         except RuntimeError:
             run(link)
-        # Moved into place: a process that has the old file open keeps it.
-        partial = folder / f"{LIBRARY}.partial"
-        shutil.copyfile(library, partial)
-        os.replace(partial, folder / LIBRARY)
+        put(folder / LIBRARY, beside(root, "shared_object").sealed(Path(library).read_bytes()))
+
+
+def put(path: Path, data: bytes) -> None:
+    """Writes a file that is whole at every moment, after a power cut and beside another install.
+
+    A process that has the old file open keeps it.
+    """
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, 0o644)
+            os.fsync(descriptor)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
 
 
 def run(command: list[str]) -> None:
@@ -126,7 +147,7 @@ class NativeKernel(BuildHookInterface):
     def dependencies(self) -> list[str]:
         if self.target_name != "wheel" or not wanted() or not compiler():
             return []
-        return [] if is_current(Path(self.root)) else [OLDEST_JAXLIB]
+        return [OLDEST_JAXLIB] if must_compile(Path(self.root)) else []
 
     def initialize(self, version: str, build_data: dict) -> None:
         del version
@@ -136,10 +157,12 @@ class NativeKernel(BuildHookInterface):
         try:
             if not wanted() or not compiler():
                 raise RuntimeError("no C++ compiler (CXX, c++, g++ or clang++), or none is wanted")
-            if not is_current(root):
+            if must_compile(root):
                 compile_library(root)
         except (RuntimeError, OSError, subprocess.TimeoutExpired) as fault:
-            (root / FOLDER / LIBRARY).unlink(missing_ok=True)  # none is better than an old one
+            # None is better than an old one; a current one another install has just made.
+            if not (wanted() and is_current(root)):
+                (root / FOLDER / LIBRARY).unlink(missing_ok=True)
             if os.environ.get("RNNSCAN_NATIVE") == "1":
                 raise
             self.app.display_warning(f"rnnscan without its CPU kernel: {fault}")

@@ -4,10 +4,13 @@ import ctypes
 import functools
 import importlib.metadata
 import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 
+from rnnscan.scan.cpu_kernel.shared_object import extent
 from rnnscan.scan.cpu_kernel.sources import source_hash
 from rnnscan.scan.table import Case
 
@@ -24,6 +27,10 @@ REMEDY = (
     "RNNSCAN_NATIVE=1 pip install --force-reinstall --no-deps -e . (which fails where it cannot be "
     "compiled, and says why)"
 )
+ANOTHER_COPY = (
+    "another copy of the CPU kernel is in this process, as after an upgrade of rnnscan; restart "
+    "Python"
+)
 
 
 @functools.cache
@@ -33,6 +40,8 @@ def why_not() -> str | None:
     if path is None:
         return f"the CPU kernel was not compiled when rnnscan was installed; {REMEDY}"
     try:
+        if (size := path.stat().st_size) < (whole := extent(path)):
+            return f"the CPU kernel is cut short, to {size:,} of {whole:,} bytes; {REMEDY}"
         library = ctypes.CDLL(str(path))
         compiled = _text(library.rnnscan_source_hash)
         version = int(library.rnnscan_ffi_version())
@@ -44,18 +53,13 @@ def why_not() -> str | None:
     if version > supported:
         # Registered all the same, it would keep the whole CPU backend from starting.
         return "the CPU kernel was compiled for a newer jaxlib; install rnnscan again"
-    for target in TARGETS:
-        _register(library, target, "cpu")
-    return None
+    return _registers(library, TARGETS, "cpu")
 
 
 @functools.cache
 def why_no_launcher() -> str | None:
     """Registers the launcher of CUDA kernels, once, for who asks for it alone; or the reason."""
-    if reason := why_not():
-        return reason
-    _register(ctypes.CDLL(str(_find())), CUDA_TARGET, "CUDA")
-    return None
+    return why_not() or _registers(ctypes.CDLL(str(_find())), [CUDA_TARGET], "CUDA")
 
 
 def why_not_for(case: Case) -> str | None:
@@ -74,9 +78,27 @@ def instruction_set() -> str:
     return _text(ctypes.CDLL(str(_find())).rnnscan_instruction_set)
 
 
-def _register(library: ctypes.CDLL, target: str, platform: str) -> None:
-    capsule = jax.ffi.pycapsule(getattr(library, target))
-    jax.ffi.register_ffi_target(target, capsule, platform=platform)
+def compiler() -> str:
+    """What compiled them; `why_not()` must be `None`."""
+    return _text(ctypes.CDLL(str(_find())).rnnscan_compiler)
+
+
+def _registers(library: ctypes.CDLL, targets: Iterable[str], platform: str) -> str | None:
+    """Tells XLA of the kernels; or why it does not take them."""
+    # XLA takes a name once in a process, and where no backend has started yet it says so only when
+    # that fails to start. Whoever was first is noted where every copy of this module looks.
+    mine = ctypes.cast(library.rnnscan_ffi_version, ctypes.c_void_p).value
+    if vars(sys).setdefault("_rnnscan_cpu_kernel", mine) != mine:
+        return ANOTHER_COPY
+    for target in targets:
+        capsule = jax.ffi.pycapsule(getattr(library, target))
+        try:
+            jax.ffi.register_ffi_target(target, capsule, platform=platform)
+        except Exception as fault:  # of which type is not documented
+            if "Duplicate" in str(fault):  # of a version that noted nothing
+                return ANOTHER_COPY
+            return f"XLA does not take the CPU kernel ({fault}); {REMEDY}"
+    return None
 
 
 def _find() -> Path | None:
