@@ -13,7 +13,7 @@ try:
     from rich.padding import Padding
     from rich.text import Text
 
-    from experiments.harness import config, registry, run_folder, visit
+    from experiments.harness import config, files, registry, run_folder, visit
     from experiments.harness.compare import compare_runs
     from experiments.harness.listing import list_runs
     from experiments.harness.sweep import sweep
@@ -192,9 +192,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:  # of what else is written: standard output, a log on a full disk
-        if error.errno not in run_folder.CURES:
+        if error.errno not in files.CURES:
             raise
-        print(f"{error}: {run_folder.CURES[error.errno]} and run it again", file=sys.stderr)
+        print(f"{error}: {files.CURES[error.errno]} and run it again", file=sys.stderr)
         return BAD_INPUT
 
 

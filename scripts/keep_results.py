@@ -23,7 +23,8 @@ import tyro
 from PIL import Image
 
 from experiments.harness import visit
-from experiments.harness.run_folder import RunFolder, RunFolderError
+from experiments.harness.files import RunFolderError
+from experiments.harness.run_folder import RunFolder
 from scripts.accelerator import archive
 
 ROOT = Path(__file__).resolve().parents[1]

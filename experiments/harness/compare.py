@@ -23,9 +23,10 @@ from rich.text import Text
 
 from experiments.harness import contrast_tables, page, registry, terminal
 from experiments.harness.experiment import Table, Verdict, sum_up
+from experiments.harness.files import RunFolderError, write_atomically
 from experiments.harness.measurements import measured
 from experiments.harness.pairing import differing, pair
-from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError, write_atomically
+from experiments.harness.run_folder import RUNS, RunFolder
 
 _SHOWN = 20  # rows on the terminal
 _NAMED = 5  # records that one run has alone

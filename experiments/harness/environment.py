@@ -19,20 +19,23 @@ from experiments.harness import sources
 _PACKAGES = ("rnnscan", "jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
 # What some experiments time ours beside.
 _PEERS = ("torch", "flax", "accelerated-scan", "mambapy", "jax-linear-attention")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # No number depends on these: the digest of the sources says what the commit and version would.
 _CHANGES_NOTHING = ("git", "packages.rnnscan", "packages.matplotlib")
 _CHANGES_TIMES = (
-    *("system", "cpu.count", "cpu.memory_bytes"),
+    *("system", "threads", "cpu.count", "cpu.memory_bytes"),
     *(f"packages.{peer}" for peer in _PEERS),
 )
 
 
 def describe(name: str = "") -> dict[str, Any]:
-    """Versions, device, processor, memory, jax settings, git commit and a digest of the sources.
+    """Versions, device, processor, its kernel, memory, jax settings, git commit, digest of sources.
 
     The sources are those of the experiment of that name; of all experiments without one.
     """
     import jax  # here, since whoever reads a run folder needs no jax
+
+    from rnnscan.scan.cpu_kernel import library
 
     devices = jax.devices()
     return {
@@ -42,6 +45,11 @@ def describe(name: str = "") -> dict[str, Any]:
             "count": len(devices),
         },
         "cpu": {"model": _cpu_model(), "count": _cpu_count(), "memory_bytes": memory_bytes()},
+        # It also launches the kernels of a GPU.
+        "kernel": None
+        if library.why_not()
+        else {"instruction_set": library.instruction_set(), "compiler": library.compiler()},
+        "threads": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": {

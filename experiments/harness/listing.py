@@ -12,7 +12,8 @@ from rich.cells import cell_len
 
 from experiments.harness import config, registry, terminal
 from experiments.harness.experiment import Table, in_words
-from experiments.harness.run_folder import RUNS, RunFolder, check_root, point_key
+from experiments.harness.results import point_key
+from experiments.harness.run_folder import RUNS, RunFolder, check_root
 
 _SWEEP = "sweep.json"
 _CELL = 44  # characters
@@ -95,8 +96,8 @@ def _row(path: Path) -> Row:
         records = run.records()
         done = {point_key(record["point"]) for record in records}
         points = str(len(done))
-        _ = run.environment
         where, experiment, mine = registry.reopen(path)
+        _ = run.environment
         differs = _differs(where, experiment.Config, mine)
         whole = run.holds_all(records)
         state = "finished" if whole else _so_far(experiment.plan(mine), done)

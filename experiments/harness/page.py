@@ -18,8 +18,8 @@ from typing import Any, Literal
 import jinja2
 
 from experiments.harness.experiment import Table, Verdict
+from experiments.harness.files import as_bytes
 from experiments.harness.rows import flat
-from experiments.harness.run_folder import as_bytes
 
 _LONG = 45  # characters; a longer cell is broken over lines
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.harness import run_folder, visit
+from experiments.harness.files import RunFolderError
 from experiments.harness.rows import flat
-from experiments.harness.run_folder import RunFolder, RunFolderError
+from experiments.harness.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

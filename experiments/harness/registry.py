@@ -25,7 +25,8 @@ from typing import cast
 
 from experiments.harness.config import Config, ConfigError, ConfigFile, read, resolve
 from experiments.harness.experiment import Experiment, ProtocolError, check, in_words
-from experiments.harness.run_folder import RunFolderError, title
+from experiments.harness.files import RunFolderError
+from experiments.harness.run_folder import RunFolder, title
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -48,7 +49,9 @@ def reopen(folder: Path) -> tuple[str, Experiment, Config]:
     # The file, for a folder may be called as an experiment is.
     file = find_config(str(folder / "config.json"))
     experiment = load(file.experiment)
-    return file.experiment, experiment, resolve(experiment.Config, file.values, where=str(folder))
+    config = resolve(experiment.Config, file.values, where=str(folder))
+    _ = RunFolder(folder).config  # as it was measured
+    return file.experiment, experiment, config
 
 
 def load(name: str) -> Experiment:

@@ -24,8 +24,9 @@ from experiments.harness.experiment import (
     sum_up,
 )
 from experiments.harness.figures import STYLE, literal
+from experiments.harness.files import OTHER_FOLDER, write_atomically
 from experiments.harness.page import Facts, Image, Section, Text
-from experiments.harness.run_folder import OTHER_FOLDER, RUNS, RunFolder, write_atomically
+from experiments.harness.run_folder import RUNS, RunFolder
 from experiments.harness.terminal import show_table, visible
 
 _COPY = "report a copy of the folder"  # for one that may not be written to

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.harness import run_folder, visit
+from experiments.harness import results, run_folder, visit
 from experiments.harness.run_folder import RunFolder
 
-_OF_THE_FILE = ("point", *run_folder.NUMBERING)
+_OF_THE_FILE = ("point", *results.OF_THE_FILE)
 
 
 def read(folder: str | os.PathLike[str], *more: str | os.PathLike[str]) -> list[dict[str, Any]]:

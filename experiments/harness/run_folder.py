@@ -15,29 +15,39 @@ it times nothing, the system and the number of processors and bytes of memory ar
 Neither is the commit in it, nor other experiments, tests, pages: a commit to these costs no
 measurement. environment.json has the commit at which the folder was made.
 
-The lines of a point are written together and each knows how many they are, so that a point is there
-as a whole or not at all.
+environment.json also holds the hashes of config.json and of itself, and each line of results.jsonl
+its own (`results.py`): a folder that was changed by hand, or put together of two, is told, and no
+number of it is shown. Folders of older versions bear no hashes and are believed.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from experiments.harness import sources
+from experiments.harness import results, sources
 from experiments.harness.config import Config
 from experiments.harness.environment import device_name, that_measures
 from experiments.harness.experiment import Point, Record
+from experiments.harness.files import (
+    MOVE_AWAY,
+    RunFolderError,
+    canonical,
+    hash_of,
+    read_json,
+    to_json,
+    write_atomically,
+    writes,
+)
+from experiments.harness.results import point_key
 
 try:
     import fcntl
@@ -45,18 +55,8 @@ except ImportError:  # not on Windows
     fcntl = None
 
 RUNS = Path("runs")  # where run folders lie unless told otherwise
-NUMBERING = ("line", "lines")  # of a record within its point, and of how many
-CURES = {
-    errno.ENOSPC: "free space there",
-    errno.EDQUOT: "free space there, the quota is used up",
-    errno.EFBIG: "allow larger files (ulimit -f)",
-}
-OTHER_FOLDER = "choose another folder with --runs"
 BUSY = "another process is measuring into it"
-
-
-class RunFolderError(RuntimeError):
-    """A run folder that cannot be used, and why."""
+_CONFIG, _ENVIRONMENT, _HASHES = "config.json", "environment.json", "hashes"
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return (self.path / "finished.json").exists()
+        return os.path.exists(self.path / "finished.json")  # no error where it may not be read
 
     @property
     def experiment(self) -> str:
         """Its name; of an experiment of one's own the path of its folder."""
-        name = self.config.get("experiment")
+        name = read_json(self.path / _CONFIG).get("experiment")
         if not isinstance(name, str) or not title(name):
             path = self.path / "config.json"
             raise RunFolderError(f'{path}: does not say which experiment it is of: "experiment"')
@@ -93,27 +93,56 @@ class RunFolder:
 
     @property
     def config(self) -> dict[str, Any]:
-        return _read_json(self.path / "config.json")
+        """What was asked, the name of the experiment with it."""
+        path = self.path / _CONFIG
+        config, (_, hashes) = read_json(path), self._environment()
+        if hashes and hashes.get(_CONFIG) != hash_of(config):
+            again = shlex.join(["python", "-m", "experiments", "run", str(path)])
+            raise RunFolderError(
+                f"{path}: is not the config that was measured: it was changed, or is of another "
+                f"run. Put it back, or {MOVE_AWAY}; what it says now is measured by: {again}"
+            )
+        return config
 
     @property
     def environment(self) -> dict[str, Any]:
-        path = self.path / "environment.json"
-        facts = _read_json(path)
+        """Where it ran, as `environment.describe` said it."""
+        facts, _ = self._environment()
         try:
             _ = device_name(facts), facts["packages"]["jax"]
         except (KeyError, TypeError) as error:
-            raise RunFolderError(f"{path}: says no device or version: {error}") from None
+            raise RunFolderError(
+                f"{self.path / _ENVIRONMENT}: says no device or version: {error}; {MOVE_AWAY}"
+            ) from None
         return facts
+
+    def _environment(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """environment.json, and the hashes in it, of which older versions wrote none."""
+        path = self.path / _ENVIRONMENT
+        facts = read_json(path) if os.path.lexists(path) else {}
+        hashes = facts.pop(_HASHES, {})
+        config = hashes.get(_CONFIG) if isinstance(hashes, dict) else None
+        if hashes and hashes != _hashes(config, facts):
+            raise RunFolderError(
+                f"{path}: is not where it was measured: it was changed after it was written. Put "
+                f"it back, or {MOVE_AWAY}"
+            )
+        return facts, hashes
+
+    @property
+    def hash(self) -> str:
+        """Of config and environment: what binds the lines of results.jsonl to this run."""
+        return self._environment()[1].get(_ENVIRONMENT, "")
 
     def records(self) -> list[Record]:
         """The records of all finished points; a torn tail is left out."""
-        return _complete(self.results)[0]
+        return results.read(self.results, self.hash)[0]
 
     def holds_all(self, records: Sequence[Record]) -> bool:
         """Whether it was finished, and these are as many points as then: a copy may be torn."""
         if not self.finished:
             return False
-        points = _read_json(self.path / "finished.json").get("points")
+        points = read_json(self.path / "finished.json").get("points")
         return points in (None, len({point_key(record["point"]) for record in records}))
 
     def mark_finished(self, facts: dict[str, Any]) -> None:
@@ -148,13 +177,43 @@ def title(experiment: str) -> str:
 def make(root: Path, experiment: str, config: Config, environment: dict[str, Any]) -> RunFolder:
     """The folder of this config in this environment below `root`: made, or found as it was left."""
     folder = place(root, experiment, config, environment)
-    resolved = {"experiment": experiment, **config.model_dump(mode="json")}
-    for name, facts in (("environment.json", environment), ("config.json", resolved)):
-        with _writes(folder.path):
-            there = (folder.path / name).exists()
+    check_is_of(folder, experiment, config, environment)
+    asked = _asked(experiment, config)
+    hashed = {**environment, _HASHES: _hashes(hash_of(asked), environment)}
+    for name, facts in ((_ENVIRONMENT, hashed), (_CONFIG, asked)):
+        path = folder.path / name
+        with writes(folder.path):
+            there = path.exists()
         if not there:
-            write_atomically(folder.path / name, json.dumps(facts, indent=2) + "\n")
+            write_atomically(path, json.dumps(facts, indent=2) + "\n")
     return folder
+
+
+def check_is_of(
+    folder: RunFolder, experiment: str, config: Config, environment: dict[str, Any]
+) -> None:
+    """Raises where what lies at its place is of another run, or was changed."""
+    times = sources.times(experiment)
+    for name, there, wanted in (
+        (_CONFIG, lambda: folder.config, _asked(experiment, config)),
+        (
+            _ENVIRONMENT,
+            lambda: that_measures(folder._environment()[0], times=times),
+            that_measures(environment, times=times),
+        ),
+    ):
+        path = folder.path / name
+        if os.path.lexists(path) and hash_of(there()) != hash_of(wanted):
+            raise RunFolderError(f"{path}: is of another run than its folder is named; {MOVE_AWAY}")
+
+
+def _asked(experiment: str, config: Config) -> dict[str, Any]:
+    return {"experiment": experiment, **config.model_dump(mode="json")}
+
+
+def _hashes(config: str | None, environment: dict[str, Any]) -> dict[str, str | None]:
+    """Of config.json and environment.json, of which the second is of both."""
+    return {_CONFIG: config, _ENVIRONMENT: hash_of([config, environment])}
 
 
 def find(path: Path) -> RunFolder:
@@ -187,86 +246,40 @@ def latest(root: Path) -> RunFolder:
     return RunFolder(max(found, key=_last_change))
 
 
-def point_key(point: Point) -> str:
-    """Points are equal when their JSON is."""
-    return canonical(point)
-
-
 @contextmanager
 def writing(folder: RunFolder) -> Iterator[Writer]:
     """Opens `results.jsonl` for appending, alone, after dropping what an interruption tore.
 
     A folder that is written to is unfinished until it is marked again.
     """
-    with _writes(folder.path):
+    run = folder.hash
+    with writes(folder.path):
         # Unbuffered: nothing is left that closing would try to write once more.
         file = folder.results.open("ab", buffering=0)
     with file:
         _lock(file, folder)
-        _, end = _complete(folder.results)
-        with _writes(folder.path):
+        _, end = results.read(folder.results, run)
+        with writes(folder.path):
             file.truncate(end)
-        yield Writer(folder, file)
+        yield Writer(folder, run, file)
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Appends whole points to the results of a folder."""
+    """Appends whole points to the results of a folder, whose hash is `run`."""
 
     folder: RunFolder
+    run: str
     file: io.FileIO
 
     def append(self, point: Point, records: Sequence[Record]) -> None:
         """Writes the records of a point at once, and returns when they are on the disk."""
-        count = len(records)
-        lines = [
-            _to_json({**record, "point": point, "line": number, "lines": count})
-            for number, record in enumerate(records, start=1)
-        ]
-        left = "".join(line + "\n" for line in lines).encode()
-        with _writes(self.folder.path):
+        left = results.lines_of(point, records, self.run)
+        with writes(self.folder.path):
             (self.folder.path / "finished.json").unlink(missing_ok=True)
             while left:
                 left = left[self.file.write(left) :]
             os.fsync(self.file.fileno())
-
-
-def write_atomically(path: Path, content: str | bytes, *, otherwise: str = OTHER_FOLDER) -> None:
-    """Writes a file so that a reader sees the old or the new one, never half of it.
-
-    otherwise: what helps where the disk refuses it for good.
-    """
-    with _writes(path, otherwise):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        data = as_bytes(content) if isinstance(content, str) else content
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def as_bytes(text: str) -> bytes:
-    r"""UTF-8, and an escape of what has none: a byte of a path, half of a pair in JSON.
-
-    >>> as_bytes("\u00fc \udcff")
-    b'\xc3\xbc \\udcff'
-    """
-    return text.encode(errors="backslashreplace")
-
-
-@contextmanager
-def _writes(path: Path, otherwise: str = OTHER_FOLDER) -> Iterator[None]:
-    """What the disk refuses, in one message with the cure."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # a path with a null character
-        cure = CURES.get(getattr(error, "errno", 0), "mend that")
-        raise RunFolderError(
-            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. What was "
-            f"measured before is kept: {cure} and run the same command again, or {otherwise}."
-        ) from None
 
 
 def unwritable(record: Any) -> str:
@@ -281,47 +294,10 @@ def unwritable(record: Any) -> str:
         try:
             if not isinstance(field, str):
                 raise TypeError("a field's name should be a string")
-            _to_json({field: value})
+            to_json({field: value})
         except (TypeError, ValueError, RecursionError) as error:
             return f"{field!r}: {error}"
     return ""
-
-
-def canonical(value: Any) -> str:
-    """JSON without a choice: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
-
-
-def _complete(path: Path) -> tuple[list[Record], int]:
-    """The records of complete points, and where the last of these ends in the file."""
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return [], 0
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot be read: {error}") from None
-    records: list[Record] = []
-    group: list[Record] = []
-    end = offset = 0
-    for number, line in enumerate(lines, start=1):
-        offset += len(line)
-        try:
-            record = json.loads(line) if line.endswith(b"\n") else None
-        except (ValueError, RecursionError):
-            record = None
-        if record is None:
-            if number == len(lines):
-                break
-            raise RunFolderError(f"{path}: line {number} is not JSON; move the folder away")
-        if not isinstance(record, dict) or not {"point", "line", "lines"} <= record.keys():
-            raise RunFolderError(f"{path}: line {number} is no record; move the folder away")
-        if record["line"] != len(group) + 1:
-            raise RunFolderError(f"{path}: line {number} does not follow on the one before it")
-        group.append(record)
-        if len(group) == record["lines"]:
-            records.extend(group)
-            group, end = [], offset
-    return records, end
 
 
 def _lock(file: io.FileIO, folder: RunFolder) -> None:
@@ -336,27 +312,6 @@ def _lock(file: io.FileIO, folder: RunFolder) -> None:
             f"{folder.path}: cannot be locked: {error.strerror}; two processes could write into "
             "it: choose a folder of another file system with --runs"
         ) from None
-
-
-def _to_json(record: Record) -> str:
-    return json.dumps(record, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    """numpy and jax values as JSON's."""
-    if isinstance(value, np.generic) or hasattr(value, "__array__"):
-        return np.asarray(value).tolist()
-    raise TypeError(f"{value!r} of type {type(value).__name__} is no JSON value")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(facts, dict):
-        raise RunFolderError(f"{path}: cannot be read: should hold a table")
-    return facts
 
 
 def _last_change(folder: Path) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.harness import environment, progress, report, run_folder
+from experiments.harness import environment, progress, report, results, run_folder
 from experiments.harness.config import Config
 from experiments.harness.experiment import (
     Experiment,
@@ -20,6 +20,7 @@ from experiments.harness.experiment import (
     Summary,
     check,
 )
+from experiments.harness.results import point_key
 from experiments.harness.run_folder import RunFolder
 from experiments.harness.terminal import INTERRUPTED
 
@@ -146,7 +147,7 @@ def plan(name: str, experiment: Experiment, config: Config) -> list[Point]:
         fault = run_folder.unwritable(point)
         if fault:
             raise ProtocolError(f"{name}: plan(config) names the point {point}: {fault}")
-    keys = [run_folder.point_key(point) for point in points]
+    keys = [point_key(point) for point in points]
     if len(set(keys)) < len(keys):
         twice = next(point for point, key in zip(points, keys, strict=True) if keys.count(key) > 1)
         raise ProtocolError(f"{name}: plan(config) names the point {twice} more than once")
@@ -155,8 +156,8 @@ def plan(name: str, experiment: Experiment, config: Config) -> list[Point]:
 
 def remaining(planned: Sequence[Point], records: Iterable[Record]) -> list[Point]:
     """The planned points that have no records yet."""
-    done = {run_folder.point_key(record["point"]) for record in records}
-    return [point for point in planned if run_folder.point_key(point) not in done]
+    done = {point_key(record["point"]) for record in records}
+    return [point for point in planned if point_key(point) not in done]
 
 
 def measure(name: str, experiment: Experiment, config: Config, point: Point) -> list[Record]:
@@ -173,7 +174,7 @@ def measure(name: str, experiment: Experiment, config: Config, point: Point) -> 
         fault = run_folder.unwritable(record)
         if fault:
             raise ProtocolError(f"{asked} yielded a record that cannot be written: {fault}")
-        if taken := [name for name in run_folder.NUMBERING if name in record]:
+        if taken := [name for name in results.OF_THE_FILE if name in record]:
             raise ProtocolError(
                 f"{asked} yielded a record with {' and '.join(taken)}, by which results.jsonl "
                 "numbers the records of a point; should have another name"
@@ -182,7 +183,7 @@ def measure(name: str, experiment: Experiment, config: Config, point: Point) -> 
             raise ProtocolError(
                 f'{asked} yielded a record without "point"; it has {", ".join(map(str, record))}'
             )
-        if run_folder.point_key(record["point"]) != run_folder.point_key(point):
+        if point_key(record["point"]) != point_key(point):
             raise ProtocolError(
                 f"{asked} yielded a record of {record['point']}; should be of the point that was "
                 "asked for"

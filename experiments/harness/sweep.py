@@ -31,7 +31,8 @@ from experiments.harness import (
     terminal,
 )
 from experiments.harness.config import ConfigError
-from experiments.harness.run_folder import RUNS, RunFolder, RunFolderError
+from experiments.harness.files import RunFolderError, canonical, write_atomically
+from experiments.harness.run_folder import RUNS, RunFolder
 from experiments.harness.sweep_dask import LostError, OnDask
 from experiments.harness.sweep_here import Here, processors
 from experiments.harness.sweep_points import FINISHED, SweepPoint, counted
@@ -45,12 +46,14 @@ class Sweep:
     Args:
       experiment: its name, or the path of a folder of one's own.
       folder: the sweep's own.
+      environment: where its points run.
       states: finished, or why not; empty where it is to be run.
     """
 
     experiment: str
     folder: Path
     points: Sequence[SweepPoint]
+    environment: dict[str, Any] = field(default_factory=dict)
     folders: Sequence[RunFolder] = ()
     states: list[str] = field(default_factory=list)
 
@@ -97,7 +100,7 @@ def sweep(
     points = sweep_points.resolve(
         experiment.Config, file.values, axes, fixed, zipped=side_by_side, many=yes
     )
-    asked = run_folder.canonical([file.experiment, file.values, fixed, axes, side_by_side])
+    asked = canonical([file.experiment, file.values, fixed, axes, side_by_side])
     key = hashlib.sha256(asked.encode()).hexdigest()[:10]
     mine = Sweep(file.experiment, runs / f"sweep-{run_folder.title(file.experiment)}-{key}", points)
 
@@ -107,8 +110,9 @@ def sweep(
     engine = Here(jobs, tell) if workers is None else OnDask(workers, file.experiment, tell)
     with contextlib.closing(engine):
         facts = _environment(engine.environment(file.experiment))
+        mine.environment = facts
         mine.folders = [run_folder.place(runs, mine.experiment, p.config, facts) for p in points]
-        mine.states = [_state(found) for found in mine.folders]
+        mine.states = [_state(mine, number) for number in range(len(points))]
         left = [number for number, state in enumerate(mine.states) if not state]
         say(f"{counted(len(points), 'point')}, {len(left)} to run, into {mine.folder}/")
         for number, state in enumerate(mine.states):
@@ -124,8 +128,7 @@ def sweep(
     command = shlex.join(again)
     # A point that ended while all was stopped has said so in its folder alone.
     states = [
-        state or _state(found) or "unfinished"
-        for state, found in zip(mine.states, mine.folders, strict=True)
+        state or _state(mine, number) or "unfinished" for number, state in enumerate(mine.states)
     ]
     from experiments.harness import sweep_report  # it draws: no other command should wait for that
 
@@ -170,7 +173,7 @@ def _words(mine: Sweep, number: int, runs: Path) -> list[str]:
     path = mine.config(number)
     config = mine.points[number].config.model_dump(mode="json")
     resolved = {"experiment": mine.experiment, **config}
-    run_folder.write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+    write_atomically(path, json.dumps(resolved, indent=2) + "\n")
     mine.log(number).unlink(missing_ok=True)
     return ["run", str(path.resolve()), "--runs", str(runs.resolve())]
 
@@ -207,27 +210,25 @@ def _environment(outcome: task.Outcome) -> dict[str, Any]:
         raise RunFolderError(f"a task could not say where it runs: {_error(outcome)}") from None
 
 
-def _state(folder: RunFolder) -> str:
-    """Whether it is finished, or why it cannot be continued; empty where it is to be run."""
-    if not folder.path.exists():
-        return ""
+def _state(mine: Sweep, number: int) -> str:
+    """Whether a point is finished, or why it cannot be continued; empty where it is to be run."""
+    folder, config = mine.folders[number], mine.points[number].config
     try:
-        if (folder.path / "config.json").exists():
-            _ = folder.config, folder.environment
-        folder.records()
+        run_folder.check_is_of(folder, mine.experiment, config, mine.environment)
+        whole = folder.holds_all(folder.records())
     except RunFolderError as error:
         return str(error)
-    return FINISHED if folder.finished else ""
+    return FINISHED if whole else ""
 
 
 def _outcome(mine: Sweep, number: int, outcome: task.Outcome) -> str:
     """The state of a point whose task has ended: its folder says it, and else how it ended."""
     folder = mine.folders[number]
-    if state := _state(folder):
+    if state := _state(mine, number):
         return state
     if outcome.output:
         with contextlib.suppress(RunFolderError):  # a full disk: the state says so
-            run_folder.write_atomically(mine.log(number), outcome.output)
+            write_atomically(mine.log(number), outcome.output)
     if len(outcome.killed) >= task.TRIES:
         return f"killed by signal {outcome.killed[-1]}, {task.TRIES} times"
     if outcome.code:

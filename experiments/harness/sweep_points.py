@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.harness import config
 from experiments.harness.config import Config, ConfigError
-from experiments.harness.run_folder import canonical
+from experiments.harness.files import canonical
 
 FINISHED = "finished"  # the state of a point; any other says why it is not
 MANY = 10_000

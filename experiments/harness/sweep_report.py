@@ -17,7 +17,8 @@ from rich.console import Console
 from experiments.harness import figures, measurements, page, report, run_folder
 from experiments.harness.colours import BLUE, GREEN, ORANGE, PINK, RED, SKY
 from experiments.harness.experiment import Experiment, Record, Summary, Table, sum_up
-from experiments.harness.run_folder import RunFolder, RunFolderError
+from experiments.harness.files import RunFolderError, write_atomically
+from experiments.harness.run_folder import RunFolder
 from experiments.harness.sweep_points import FINISHED, SweepPoint, counted, label, shown
 
 PANELS = 6
@@ -71,11 +72,11 @@ def write(
             for point, found, state in zip(points, folders, states, strict=True)
         ],
     }
-    run_folder.write_atomically(folder / "sweep.json", json.dumps(facts, indent=2) + "\n")
+    write_atomically(folder / "sweep.json", json.dumps(facts, indent=2) + "\n")
     numbers = [[row.get(key, "") for key in columns] for row in rows]
     numbers = [[v if isinstance(v, int | float) else shown(v) for v in row] for row in numbers]
     data = page.table_csv(headings, numbers)
-    run_folder.write_atomically(folder / "summary.csv", data)
+    write_atomically(folder / "summary.csv", data)
     images, failures = [], []
     if varied:
         with mpl.rc_context(figures.STYLE):
@@ -89,7 +90,7 @@ def write(
         page.Section("To repeat or continue it", (page.Text(again, "code"),)),
     ]
     html = page.render(title, experiment.CLAIM, sections, badge)
-    run_folder.write_atomically(folder / "report.html", html)
+    write_atomically(folder / "report.html", html)
     report.show(console, Summary((), (_brief(table, axes, states),)), "")
     console.print(
         f"\n{done} of {len(rows)} points are finished. The report:\n  {folder}/report.html",

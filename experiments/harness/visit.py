@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pydantic
 
-from experiments.harness.run_folder import RunFolder, RunFolderError
+from experiments.harness.files import RunFolderError
+from experiments.harness.run_folder import RunFolder
 
 FILE = "visit.json"
 

@@ -1,4 +1,4 @@
-"""The shared library of the CPU kernels: cut short, damaged, twice in a process, made twice at once."""
+"""The library of the CPU kernels: cut short, damaged, twice in a process, made twice at once."""
 
 import importlib.util
 import os

@@ -88,7 +88,7 @@ def _registers(library: ctypes.CDLL, targets: Iterable[str], platform: str) -> s
     # XLA takes a name once in a process, and where no backend has started yet it says so only when
     # that fails to start. Whoever was first is noted where every copy of this module looks.
     mine = ctypes.cast(library.rnnscan_ffi_version, ctypes.c_void_p).value
-    if vars(sys).setdefault("_rnnscan_cpu_kernel", mine) != mine:
+    if sys.__dict__.setdefault("_rnnscan_cpu_kernel", mine) != mine:
         return ANOTHER_COPY
     for target in targets:
         capsule = jax.ffi.pycapsule(getattr(library, target))

@@ -1,0 +1,101 @@
+"""Files of a run folder: written whole or not at all, JSON, and what a disk refuses in words."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CURES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, the quota is used up",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+}
+OTHER_FOLDER = "choose another folder with --runs"
+MOVE_AWAY = "move the folder away, and the command that made it measures again"
+
+
+class RunFolderError(RuntimeError):
+    """A run folder that cannot be used, and why."""
+
+
+def write_atomically(path: Path, content: str | bytes, *, otherwise: str = OTHER_FOLDER) -> None:
+    """Writes a file so that a reader sees the old or the new one, never half of it.
+
+    otherwise: what helps where the disk refuses it for good.
+    """
+    with writes(path, otherwise):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        data = as_bytes(content) if isinstance(content, str) else content
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def as_bytes(text: str) -> bytes:
+    r"""UTF-8, and an escape of what has none: a byte of a path, half of a pair in JSON.
+
+    >>> as_bytes("\u00fc \udcff")
+    b'\xc3\xbc \\udcff'
+    """
+    return text.encode(errors="backslashreplace")
+
+
+@contextmanager
+def writes(path: Path, otherwise: str = OTHER_FOLDER) -> Iterator[None]:
+    """What the disk refuses, in one message with the cure."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a path with a null character
+        cure = CURES.get(getattr(error, "errno", 0), "mend that")
+        raise RunFolderError(
+            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. What was "
+            f"measured before is kept: {cure} and run the same command again, or {otherwise}."
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The table that a file holds."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {error}; {MOVE_AWAY}") from None
+    if not isinstance(facts, dict):
+        raise RunFolderError(f"{path}: cannot be read: should hold a table; {MOVE_AWAY}")
+    return facts
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON of plain values, and of numpy's and jax's."""
+    return json.dumps(value, default=_plain, **options)
+
+
+def canonical(value: Any) -> str:
+    """JSON without a choice: sorted keys, no spaces."""
+    return to_json(value, sort_keys=True, separators=(",", ":"))
+
+
+def hash_of(value: Any) -> str:
+    """Sixteen hexadecimal digits of what JSON makes of a value.
+
+    >>> hash_of({"a": (1, 2), "b": 0.1}) == hash_of({"b": 0.1, "a": [1, 2]})
+    True
+    """
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """numpy and jax values as JSON's."""
+    if isinstance(value, np.generic) or hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    raise TypeError(f"{value!r} of type {type(value).__name__} is no JSON value")
