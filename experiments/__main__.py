@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ try:
     from experiments.harness.listing import list_runs
     from experiments.harness.sweep import sweep
     from experiments.harness.terminal import INTERRUPTED, Flag, output
+    from experiments.harness.words import command, visible
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith(("experiments", "rnnscan")):
         raise
@@ -88,14 +88,14 @@ def run_experiment(
         )
     words = ["python", "-m", "experiments", "run", name, *changes]
     if runs != RUNS:
-        words += ["--runs", str(runs)]
+        words += ["--runs", runs]
     return runner.run(
         file.experiment,
         experiment,
         resolved,
         root=runs,
         console=output(),
-        again=shlex.join(words),
+        again=command(*words),
     )
 
 
@@ -155,7 +155,7 @@ def _report_visit(folder: Path) -> int:
             output().rule(Text(f"{found.title}: {facts}"), style="dim")
             status = max(status, _rebuild(found))
         except registry.REFUSALS as error:
-            print(error, file=sys.stderr)
+            print(visible(str(error)), file=sys.stderr)
             status = BAD_INPUT
     return status
 
@@ -187,14 +187,15 @@ def main(arguments: list[str] | None = None) -> int:
             args=arguments,
         )
     except registry.REFUSALS as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:  # of what else is written: standard output, a log on a full disk
         if error.errno not in files.CURES:
             raise
-        print(f"{error}: {files.CURES[error.errno]} and run it again", file=sys.stderr)
+        said = f"{error}: {files.CURES[error.errno]} and run it again"
+        print(visible(said), file=sys.stderr)
         return BAD_INPUT
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 from experiments.harness import visit
 from experiments.harness.files import RunFolderError
 from experiments.harness.run_folder import RunFolder
+from experiments.harness.words import visible
 from scripts.accelerator import archive
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +109,7 @@ def main(
     try:
         folder = keep(packed, results.resolve())
     except (KeepError, RunFolderError) as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 2
     print(f"\nKept in {folder}. README.md should name the folder, its device and its date.")
     return 0

@@ -16,7 +16,7 @@ from experiments.digits import experiment as digits
 from experiments.gradient_decay import experiment as gradient_decay
 from experiments.harness import composite, registry
 from experiments.harness.config import Config as BaseConfig
-from experiments.harness.config import ConfigError, merge, read, validate
+from experiments.harness.config import ConfigError, merge, read, shown, validate
 from experiments.harness.experiment import Point, Record, Summary, Table, Verdict
 from experiments.nonlinear_parallel import experiment as nonlinear_parallel
 from experiments.parameter_sharing import experiment as parameter_sharing
@@ -70,8 +70,14 @@ class Config(BaseConfig):
             return values
         made, faults = dict(values), []
         for name, part in PARTS.items():
+            mine = values.get(name, {})
+            if not isinstance(mine, dict):
+                key = next(iter(part.Config.model_fields))
+                right = f"should be a table of its keys; one is changed by {name}.{key}=VALUE"
+                faults.append(f"{name} = {shown(mine)}: {right}")
+                continue
             try:
-                made[name] = validate(part.Config, merge(_small(name), values.get(name, {})))
+                made[name] = validate(part.Config, merge(_small(name), mine))
             except ConfigError as error:
                 faults += [f"{name}.{fault}" for fault in error.faults]
         if faults:

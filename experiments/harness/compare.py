@@ -65,7 +65,7 @@ def compare_runs(
     text = page.render("Runs side by side", lead, sections)
     write_atomically(path, text, otherwise="name another file with --out")
     for title, parts in groups:
-        console.rule(Text(terminal.visible(title)), style="dim")
+        console.rule(Text(title), style="dim")
         for part in parts:
             _show(console, part)
     for line in found.left_out:
@@ -179,7 +179,7 @@ def _facts_table(
 def _show(console: Console, part: Table | page.Text) -> None:
     """On the terminal: long tables and cells are cut, the page has them whole."""
     if not isinstance(part, Table):
-        console.print(f"\n{terminal.visible(part.text)}", markup=False, highlight=False)
+        console.print(f"\n{part.text}", markup=False, highlight=False)
         return
     if not part.brief:
         return

@@ -82,10 +82,10 @@ def read(path: Path) -> ConfigFile:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise ConfigError([f"{path}: not valid {kind}: {error}"]) from None
     if not isinstance(values, dict):
-        raise ConfigError([f"{path}: should hold a table, holds {_show(values)}"])
+        raise ConfigError([f"{path}: should hold a table, holds {shown(values)}"])
     header = {key: values.pop(key, "") for key in HEADER}
     faults = [
-        f"{key} = {_show(value)}: should be a string"
+        f"{key} = {shown(value)}: should be a string"
         for key, value in header.items()
         if not isinstance(value, str)
     ]
@@ -218,7 +218,7 @@ def _merge(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
         if not isinstance(table, dict):
             parent, whole = ".".join(path[:depth]), ".".join(path)
             raise ConfigError(
-                [f"override {whole}: {parent} = {_show(table)} is a value, not a table"]
+                [f"override {whole}: {parent} = {shown(table)} is a value, not a table"]
             )
     table[path[-1]] = value
 
@@ -234,12 +234,14 @@ def _fault(model: type[Config], values: Any, fault: Any) -> str:
         near = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return (
-            f"{place} = {_show(fault['input'])}: no such key; {hint}known here: {', '.join(known)}"
+            f"{place} = {shown(fault['input'])}: no such key; {hint}known here: {', '.join(known)}"
         )
     if kind == "missing":
         return f"{place}: missing, and it has no default"
+    if kind == "model_type":
+        return f"{place} = {shown(fault['input'])}: should be a table of its keys"
     message = re.sub(r"^(Value error, |Assertion failed, |Input )", "", fault["msg"])
-    return f"{place} = {_show(fault['input'])}: {message}" if place else message
+    return f"{place} = {shown(fault['input'])}: {message}" if place else message
 
 
 def _has_faults_within(location: tuple, faults: Iterable[Any]) -> bool:
@@ -291,7 +293,7 @@ def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
 
 
-def _show(value: Any, width: int = 60) -> str:
+def shown(value: Any, width: int = 60) -> str:
     """A value as TOML would write it, shortened."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -73,8 +73,10 @@ def that_measures(facts: dict[str, Any], *, times: bool) -> dict[str, Any]:
     """What of an environment can change a number; less where no number is a time."""
     left = copy.deepcopy(facts)
     for key in _CHANGES_NOTHING if times else (*_CHANGES_NOTHING, *_CHANGES_TIMES):
-        table, _, name = key.rpartition(".")
-        (left.get(table, {}) if table else left).pop(name, None)
+        path, _, name = key.rpartition(".")
+        table = left.get(path) if path else left
+        if isinstance(table, dict):  # what was read from a file may be anything
+            table.pop(name, None)
     return left
 
 

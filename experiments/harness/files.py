@@ -57,11 +57,25 @@ def writes(path: Path, otherwise: str = OTHER_FOLDER) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # a path with a null character
-        cure = CURES.get(getattr(error, "errno", 0), "mend that")
         raise RunFolderError(
-            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. What was "
-            f"measured before is kept: {cure} and run the same command again, or {otherwise}."
+            f"{path}: cannot be written: {_said(error)}. What was measured before is kept: "
+            f"{_cure(error, 'mend that')} and run the same command again, or {otherwise}."
         ) from None
+
+
+def unreadable(path: Path, error: Exception | str) -> RunFolderError:
+    """That a file cannot be read, why, and what helps."""
+    return RunFolderError(f"{path}: cannot be read: {_said(error)}; {_cure(error, MOVE_AWAY)}")
+
+
+def _said(error: Exception | str) -> str:
+    """What the system says, without its number and the path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _cure(error: Exception | str, otherwise: str) -> str:
+    denied = {errno.EACCES: "allow it (chmod -R u+rwX)", errno.EPERM: "allow it"}
+    return (CURES | denied).get(getattr(error, "errno", 0), otherwise)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -69,9 +83,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {error}; {MOVE_AWAY}") from None
+        raise unreadable(path, error) from None
     if not isinstance(facts, dict):
-        raise RunFolderError(f"{path}: cannot be read: should hold a table; {MOVE_AWAY}")
+        raise unreadable(path, "should hold a table")
     return facts
 
 

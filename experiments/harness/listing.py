@@ -32,6 +32,7 @@ class Row:
     points: str
     size: int
     path: Path
+    fault: str = ""
 
     def cells(self, room: int = _CELL) -> tuple[str, ...]:
         return (
@@ -70,6 +71,9 @@ def list_runs(*, runs: Path = RUNS) -> int:
     count = "one folder" if len(found) == 1 else f"{len(found)} folders"
     table = Table(f"{runs}: {count}, {_bytes(sum(r.size for r in found))}", columns, cells)
     terminal.show_table(console, table, "A wider terminal shows further columns.")
+    for row in found:
+        if row.fault:  # whole: the table has room for its beginning alone
+            console.print(f"\n{row.fault}", soft_wrap=True, markup=False, highlight=False)
     return 0
 
 
@@ -81,31 +85,31 @@ def rows(root: Path) -> list[Row]:
 
 def _is_listed(path: Path) -> bool:
     names = ("config.json", "results.jsonl", _SWEEP)
-    return any((path / name).is_file() for name in names)
+    closed = os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK)
+    return closed or any(os.path.isfile(path / name) for name in names)
 
 
 def _row(path: Path) -> Row:
     stats = [stat for file in path.rglob("*") if (stat := _stat(file))]
     changed = max((stat.st_mtime for stat in stats), default=0.0)
     size = sum(stat.st_size for stat in stats)
-    if (path / _SWEEP).is_file():
+    if os.path.isfile(path / _SWEEP):
         return Row(changed, "sweep", "", "", "", size, path)
-    run, name, differs, points = RunFolder(path), "?", "", ""
+    run, name, differs, points, fault = RunFolder(path), "?", "", "", ""
     try:
         name = run.title
-        records = run.records()
+        where, experiment, mine = registry.reopen(path)
+        records, _ = run.records(), run.environment
         done = {point_key(record["point"]) for record in records}
         points = str(len(done))
-        where, experiment, mine = registry.reopen(path)
-        _ = run.environment
         differs = _differs(where, experiment.Config, mine)
         whole = run.holds_all(records)
         state = "finished" if whole else _so_far(experiment.plan(mine), done)
     except registry.REFUSALS as error:
-        state = f"not readable: {_why(error, path)}"
+        state, fault = f"not readable: {_why(error, path)}", str(error)
     except (Exception, SystemExit) as error:  # of an experiment's own code: it hides no other
         state = f"not readable: {_short(in_words(error))}"
-    return Row(changed, name, differs, state, points, size, path)
+    return Row(changed, name, differs, state, points, size, path, fault)
 
 
 def _stat(file: Path) -> os.stat_result | None:

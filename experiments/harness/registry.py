@@ -46,11 +46,13 @@ REFUSALS = (ConfigError, ProtocolError, RunFolderError, UnknownExperimentError)
 
 def reopen(folder: Path) -> tuple[str, Experiment, Config]:
     """The experiment of a run folder, by name and as it is here, and the config of that run."""
+    run = RunFolder(folder)
+    _ = run.experiment
     # The file, for a folder may be called as an experiment is.
     file = find_config(str(folder / "config.json"))
     experiment = load(file.experiment)
     config = resolve(experiment.Config, file.values, where=str(folder))
-    _ = RunFolder(folder).config  # as it was measured
+    _ = run.config  # as it was measured
     return file.experiment, experiment, config
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,8 @@ from experiments.harness.figures import STYLE, literal
 from experiments.harness.files import OTHER_FOLDER, write_atomically
 from experiments.harness.page import Facts, Image, Section, Text
 from experiments.harness.run_folder import RUNS, RunFolder
-from experiments.harness.terminal import show_table, visible
+from experiments.harness.terminal import show_table
+from experiments.harness.words import command, visible
 
 _COPY = "report a copy of the folder"  # for one that may not be written to
 _COLOURS = {"confirmed": "green", "refined": "yellow", "refuted": "red", "open": "dim"}
@@ -155,10 +155,10 @@ def _sections(
 
 def _again(folder: RunFolder) -> str:
     """The command that continues a run, or repeats it on another machine."""
-    words = ["python", "-m", "experiments", "run", str(folder.path / "config.json")]
+    words = ["python", "-m", "experiments", "run", folder.path / "config.json"]
     if folder.path.parent != RUNS:
-        words += ["--runs", str(folder.path.parent)]
-    return shlex.join(words)
+        words += ["--runs", folder.path.parent]
+    return command(*words)
 
 
 def show(console: Console, summary: Summary, device: str) -> None:

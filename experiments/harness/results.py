@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness.experiment import Point, Record
-from experiments.harness.files import MOVE_AWAY, RunFolderError, canonical, to_json
+from experiments.harness.files import MOVE_AWAY, RunFolderError, canonical, to_json, unreadable
 
 OF_THE_FILE = ("line", "lines", "hash")  # fields of a line that are no measurement
 _ENDING = re.compile(rb', "hash": "([0-9a-f]{16})"}\n')
@@ -49,9 +49,7 @@ def read(path: Path, run: str) -> tuple[list[Record], int]:
     except FileNotFoundError:
         return [], 0
     except OSError as error:
-        raise RunFolderError(
-            f"{path}: cannot be read: {error.strerror or error}; {MOVE_AWAY}"
-        ) from None
+        raise unreadable(path, error) from None
     records: list[Record] = []
     group: list[Record] = []
     first: dict[str, int] = {}
@@ -62,7 +60,7 @@ def read(path: Path, run: str) -> tuple[list[Record], int]:
             record = json.loads(line) if line.endswith(b"\n") else None
         except (ValueError, RecursionError):
             record = None
-        if record is None and number == len(lines):
+        if record is None and number == len(lines) and _is_torn(line):
             break
         fault = _fault(record, line, group, run)
         if fault or record is None:
@@ -104,6 +102,11 @@ def _fault(record: Any, line: bytes, group: Sequence[Record], run: str) -> str:
     if not isinstance(record["lines"], int) or record["lines"] < record["line"]:
         return "is no record: its point should have as many lines at least"
     return ""
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether it is what an interruption leaves of a record, and no file of another kind."""
+    return line.startswith(b"{") or not line.strip(b"\0 \r\n\t")
 
 
 def _hash(line: bytes, run: str) -> str:

@@ -22,13 +22,13 @@ number of it is shown. Folders of older versions bear no hashes and are believed
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
-import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,12 @@ from experiments.harness.files import (
     hash_of,
     read_json,
     to_json,
+    unreadable,
     write_atomically,
     writes,
 )
 from experiments.harness.results import point_key
+from experiments.harness.words import command
 
 try:
     import fcntl
@@ -56,7 +58,8 @@ except ImportError:  # not on Windows
 
 RUNS = Path("runs")  # where run folders lie unless told otherwise
 BUSY = "another process is measuring into it"
-_CONFIG, _ENVIRONMENT, _HASHES = "config.json", "environment.json", "hashes"
+_CONFIG, _ENVIRONMENT, _FINISHED = "config.json", "environment.json", "finished.json"
+_HASHES = "hashes"  # in environment.json
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,18 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return os.path.exists(self.path / "finished.json")  # no error where it may not be read
+        """Whether it was marked so; a mark that cannot be read is none, and is written again."""
+        with suppress(RunFolderError):
+            read_json(self.path / _FINISHED)
+            return True
+        return False
 
     @property
     def experiment(self) -> str:
         """Its name; of an experiment of one's own the path of its folder."""
-        name = read_json(self.path / _CONFIG).get("experiment")
+        path = self.path / _CONFIG
+        name = read_json(path).get("experiment")
         if not isinstance(name, str) or not title(name):
-            path = self.path / "config.json"
             raise RunFolderError(f'{path}: does not say which experiment it is of: "experiment"')
         return name
 
@@ -94,20 +101,12 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any]:
         """What was asked, the name of the experiment with it."""
-        path = self.path / _CONFIG
-        config, (_, hashes) = read_json(path), self._environment()
-        if hashes and hashes.get(_CONFIG) != hash_of(config):
-            again = shlex.join(["python", "-m", "experiments", "run", str(path)])
-            raise RunFolderError(
-                f"{path}: is not the config that was measured: it was changed, or is of another "
-                f"run. Put it back, or {MOVE_AWAY}; what it says now is measured by: {again}"
-            )
-        return config
+        return self._made()[0]
 
     @property
     def environment(self) -> dict[str, Any]:
         """Where it ran, as `environment.describe` said it."""
-        facts, _ = self._environment()
+        facts = self._made()[1]
         try:
             _ = device_name(facts), facts["packages"]["jax"]
         except (KeyError, TypeError) as error:
@@ -116,23 +115,35 @@ class RunFolder:
             ) from None
         return facts
 
-    def _environment(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """environment.json, and the hashes in it, of which older versions wrote none."""
-        path = self.path / _ENVIRONMENT
-        facts = read_json(path) if os.path.lexists(path) else {}
-        hashes = facts.pop(_HASHES, {})
-        config = hashes.get(_CONFIG) if isinstance(hashes, dict) else None
-        if hashes and hashes != _hashes(config, facts):
-            raise RunFolderError(
-                f"{path}: is not where it was measured: it was changed after it was written. Put "
-                f"it back, or {MOVE_AWAY}"
-            )
-        return facts, hashes
-
     @property
     def hash(self) -> str:
         """Of config and environment: what binds the lines of results.jsonl to this run."""
-        return self._environment()[1].get(_ENVIRONMENT, "")
+        return self._made()[2]
+
+    def _made(self) -> tuple[dict[str, Any], dict[str, Any], str]:
+        """config.json, environment.json and their hash, as `make` wrote them or not at all.
+
+        Older versions wrote no hash, and a folder in the making has neither file.
+        """
+        path, where = self.path / _CONFIG, self.path / _ENVIRONMENT
+        config, environment = (
+            read_json(each) if os.path.lexists(each) else {} for each in (path, where)
+        )
+        hashes = environment.pop(_HASHES, {})
+        of_config = hashes.get(_CONFIG) if isinstance(hashes, dict) else None
+        if config and not environment:
+            raise RunFolderError(f"{where}: says nothing, or is missing; {MOVE_AWAY}")
+        if hashes and hashes != _hashes(of_config, environment):
+            raise RunFolderError(
+                f"{where}: was changed after it was written; put it back, or {MOVE_AWAY}"
+            )
+        if hashes and config and of_config != hash_of(config):
+            again = command("python", "-m", "experiments", "run", path)
+            raise RunFolderError(
+                f"{path}: is not what was measured: it was changed, or is of another run; put it "
+                f"back, or {MOVE_AWAY}. What it says now is measured by: {again}"
+            )
+        return config, environment, hashes.get(_ENVIRONMENT, "")
 
     def records(self) -> list[Record]:
         """The records of all finished points; a torn tail is left out."""
@@ -142,11 +153,11 @@ class RunFolder:
         """Whether it was finished, and these are as many points as then: a copy may be torn."""
         if not self.finished:
             return False
-        points = read_json(self.path / "finished.json").get("points")
+        points = read_json(self.path / _FINISHED).get("points")
         return points in (None, len({point_key(record["point"]) for record in records}))
 
     def mark_finished(self, facts: dict[str, Any]) -> None:
-        write_atomically(self.path / "finished.json", json.dumps(facts, indent=2) + "\n")
+        write_atomically(self.path / _FINISHED, json.dumps(facts, indent=2) + "\n")
 
 
 def key_of(experiment: str, config: Config, environment: dict[str, Any]) -> str:
@@ -198,7 +209,7 @@ def check_is_of(
         (_CONFIG, lambda: folder.config, _asked(experiment, config)),
         (
             _ENVIRONMENT,
-            lambda: that_measures(folder._environment()[0], times=times),
+            lambda: that_measures(folder._made()[1], times=times),
             that_measures(environment, times=times),
         ),
     ):
@@ -218,7 +229,8 @@ def _hashes(config: str | None, environment: dict[str, Any]) -> dict[str, str | 
 
 def find(path: Path) -> RunFolder:
     """The run folder at `path`."""
-    if not os.path.isfile(path / "config.json"):  # false of what cannot be a path at all
+    _check_open(path, os.X_OK)
+    if not os.path.isfile(path / _CONFIG):  # false of what cannot be a path at all
         raise RunFolderError(
             f"{path}: is no run folder; there should be a config.json in it, or the visit.json of "
             "a folder of results/"
@@ -228,6 +240,7 @@ def find(path: Path) -> RunFolder:
 
 def check_root(root: Path) -> None:
     """Raises a RunFolderError where `root` can hold no run folders, as it is one or a file."""
+    _check_open(root, os.R_OK | os.X_OK)
     for path, what in ((root, "a file"), (root / "config.json", "a run folder")):
         if os.path.isfile(path):
             raise RunFolderError(
@@ -235,10 +248,16 @@ def check_root(root: Path) -> None:
             )
 
 
+def _check_open(folder: Path, mode: int) -> None:
+    """Raises where nobody may look: what lies there would seem not to be."""
+    if os.path.isdir(folder) and not os.access(folder, mode):
+        raise unreadable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
 def latest(root: Path) -> RunFolder:
     """The folder below `root` that was measured or made last."""
     check_root(root)
-    found = [path.parent for path in root.glob("*/config.json")]
+    found = [path.parent for path in root.glob("*/config.json") if os.path.isfile(path)]
     if not found:
         raise RunFolderError(
             f"{root}: holds no run yet; start one with: python -m experiments run NAME"
@@ -253,7 +272,7 @@ def writing(folder: RunFolder) -> Iterator[Writer]:
     A folder that is written to is unfinished until it is marked again.
     """
     run = folder.hash
-    with writes(folder.path):
+    with writes(folder.results):
         # Unbuffered: nothing is left that closing would try to write once more.
         file = folder.results.open("ab", buffering=0)
     with file:
@@ -276,7 +295,7 @@ class Writer:
         """Writes the records of a point at once, and returns when they are on the disk."""
         left = results.lines_of(point, records, self.run)
         with writes(self.folder.path):
-            (self.folder.path / "finished.json").unlink(missing_ok=True)
+            (self.folder.path / _FINISHED).unlink(missing_ok=True)
             while left:
                 left = left[self.file.write(left) :]
             os.fsync(self.file.fileno())
@@ -317,6 +336,6 @@ def _lock(file: io.FileIO, folder: RunFolder) -> None:
 def _last_change(folder: Path) -> float:
     return max(
         (folder / name).stat().st_mtime
-        for name in ("config.json", "results.jsonl", "finished.json")
+        for name in ("config.json", "results.jsonl", _FINISHED)
         if (folder / name).exists()
     )

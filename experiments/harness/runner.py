@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from experiments.harness.experiment import (
 from experiments.harness.results import point_key
 from experiments.harness.run_folder import RunFolder
 from experiments.harness.terminal import INTERRUPTED
+from experiments.harness.words import command
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def run(
             _tell(console, name, folder, summary)
             return INTERRUPTED
         seconds = time.perf_counter() - started
-        if not folder.finished:
+        if not folder.holds_all(records):
             # Of a run that went on from another the time of the whole is not known.
             took = {} if before else {"seconds": round(seconds, 1)}
             folder.mark_finished({"points": len(planned), **took})
@@ -129,7 +129,7 @@ def _tell(console: Console, name: str, folder: RunFolder, summary: Summary) -> i
         f"\n{name}: the report is not whole:",
         *(f"  {failure}" for failure in summary.failures),
         "What was measured is safe; to draw and sum up again:",
-        f"  python -m experiments report {shlex.quote(str(folder.path))}",
+        f"  {command('python', '-m', 'experiments', 'report', folder.path)}",
     ]
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
     return 1

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +36,7 @@ from experiments.harness.sweep_dask import LostError, OnDask
 from experiments.harness.sweep_here import Here, processors
 from experiments.harness.sweep_points import FINISHED, SweepPoint, counted
 from experiments.harness.terminal import INTERRUPTED, SHOWN, Flag
+from experiments.harness.words import command
 
 
 @dataclass
@@ -124,8 +124,8 @@ def sweep(
     again = ["python", "-m", "experiments", "sweep", name, *changes]
     again += ["--zip"] * side_by_side + (["--jobs", str(jobs)] if jobs > 1 else [])
     again += (["--workers", workers] if workers else []) + ["--yes"] * yes
-    again += ["--runs", str(runs)] if runs != RUNS else []
-    command = shlex.join(again)
+    again += ["--runs", runs] if runs != RUNS else []
+    to_continue = command(*again)
     # A point that ended while all was stopped has said so in its folder alone.
     states = [
         state or _state(mine, number) or "unfinished" for number, state in enumerate(mine.states)
@@ -141,10 +141,10 @@ def sweep(
         mine.folders,
         states,
         console,
-        command,
+        to_continue,
     )
     if stopped:
-        say(f"{stopped} To continue, run again:\n  {command}")
+        say(f"{stopped} To continue, run again:\n  {to_continue}")
         return status
     return 0 if set(states) == {FINISHED} else 1
 
@@ -265,8 +265,6 @@ def _remarks(mine: Sweep, number: int, outcome: task.Outcome) -> str:
         tries = len(outcome.killed) + 1
         text += f"  (killed by signal {outcome.killed[-1]}, tried {tries} times)"
     if outcome.code:
-        again = shlex.join(
-            ["python", "-m", "experiments", "report", str(mine.folders[number].path)]
-        )
+        again = command("python", "-m", "experiments", "report", mine.folders[number].path)
         text += f"  (its report is not whole: {again})"
     return text

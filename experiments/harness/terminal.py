@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import io
 import sys
-import unicodedata
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import tyro
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments.harness.experiment import Table
+from experiments.harness.words import visible
 
 SHOWN = 20  # points that a dry run lists
 INTERRUPTED = 130  # the exit code that a shell reports of a command that Ctrl-C ended
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --yes, and no --no-yes
 
 
+class _Visible(Console):
+    """Shows what would steer the terminal as an escape, wherever the text comes from."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+        for text, style, control in super().render(*args, **kwargs):
+            yield Segment(text if control else visible(text), style, control)
+
+
 def output(width: int = 120) -> Console:
     """Standard output; where that is no terminal, lines of that width, enough for every table."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks, as an escape
-    console = Console(emoji=False)  # a path may hold ":x:"
-    return console if console.is_terminal else Console(width=width, emoji=False)
+    console = _Visible(emoji=False)  # a path may hold ":x:"
+    return console if console.is_terminal else _Visible(width=width, emoji=False)
 
 
 def show_table(
@@ -57,20 +67,6 @@ def show_table(
     console.print(rich_table)
     if notes:
         console.print(Padding(Text(visible(" ".join(notes)), style="dim"), (0, 2)))
-
-
-def visible(text: str) -> str:
-    r"""Without what would steer a terminal: as an escape.
-
-    >>> visible("red \x1b[31m")
-    'red \\x1b[31m'
-    """
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
-        else character
-        for character in text
-    )
 
 
 def shortened(text: str, width: int) -> str:

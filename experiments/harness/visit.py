@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pydantic
 
-from experiments.harness.files import RunFolderError
+from experiments.harness.files import RunFolderError, unreadable
 from experiments.harness.run_folder import RunFolder
 
 FILE = "visit.json"
@@ -58,7 +58,7 @@ class Visit(pydantic.BaseModel):
 
 def is_visit(path: Path) -> bool:
     """Whether the folder is that of a visit, and not that of one run."""
-    return os.path.isfile(path / FILE) and not (path / "config.json").exists()
+    return os.path.isfile(path / FILE) and not os.path.lexists(path / "config.json")
 
 
 def read(path: Path) -> Visit:
@@ -66,7 +66,7 @@ def read(path: Path) -> Visit:
     try:
         return Visit.model_validate_json((path / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path / FILE}: cannot be read: {error}") from None
+        raise unreadable(path / FILE, error) from None
 
 
 def runs(path: Path) -> list[RunFolder]:

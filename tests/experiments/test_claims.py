@@ -1,5 +1,6 @@
 """`claims`: one table of eleven claims, each row the verdict of the experiment that settles it."""
 
+import re
 import types
 
 import pytest
@@ -55,6 +56,15 @@ def test_each_part_has_its_small_config_with_changes_on_top():
 def test_faults_name_the_part():
     with pytest.raises(ConfigError, match=r"digits\.seeds = 0: .*recall\.pears = 1: no such key"):
         resolve(experiment.Config, {}, ["digits.seeds=0", "recall.pears=1"])
+
+
+@pytest.mark.parametrize("value", ["1", "true", '"x"', "[1]"])
+def test_a_part_that_is_no_table_is_named_with_its_value(value):
+    right = r"should be a table of its keys; one is changed by gradient_decay\.layers=VALUE"
+    with pytest.raises(ConfigError, match=rf"gradient_decay = {re.escape(value)}: {right}"):
+        resolve(experiment.Config, {}, [f"gradient_decay={value}"])
+    with pytest.raises(ConfigError, match=r"recall\.training = 3: should be a table of its keys"):
+        resolve(experiment.Config, {}, ["recall.training=3"])
 
 
 def test_a_part_that_fails_leaves_its_claims_open_with_the_reason(monkeypatch):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from experiments.harness import environment, run_folder, sources
+from rnnscan.scan.cpu_kernel import library
 from tests.experiments import toy
 
 FACTS = {
@@ -104,6 +105,37 @@ def test_processors_and_memory_count_where_something_is_timed():
     for changes in ({"cpu": {"model": "a", "count": 4, "memory_bytes": 9}}, {"system": "other"}):
         assert key("digits") == key("digits", **changes)
         assert key("wallclock") != key("wallclock", **changes)
+
+
+@pytest.mark.parametrize("name", ["digits", "wallclock"])
+def test_the_cpu_kernel_and_what_it_is_made_of_tell_runs_apart(name):
+    kernels = [
+        None,
+        {"instruction_set": "x86-64-v4", "compiler": "GCC 12.2.0"},
+        {"instruction_set": "x86-64-v3", "compiler": "GCC 12.2.0"},
+        {"instruction_set": "x86-64-v3", "compiler": "Clang 14.0.6"},
+    ]
+    assert len({key(name, kernel=kernel) for kernel in kernels}) == len(kernels)
+
+
+def test_the_environment_names_the_kernel_that_is_there(monkeypatch):
+    found = environment.describe()["kernel"]
+    if library.why_not():
+        assert found is None
+    else:
+        assert found["instruction_set"] == library.instruction_set()
+        assert found["compiler"].startswith(("GCC", "Clang", "Apple"))
+    monkeypatch.setattr(library, "why_not", lambda: "none was compiled")
+    assert environment.describe()["kernel"] is None
+
+
+def test_the_threads_that_others_may_use_count_where_something_is_timed(monkeypatch):
+    before = environment.describe()["threads"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    after = environment.describe()["threads"]
+    assert after == {**before, "OMP_NUM_THREADS": "7"}
+    for name, counts in (("digits", False), ("wallclock", True)):
+        assert (key(name, threads=before) != key(name, threads=after)) == counts
 
 
 def test_a_peer_that_is_installed_meanwhile_counts_where_something_is_timed():
