@@ -5,7 +5,6 @@ Nothing in it varies from minute to minute, since the key of a run folder is mad
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import os
 import platform
@@ -71,7 +70,7 @@ def describe(name: str = "") -> dict[str, Any]:
 
 def that_measures(facts: dict[str, Any], *, times: bool) -> dict[str, Any]:
     """What of an environment can change a number; less where no number is a time."""
-    left = copy.deepcopy(facts)
+    left = {key: dict(x) if isinstance(x, dict) else x for key, x in facts.items()}
     for key in _CHANGES_NOTHING if times else (*_CHANGES_NOTHING, *_CHANGES_TIMES):
         path, _, name = key.rpartition(".")
         table = left.get(path) if path else left

@@ -9,9 +9,10 @@
       finished.json      written last; a folder without it is unfinished
 
 The key is a hash of what the numbers depend on, so that the same command continues its folder and
-anything else gets another one: experiment, resolved config, device, processor, Python, packages,
-JAX's settings, and the sources of rnnscan and of what the experiment imports (`sources.py`). Where
-it times nothing, the system and the number of processors and bytes of memory are left out.
+anything else gets another one: experiment, resolved config, device, processor, the CPU kernel and
+its instruction set, Python, packages, JAX's settings, and the sources of rnnscan and of what the
+experiment imports (`sources.py`). Where it times nothing, the system and the number of processors,
+threads and bytes of memory are left out.
 Neither is the commit in it, nor other experiments, tests, pages: a commit to these costs no
 measurement. environment.json has the commit at which the folder was made.
 
@@ -30,6 +31,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,18 +206,16 @@ def check_is_of(
     folder: RunFolder, experiment: str, config: Config, environment: dict[str, Any]
 ) -> None:
     """Raises where what lies at its place is of another run, or was changed."""
-    times = sources.times(experiment)
+    measures = partial(that_measures, times=sources.times(experiment))
+    asked, where, _ = folder._made()
     for name, there, wanted in (
-        (_CONFIG, lambda: folder.config, _asked(experiment, config)),
-        (
-            _ENVIRONMENT,
-            lambda: that_measures(folder._made()[1], times=times),
-            that_measures(environment, times=times),
-        ),
+        (_CONFIG, asked, _asked(experiment, config)),
+        (_ENVIRONMENT, measures(where), measures(environment)),
     ):
-        path = folder.path / name
-        if os.path.lexists(path) and hash_of(there()) != hash_of(wanted):
-            raise RunFolderError(f"{path}: is of another run than its folder is named; {MOVE_AWAY}")
+        if there and hash_of(there) != hash_of(wanted):
+            raise RunFolderError(
+                f"{folder.path / name}: is of another run than its folder is named; {MOVE_AWAY}"
+            )
 
 
 def _asked(experiment: str, config: Config) -> dict[str, Any]:
