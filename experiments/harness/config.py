@@ -238,8 +238,10 @@ def _fault(model: type[Config], values: Any, fault: Any) -> str:
         )
     if kind == "missing":
         return f"{place}: missing, and it has no default"
-    if kind == "model_type":
+    if kind in ("model_type", "dict_type"):
         return f"{place} = {shown(fault['input'])}: should be a table of its keys"
+    if kind == "union_tag_not_found":
+        return f"{place} = {shown(fault['input'])}: should say its {fault['ctx']['discriminator']}"
     message = re.sub(r"^(Value error, |Assertion failed, |Input )", "", fault["msg"])
     return f"{place} = {shown(fault['input'])}: {message}" if place else message
 

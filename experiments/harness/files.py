@@ -26,10 +26,16 @@ class RunFolderError(RuntimeError):
     """A run folder that cannot be used, and why."""
 
 
-def write_atomically(path: Path, content: str | bytes, *, otherwise: str = OTHER_FOLDER) -> None:
+def write_atomically(
+    path: Path, content: str | bytes, *, otherwise: str = OTHER_FOLDER, once: bool = False
+) -> None:
     """Writes a file so that a reader sees the old or the new one, never half of it.
 
-    otherwise: what helps where the disk refuses it for good.
+    Args:
+      path: of the file; its folder is made.
+      content: the whole of it.
+      otherwise: what helps where the disk refuses it for good.
+      once: what is there stays, though another process wrote it a moment ago.
     """
     with writes(path, otherwise):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -37,9 +43,21 @@ def write_atomically(path: Path, content: str | bytes, *, otherwise: str = OTHER
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(data)
-            os.replace(temporary, path)
+            if not (once and _linked(temporary, path)):
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _linked(file: Path, name: Path) -> bool:
+    """Gives a file a further name unless that is taken; False where the file system cannot."""
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        return True
+    except OSError:
+        return name.exists()
+    return True
 
 
 def as_bytes(text: str) -> bytes:

@@ -18,7 +18,7 @@ from experiments.harness.experiment import Point, Record
 from experiments.harness.files import MOVE_AWAY, RunFolderError, canonical, to_json, unreadable
 
 OF_THE_FILE = ("line", "lines", "hash")  # fields of a line that are no measurement
-_ENDING = re.compile(rb', "hash": "([0-9a-f]{16})"}\n')
+_ENDING = re.compile(rb', "hash": "([0-9a-f]{16})"}\r?\n')  # git may have changed how lines end
 
 
 def point_key(point: Point) -> str:
@@ -65,7 +65,9 @@ def read(path: Path, run: str) -> tuple[list[Record], int]:
         fault = _fault(record, line, group, run)
         if fault or record is None:
             raise RunFolderError(f"{path}: line {number} {fault}; {MOVE_AWAY}")
-        group.append({key: value for key, value in record.items() if key != "hash"})
+        if _ENDING.search(line):  # else it is a field that an older record may have
+            del record["hash"]
+        group.append(record)
         if len(group) < record["lines"]:
             continue
         key, begun = point_key(record["point"]), number - len(group) + 1
@@ -88,12 +90,11 @@ def _fault(record: Any, line: bytes, group: Sequence[Record], run: str) -> str:
         return "is no record"
     if not isinstance(record["point"], dict):
         return "is no record: its point should be a table"
+    ending = _ENDING.search(line)
     if run and "hash" not in record:
         return "is no record of this run: it bears no hash"
-    if "hash" in record:
-        ending = _ENDING.search(line)
-        if not ending or _hash(line[: ending.start()] + b"}", run).encode() != ending[1]:
-            return "was changed after it was measured, or is of another run"
+    if not _is_right(ending, line, run) if ending else run:
+        return "was changed after it was measured, or is of another run"
     begun = group[0] if group else record
     if record["line"] != len(group) + 1 or any(
         record[key] != begun[key] for key in ("point", "lines")
@@ -107,6 +108,11 @@ def _fault(record: Any, line: bytes, group: Sequence[Record], run: str) -> str:
 def _is_torn(line: bytes) -> bool:
     """Whether it is what an interruption leaves of a record, and no file of another kind."""
     return line.startswith(b"{") or not line.strip(b"\0 \r\n\t")
+
+
+def _is_right(ending: re.Match[bytes], line: bytes, run: str) -> bool:
+    """Whether the hash at the end of a line is that of the rest."""
+    return _hash(line[: ending.start()] + b"}", run).encode() == ending[1]
 
 
 def _hash(line: bytes, run: str) -> str:

@@ -132,14 +132,15 @@ class RunFolder:
             read_json(each) if os.path.lexists(each) else {} for each in (path, where)
         )
         hashes = environment.pop(_HASHES, {})
-        of_config = hashes.get(_CONFIG) if isinstance(hashes, dict) else None
+        hashed = isinstance(hashes, dict)
+        of_config = hashes.get(_CONFIG) if hashed else None
         if config and not environment:
             raise RunFolderError(f"{where}: says nothing, or is missing; {MOVE_AWAY}")
-        if hashes and hashes != _hashes(of_config, environment):
+        if not hashed or (hashes and hashes != _hashes(of_config, environment)):
             raise RunFolderError(
                 f"{where}: was changed after it was written; put it back, or {MOVE_AWAY}"
             )
-        if hashes and config and of_config != hash_of(config):
+        if hashes and config and of_config != _hash_of(config):
             again = command("python", "-m", "experiments", "run", path)
             raise RunFolderError(
                 f"{path}: is not what was measured: it was changed, or is of another run; put it "
@@ -192,13 +193,13 @@ def make(root: Path, experiment: str, config: Config, environment: dict[str, Any
     folder = place(root, experiment, config, environment)
     check_is_of(folder, experiment, config, environment)
     asked = _asked(experiment, config)
-    hashed = {**environment, _HASHES: _hashes(hash_of(asked), environment)}
+    hashed = {**environment, _HASHES: _hashes(_hash_of(asked), environment)}
     for name, facts in ((_ENVIRONMENT, hashed), (_CONFIG, asked)):
         path = folder.path / name
         with writes(folder.path):
             there = path.exists()
-        if not there:
-            write_atomically(path, json.dumps(facts, indent=2) + "\n")
+        if not there:  # twice at once, the first stays: the lines of both bear its hash
+            write_atomically(path, json.dumps(facts, indent=2) + "\n", once=True)
     return folder
 
 
@@ -220,6 +221,11 @@ def check_is_of(
 
 def _asked(experiment: str, config: Config) -> dict[str, Any]:
     return {"experiment": experiment, **config.model_dump(mode="json")}
+
+
+def _hash_of(config: dict[str, Any]) -> str:
+    """Of config.json. The folder of an experiment of one's own may be moved: its name counts."""
+    return hash_of({**config, "experiment": title(str(config.get("experiment")))})
 
 
 def _hashes(config: str | None, environment: dict[str, Any]) -> dict[str, str | None]:

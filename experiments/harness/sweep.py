@@ -30,6 +30,7 @@ from experiments.harness import (
     terminal,
 )
 from experiments.harness.config import ConfigError
+from experiments.harness.experiment import Record
 from experiments.harness.files import RunFolderError, canonical, write_atomically
 from experiments.harness.run_folder import RUNS, RunFolder
 from experiments.harness.sweep_dask import LostError, OnDask
@@ -130,6 +131,10 @@ def sweep(
     states = [
         state or _state(mine, number) or "unfinished" for number, state in enumerate(mine.states)
     ]
+    records: list[list[Record]] = [[] for _ in points]
+    for number in range(len(points)):
+        with contextlib.suppress(RunFolderError):  # the state says so
+            records[number] = _records(mine, number)
     from experiments.harness import sweep_report  # it draws: no other command should wait for that
 
     sweep_report.write(
@@ -139,6 +144,7 @@ def sweep(
         axes,
         points,
         mine.folders,
+        records,
         states,
         console,
         to_continue,
@@ -212,13 +218,18 @@ def _environment(outcome: task.Outcome) -> dict[str, Any]:
 
 def _state(mine: Sweep, number: int) -> str:
     """Whether a point is finished, or why it cannot be continued; empty where it is to be run."""
-    folder, config = mine.folders[number], mine.points[number].config
     try:
-        run_folder.check_is_of(folder, mine.experiment, config, mine.environment)
-        whole = folder.holds_all(folder.records())
+        whole = mine.folders[number].holds_all(_records(mine, number))
     except RunFolderError as error:
         return str(error)
     return FINISHED if whole else ""
+
+
+def _records(mine: Sweep, number: int) -> list[Record]:
+    """What was measured of a point; a RunFolderError where its folder holds another run."""
+    folder, config = mine.folders[number], mine.points[number].config
+    run_folder.check_is_of(folder, mine.experiment, config, mine.environment)
+    return folder.records()
 
 
 def _outcome(mine: Sweep, number: int, outcome: task.Outcome) -> str:

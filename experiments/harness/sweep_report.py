@@ -17,7 +17,7 @@ from rich.console import Console
 from experiments.harness import figures, measurements, page, report, run_folder
 from experiments.harness.colours import BLUE, GREEN, ORANGE, PINK, RED, SKY
 from experiments.harness.experiment import Experiment, Record, Summary, Table, sum_up
-from experiments.harness.files import RunFolderError, write_atomically
+from experiments.harness.files import write_atomically
 from experiments.harness.run_folder import RunFolder
 from experiments.harness.sweep_points import FINISHED, SweepPoint, counted, label, shown
 
@@ -39,12 +39,15 @@ def write(
     axes: Mapping[str, Sequence[Any]],
     points: Sequence[SweepPoint],
     folders: Sequence[RunFolder],
+    records: Sequence[Sequence[Record]],
     states: Sequence[str],
     console: Console,
     again: str,
 ) -> None:
-    """Writes sweep.json, summary.csv, the figure and report.html, and shows the table."""
-    records = [_records(found) for found in folders]
+    """Writes sweep.json, summary.csv, the figure and report.html, and shows the table.
+
+    records: of each point; none where its folder is refused.
+    """
     values = _medians(records, axes)
     rows = [
         {**point.values, STATE: state, **_end(experiment, found, mine), **measured}
@@ -112,17 +115,10 @@ def _brief(table: Table, axes: Mapping[str, Any], states: Sequence[str]) -> Tabl
     return Table(table.title, table.columns, rows, "\n".join([table.note, *failed]))
 
 
-def _records(folder: RunFolder) -> list[Record]:
-    try:
-        return folder.records()
-    except RunFolderError:
-        return []
-
-
 def _end(experiment: Experiment, folder: RunFolder, records: Sequence[Record]) -> Row:
     """What the run of a point says of itself."""
     row: Row = {}
-    if folder.finished:
+    if records and folder.finished:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # it says no more than that
             text = (folder.path / "finished.json").read_text(encoding="utf-8")
             row[SECONDS] = json.loads(text).get("seconds")

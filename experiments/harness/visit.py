@@ -65,6 +65,11 @@ def read(path: Path) -> Visit:
     """The `visit.json` of a folder."""
     try:
         return Visit.model_validate_json((path / FILE).read_text(encoding="utf-8"))
+    except pydantic.ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, f['loc']))}: {f['msg']}".lstrip(": ") for f in error.errors()
+        )
+        raise unreadable(path / FILE, "; ".join(faults)) from None
     except (OSError, ValueError) as error:
         raise unreadable(path / FILE, error) from None
 

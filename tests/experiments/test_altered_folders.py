@@ -1,5 +1,6 @@
 """Run folders that somebody changed: file, line and cure are named, and no number is believed."""
 
+import csv
 import json
 import os
 import shutil
@@ -118,6 +119,14 @@ FAULTS = {
     ),
     "another machine": (change("environment.json", python="3.0"), "environment.json: was changed"),
     "other hashes": (change("environment.json", hashes=[1]), "environment.json: was changed"),
+    "hashes that are null": (
+        change("environment.json", hashes=None),
+        "environment.json: was changed",
+    ),
+    "hashes that are none": (
+        change("environment.json", hashes=[]),
+        "environment.json: was changed",
+    ),
     "no hashes": (change("environment.json", hashes={}), f"results.jsonl: line 1 {WAS_CHANGED}"),
     "an empty environment": (put("environment.json", b"{}"), "environment.json: says nothing"),
     "a list": (put("environment.json", b"[]"), "environment.json: cannot be read: should hold a t"),
@@ -198,8 +207,14 @@ def test_a_run_that_was_moved_to_the_place_of_another_is_not_taken_for_it(made, 
     for more in ([], ["--dry-run"]):
         assert cli.main(["run", NAME, VALUES, *more]) == cli.BAD_INPUT
         assert "config.json: is of another run than its folder is named" in capsys.readouterr().err
-    assert cli.main(["sweep", NAME, "values=[[3, 4, 5]]", "--dry-run"]) == 0
+    assert cli.main(["sweep", NAME, "values=[[3, 4, 5]]"]) == 1
     assert "left alone" in capsys.readouterr().out
+    (summary,) = Path("runs").glob("sweep-*/summary.csv")
+    with summary.open() as file:
+        (row,) = csv.DictReader(file)
+    assert "is of another run" in row["state"]
+    assert row.keys() == {"values", "state", "seconds", "verdicts"}  # no number of the other run
+    assert row["seconds"] == row["verdicts"] == ""
 
 
 def test_what_a_changed_config_says_can_be_measured(folder, capsys):
@@ -217,6 +232,9 @@ HARMLESS = {
     "renamed": lambda folder: None,
     "indented": lambda folder: (folder / "config.json").write_text(
         json.dumps(json.loads((folder / "config.json").read_text()), indent=7, sort_keys=True)
+    ),
+    "lines that end as on Windows": lines(
+        lambda found: [line.replace(b"\n", b"\r\n") for line in found]
     ),
     "another order": lines(lambda found: found[::-1]),
     "a last line that is empty": lines(lambda found: [*found, b"\n"]),
@@ -261,6 +279,56 @@ def test_folders_of_older_versions_are_believed(tmp_path):
     with writing(run_folder.RunFolder(folder.path)) as writer:
         writer.append({"value": 2}, [{"square": 4}])
     assert [record["square"] for record in folder.records()] == [1, 4]
+
+
+def test_a_record_of_an_older_version_may_have_a_field_of_that_name(tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    record = {"hash": "0123456789abcdef", "point": {"value": 1}, "line": 1, "lines": 1}
+    folder.results.write_text(json.dumps(record) + "\n")
+    assert folder.records() == [record]
+
+
+def test_two_processes_that_make_one_folder_at_once_bear_one_hash(tmp_path, monkeypatch):
+    """Their environments may differ in what changes no number, such as the processors allowed."""
+
+    def make(count):
+        return run_folder.make(tmp_path, "toy", toy.Config(), {"cpu": {"count": count}})
+
+    before = run_folder.write_atomically
+
+    def second_is_first(*args, **options):
+        """As if the other process had come between the look and the writing."""
+        monkeypatch.setattr(run_folder, "write_atomically", before)
+        with writing(make(2)) as writer:
+            writer.append({"value": 2}, [{"square": 4}])
+        before(*args, **options)
+
+    monkeypatch.setattr(run_folder, "write_atomically", second_is_first)
+    folder = make(1)
+    assert [record["square"] for record in folder.records()] == [4]
+
+
+def test_an_experiment_of_ones_own_may_move(tmp_path):
+    """config.json holds the path of its folder, which is another on another machine."""
+    folder = run_folder.make(tmp_path, "/here/mine", toy.Config(), {"device": "a"})
+    change("config.json", experiment="/there/mine")(folder.path)
+    assert folder.config["experiment"] == "/there/mine"
+    change("config.json", experiment="/there/other")(folder.path)
+    with pytest.raises(RunFolderError, match="is not what was measured"):
+        _ = folder.config
+
+
+def test_a_file_system_without_links_takes_the_files_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = run_folder.make(tmp_path, "toy", toy.Config(), {"device": "a"})
+    assert folder.config["experiment"] == "toy"
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "config.json",
+        "environment.json",
+    ]
 
 
 WITHOUT_RIGHTS = """

@@ -47,6 +47,8 @@ def test_faults_in_a_table_of_a_chosen_kind_have_the_path_of_the_file():
         {"kind": "square"},
         {"kind": "square", "side": 10.0},
         {"kind": "oval"},
+        {},
+        1,
     ]
     faults = faults_of({"shapes": shapes})
     assert faults[:3] == (
@@ -57,6 +59,10 @@ def test_faults_in_a_table_of_a_chosen_kind_have_the_path_of_the_file():
     assert faults[3] == 'shapes[3] = {"kind": "square", "side": 10.0}: side should be 9 at most'
     assert faults[4].startswith('shapes[4] = {"kind": "oval"}: ')
     assert "'round', 'square'" in faults[4]
+    assert faults[5:] == (
+        "shapes[5] = {}: should say its 'kind'",
+        "shapes[6] = 1: should be a table of its keys",
+    )
 
 
 def test_an_array_is_not_called_too_short_for_a_bad_item():

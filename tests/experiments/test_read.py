@@ -1,5 +1,6 @@
 """Records read as flat rows: nothing is lost, nothing is hidden by a name, pandas takes them."""
 
+import json
 import math
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.harness import read, run_folder
+from experiments.harness import read, run_folder, visit
 from experiments.harness.run_folder import RunFolderError, writing
 from tests.experiments import toy
 
@@ -48,6 +49,16 @@ def test_several_folders_and_visits(tmp_path):
     lines = sum(len(file.read_text().splitlines()) for file in VISIT.glob("*/results.jsonl"))
     assert len(rows) == 2 + lines
     assert len({row["run"] for row in rows}) == 4
+
+
+def test_a_visit_that_was_spoilt_says_where(tmp_path):
+    facts = json.loads((VISIT / "visit.json").read_text())
+    (tmp_path / "visit.json").write_text(json.dumps({**facts, "stages": 3, "more": 1}))
+    with pytest.raises(RunFolderError) as raised:
+        visit.read(tmp_path)
+    said = str(raised.value)
+    assert "visit.json: cannot be read: stages: Input should be a valid array; more: Extra" in said
+    assert "pydantic" not in said
 
 
 def test_pandas_takes_them():
