@@ -14,6 +14,7 @@ starting.
 """
 
 import concurrent.futures
+import contextlib
 import importlib.util
 import os
 import platform
@@ -41,9 +42,10 @@ def compiler() -> list[str]:
     """The command that compiles C++, or nothing."""
     chosen = os.environ.get("CXX")
     for command in [chosen] if chosen else ["c++", "g++", "clang++"]:
-        words = shlex.split(command)
-        if words and shutil.which(words[0]):
-            return words
+        with contextlib.suppress(ValueError):  # a quote that does not end
+            words = shlex.split(command)
+            if words and shutil.which(words[0]):
+                return words
     return []
 
 
@@ -162,7 +164,8 @@ class NativeKernel(BuildHookInterface):
         except (RuntimeError, OSError, subprocess.TimeoutExpired) as fault:
             # None is better than an old one; a current one another install has just made.
             if not (wanted() and is_current(root)):
-                (root / FOLDER / LIBRARY).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # of a tree that may not be written to
+                    (root / FOLDER / LIBRARY).unlink()
             if os.environ.get("RNNSCAN_NATIVE") == "1":
                 raise
             self.app.display_warning(f"rnnscan without its CPU kernel: {fault}")

@@ -100,6 +100,13 @@ def test_a_second_copy_in_one_process_asks_for_another_process(start, tmp_path):
 
 
 @needs_kernel
+def test_an_upgrade_in_its_own_place_asks_for_another_process(monkeypatch):
+    """The system gives the old library once more for a path that it has loaded."""
+    monkeypatch.setattr(library, "source_hash", lambda _: "of the new sources")
+    assert library.why_not.__wrapped__() == library.ANOTHER_COPY
+
+
+@needs_kernel
 def test_what_xla_refuses_is_told(monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError(said)
@@ -202,6 +209,21 @@ def test_a_write_that_fails_leaves_the_old_library_and_nothing_else(install, tmp
         install.put(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_install_succeeds_where_nothing_can_be_compiled_or_removed(install, tree, monkeypatch):
+    path = tree / install.FOLDER / install.LIBRARY
+    path.unlink(missing_ok=True)
+    path.mkdir()  # cannot be unlinked, as in a tree that may not be written to
+    warnings = []
+    hook = install.NativeKernel()
+    hook.root, hook.target_name = str(tree), "wheel"
+    hook.app = types.SimpleNamespace(display_warning=warnings.append)
+    for compiler in ("no-such-compiler", "g++ 'and a quote"):
+        monkeypatch.setenv("CXX", compiler)
+        assert hook.dependencies() == []
+        hook.initialize("standard", {})
+        assert "no C++ compiler" in warnings.pop()
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["alone", "beside one that succeeds"])

@@ -27,6 +27,8 @@ REMEDY = (
     "RNNSCAN_NATIVE=1 pip install --force-reinstall --no-deps -e . (which fails where it cannot be "
     "compiled, and says why)"
 )
+_AGAIN = "install rnnscan again and restart Python"
+NOTE = "_rnnscan_cpu_kernel"  # in `sys`: where the registered copy lies in memory
 ANOTHER_COPY = (
     "another copy of the CPU kernel is in this process, as after an upgrade of rnnscan; restart "
     "Python"
@@ -49,10 +51,12 @@ def why_not() -> str | None:
     except (OSError, AttributeError, KeyError) as fault:
         return f"the CPU kernel does not load ({fault}); {REMEDY}"
     if compiled != sources:
-        return "the CPU kernel was compiled from other sources; install rnnscan again"
+        if NOTE in sys.__dict__:  # the system loads a path once, whatever lies there later
+            return ANOTHER_COPY
+        return f"the CPU kernel was compiled from other sources; {_AGAIN}"
     if version > supported:
         # Registered all the same, it would keep the whole CPU backend from starting.
-        return "the CPU kernel was compiled for a newer jaxlib; install rnnscan again"
+        return "the CPU kernel was compiled for a newer jaxlib; " + _AGAIN
     return _registers(library, TARGETS, "cpu")
 
 
@@ -88,7 +92,7 @@ def _registers(library: ctypes.CDLL, targets: Iterable[str], platform: str) -> s
     # XLA takes a name once in a process, and where no backend has started yet it says so only when
     # that fails to start. Whoever was first is noted where every copy of this module looks.
     mine = ctypes.cast(library.rnnscan_ffi_version, ctypes.c_void_p).value
-    if sys.__dict__.setdefault("_rnnscan_cpu_kernel", mine) != mine:
+    if sys.__dict__.setdefault(NOTE, mine) != mine:
         return ANOTHER_COPY
     for target in targets:
         capsule = jax.ffi.pycapsule(getattr(library, target))
