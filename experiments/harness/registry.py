@@ -162,6 +162,8 @@ def _importable(folder: Path) -> Path:
             f'{folder}: cannot be imported as "{name}"; should be a name of letters, digits and '
             '"_", such as my_experiment'
         )
+    if any("\udc80" <= character <= "\udcff" for character in str(folder)):
+        raise UnknownExperimentError(f"{folder}: its path is no UTF-8, as a config has to be")
     if name in names():
         raise UnknownExperimentError(
             f'{folder}: "{name}" is an experiment of rnnscan; should have another name'

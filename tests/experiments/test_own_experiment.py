@@ -68,6 +68,17 @@ def main(*words):
     return command_line.main([*map(str, words)])
 
 
+def test_a_path_that_a_config_cannot_hold_is_refused(own, capsys):
+    place = own.parent / os.fsdecode(b"of \xff")
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("the file system has UTF-8 alone")
+    write(place, own.name)
+    assert main("run", place / own.name) == command_line.BAD_INPUT
+    assert "its path is no UTF-8" in capsys.readouterr().err
+
+
 def test_it_runs_continues_and_is_reported_like_any_other(own, capsys):
     assert main("run", f"./{own.name}", "large", "values=[3, 4]") == 0
     folder = run_folder.latest(Path("runs"))

@@ -14,7 +14,19 @@ from tests.experiments.test_own_experiment import write
 
 STEERING = ["\x1b[31m", "\x07", "\r", "\x9b2J", "\x08", "\x7f"]
 STEERING += ["\u202e", "\u2066", "\u2028", "\ud800"]
-NAMES = ["a b", "it's", "$(id)", "a;b", "*", "\\", "\x1b[31m'\\", "new\nline", "\u202eü", '"']
+NAMES = [
+    "a b",
+    "it's",
+    "$(id)",
+    "a;b",
+    "*",
+    "\\",
+    "\x1b[31m'\\",
+    "new\nline",
+    "\u202eü",
+    '"',
+    "\udcff",
+]
 
 
 @pytest.mark.parametrize("steering", STEERING, ids=ascii)
