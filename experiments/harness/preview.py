@@ -29,7 +29,7 @@ def show(
     planned = runner.plan(title, experiment, config)
     facts = environment.describe(name)
     folder = run_folder.place(root, name, config, facts)
-    run_folder.check_is_of(folder, name, config, facts)
+    folder.check_is_of(name, config, facts)
     left = runner.remaining(planned, folder.records())
     describe = getattr(experiment, "describe", runner.describe_point)
     changes = differences(default.model_dump(mode="json"), config.model_dump(mode="json"))

@@ -45,7 +45,6 @@ from experiments.harness.files import (
     canonical,
     hash_of,
     read_json,
-    to_json,
     unreadable,
     write_atomically,
     writes,
@@ -148,6 +147,19 @@ class RunFolder:
             )
         return config, environment, hashes.get(_ENVIRONMENT, "")
 
+    def check_is_of(self, experiment: str, config: Config, environment: dict[str, Any]) -> None:
+        """Raises where what lies at this place is of another run, or was changed."""
+        measures = partial(that_measures, times=sources.times(experiment))
+        asked, where, _ = self._made()
+        for name, there, wanted in (
+            (_CONFIG, asked, _asked(experiment, config)),
+            (_ENVIRONMENT, measures(where), measures(environment)),
+        ):
+            if there and hash_of(there) != hash_of(wanted):
+                raise RunFolderError(
+                    f"{self.path / name}: is of another run than its folder is named; {MOVE_AWAY}"
+                )
+
     def records(self) -> list[Record]:
         """The records of all finished points; a torn tail is left out."""
         return results.read(self.results, self.hash)[0]
@@ -191,7 +203,7 @@ def title(experiment: str) -> str:
 def make(root: Path, experiment: str, config: Config, environment: dict[str, Any]) -> RunFolder:
     """The folder of this config in this environment below `root`: made, or found as it was left."""
     folder = place(root, experiment, config, environment)
-    check_is_of(folder, experiment, config, environment)
+    folder.check_is_of(experiment, config, environment)
     asked = _asked(experiment, config)
     hashed = {**environment, _HASHES: _hashes(_hash_of(asked), environment)}
     for name, facts in ((_ENVIRONMENT, hashed), (_CONFIG, asked)):
@@ -201,22 +213,6 @@ def make(root: Path, experiment: str, config: Config, environment: dict[str, Any
         if not there:  # twice at once, the first stays: the lines of both bear its hash
             write_atomically(path, json.dumps(facts, indent=2) + "\n", once=True)
     return folder
-
-
-def check_is_of(
-    folder: RunFolder, experiment: str, config: Config, environment: dict[str, Any]
-) -> None:
-    """Raises where what lies at its place is of another run, or was changed."""
-    measures = partial(that_measures, times=sources.times(experiment))
-    asked, where, _ = folder._made()
-    for name, there, wanted in (
-        (_CONFIG, asked, _asked(experiment, config)),
-        (_ENVIRONMENT, measures(where), measures(environment)),
-    ):
-        if there and hash_of(there) != hash_of(wanted):
-            raise RunFolderError(
-                f"{folder.path / name}: is of another run than its folder is named; {MOVE_AWAY}"
-            )
 
 
 def _asked(experiment: str, config: Config) -> dict[str, Any]:
@@ -319,7 +315,7 @@ def unwritable(record: Any) -> str:
         try:
             if not isinstance(field, str):
                 raise TypeError("a field's name should be a string")
-            to_json({field: value})
+            canonical({field: value})
         except (TypeError, ValueError, RecursionError) as error:
             return f"{field!r}: {error}"
     return ""

@@ -131,10 +131,7 @@ def sweep(
     states = [
         state or _state(mine, number) or "unfinished" for number, state in enumerate(mine.states)
     ]
-    records: list[list[Record]] = [[] for _ in points]
-    for number in range(len(points)):
-        with contextlib.suppress(RunFolderError):  # the state says so
-            records[number] = _records(mine, number)
+    refused = {number for number in range(len(points)) if _is_refused(mine, number)}
     from experiments.harness import sweep_report  # it draws: no other command should wait for that
 
     sweep_report.write(
@@ -144,10 +141,10 @@ def sweep(
         axes,
         points,
         mine.folders,
-        records,
         states,
         console,
         to_continue,
+        refused,
     )
     if stopped:
         say(f"{stopped} To continue, run again:\n  {to_continue}")
@@ -225,10 +222,19 @@ def _state(mine: Sweep, number: int) -> str:
     return FINISHED if whole else ""
 
 
+def _is_refused(mine: Sweep, number: int) -> bool:
+    """Whether the state of a point is a fault of its folder."""
+    try:
+        _records(mine, number)
+    except RunFolderError:
+        return True
+    return False
+
+
 def _records(mine: Sweep, number: int) -> list[Record]:
     """What was measured of a point; a RunFolderError where its folder holds another run."""
-    folder, config = mine.folders[number], mine.points[number].config
-    run_folder.check_is_of(folder, mine.experiment, config, mine.environment)
+    folder = mine.folders[number]
+    folder.check_is_of(mine.experiment, mine.points[number].config, mine.environment)
     return folder.records()
 
 

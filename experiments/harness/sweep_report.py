@@ -39,15 +39,18 @@ def write(
     axes: Mapping[str, Sequence[Any]],
     points: Sequence[SweepPoint],
     folders: Sequence[RunFolder],
-    records: Sequence[Sequence[Record]],
     states: Sequence[str],
     console: Console,
     again: str,
+    refused: Collection[int] = (),
 ) -> None:
     """Writes sweep.json, summary.csv, the figure and report.html, and shows the table.
 
-    records: of each point; none where its folder is refused.
+    refused: the points whose folders hold another run, of which nothing is shown.
     """
+    records = [
+        [] if number in refused else folder.records() for number, folder in enumerate(folders)
+    ]
     values = _medians(records, axes)
     rows = [
         {**point.values, STATE: state, **_end(experiment, found, mine), **measured}

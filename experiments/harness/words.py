@@ -32,19 +32,14 @@ def command(*words: str | os.PathLike[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    if not any(character == "\n" or _is_escaped(character) for character in word):
+    if not any(character == "\n" or _is_control(character) for character in word):
         return shlex.quote(word)
     escaped = word.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return "$'{}'".format("".join(_as_bytes(c) if _is_escaped(c) else c for c in escaped))
+    return "$'{}'".format("".join(_as_bytes(c) if _is_control(c) else c for c in escaped))
 
 
 def _as_bytes(character: str) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))
-
-
-def _is_escaped(character: str) -> bool:
-    """What steers a terminal, and a byte of a path that is no UTF-8."""
-    return _is_control(character) or "\udc80" <= character <= "\udcff"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode())
 
 
 def _steers(character: str) -> bool:

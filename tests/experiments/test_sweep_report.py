@@ -34,7 +34,6 @@ def summed_up(tmp_path, axes, runs, summary=toy.summary):
         axes,
         [SweepPoint(values, toy.Config()) for values in every],
         folders,
-        [folder.records() for folder in folders],
         ["finished"] * len(folders),
         Console(file=io.StringIO(), width=120),
         "again",

@@ -25,7 +25,6 @@ NAMES = [
     "new\nline",
     "\u202eü",
     '"',
-    "\udcff",
 ]
 
 

@@ -51,12 +51,13 @@ def why_not() -> str | None:
     except (OSError, AttributeError, KeyError) as fault:
         return f"the CPU kernel does not load ({fault}); {REMEDY}"
     if compiled != sources:
-        if NOTE in sys.__dict__:  # the system loads a path once, whatever lies there later
-            return ANOTHER_COPY
-        return f"the CPU kernel was compiled from other sources; {_AGAIN}"
+        # The system loads a path once in a process, whatever is installed there later.
+        before = NOTE in sys.__dict__
+        cure = ", as before an upgrade of rnnscan; restart Python" if before else f"; {_AGAIN}"
+        return f"the CPU kernel was compiled from other sources{cure}"
     if version > supported:
         # Registered all the same, it would keep the whole CPU backend from starting.
-        return "the CPU kernel was compiled for a newer jaxlib; " + _AGAIN
+        return f"the CPU kernel was compiled for a newer jaxlib; {_AGAIN}"
     return _registers(library, TARGETS, "cpu")
 
 
