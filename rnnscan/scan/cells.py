@@ -148,6 +148,11 @@ def _evaluated(
     given, dtype = _checked(kind, *operands)
     spec = _spec(kind, reverse, method, certify, over)
     batch, hidden = given.x.shape[:-2], given.weights.w_hh.shape[-1]
+    if certify and not isinstance(hidden, int):
+        raise ValueError(
+            f"weights.w_hh: got shape {given.weights.w_hh.shape}, but a certificate needs to know "
+            "the hidden size, which is a symbol (`jax.export`); use cell_scan"
+        )
 
     def whole(states: States) -> States:
         """Of the last state of a chunk, that of all of time."""
