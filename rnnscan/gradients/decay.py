@@ -105,6 +105,7 @@ def log_gradient_norms(
         _, before = lax.scan(forward, h0, xs)
         rows, exponent = _normalised(rows)
         start = _log_norm(rows, exponent)
+        start = jnp.where(start == -jnp.inf, 0, start)  # of no numbers, or zeros: none is left
 
         def backward(carry, h_and_x):
             rows, exponent = carry
@@ -171,7 +172,7 @@ def _identity(h0: PyTree) -> PyTree:
         block = jnp.eye(stops[-1], count, k=count - stop, dtype=jnp.finfo(leaf.dtype).dtype)
         if jnp.iscomplexobj(leaf):
             block = lax.complex(block[:, : leaf.size], block[:, leaf.size :])
-        rows.append(block.reshape(-1, *leaf.shape))
+        rows.append(block.reshape(int(stops[-1]), *leaf.shape))
     return jax.tree.unflatten(structure, rows)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from jax import core, lax
 from jax.typing import ArrayLike
 
+LARGEST = int(np.iinfo(np.int32).max)
+
 
 def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> jax.Array:
     """`lengths` as int32 of shape `batch`, each in 0..steps.
@@ -29,7 +31,9 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
             f"{given.shape}"
         )
     if traced:
-        given = jnp.clip(given, 0, min(steps, jnp.iinfo(given.dtype).max))
+        # First in their own dtype: what int32 does not hold would wrap.
+        given = jnp.clip(given, 0, min(LARGEST, jnp.iinfo(given.dtype).max)).astype(jnp.int32)
+        given = jnp.minimum(given, jnp.asarray(steps, jnp.int32))
     else:
         wrong = given[(given < 0) | (given > steps)]
         if wrong.size:

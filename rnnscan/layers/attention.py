@@ -64,8 +64,9 @@ class CausalSelfAttention(Layer):
     Cost: 2 * T * B * hidden * (3 * input_size + output_size) operations for the maps and
     4 * T * B * hidden * min(T, context) for the attention, all steps at once; memory B * heads *
     256 * min(T, context) at a time, 256 queries after another, which the backward pass computes
-    again. A step reads the whole cache: unlike a recurrence's its state is as large as the window,
-    2 * context * hidden numbers a sequence.
+    again; where time is a symbol (`jax.export`) 256 * (context + 255), however short it turns out.
+    A step reads the whole cache: unlike a recurrence's its state is as large as the window, 2 *
+    context * hidden numbers a sequence.
 
     A step whose key or value is not finite makes every output that sees it nan, and no other.
 
@@ -297,10 +298,14 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, sees: jax.Arr
     gone = jnp.take_along_axis(gone, first, axis=1, mode="clip")
     poisoned = (bad[:, past:] > gone) | ~finite_q
 
-    block = min(BLOCK, steps)
+    known = isinstance(
+        steps, int
+    )  # else a symbol (`jax.export`), of which no block is the only one
+    block = min(BLOCK, steps) if known else BLOCK
     blocks = -(-steps // block)
     spare = blocks * block - steps
-    reach = min(context - 1, past + steps - 1)  # keys that a query can see before its own
+    # Keys that a query can see before its own.
+    reach = min(context - 1, past + steps - 1) if known else context - 1
     k, v = (_padded(z, reach - past, spare) for z in (k, v))  # those of a block are one slice
     q = _padded(q, 0, spare)
     sees = jnp.maximum(_padded(sees, 0, spare), 1)  # of no key at all a softmax is nan

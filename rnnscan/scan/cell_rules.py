@@ -48,7 +48,7 @@ from rnnscan.scan.primitive import (
     no_tangent,
     with_axis,
 )
-from rnnscan.scan.sharding import Layout, Names, like
+from rnnscan.scan.sharding import Layout, Names, like, merged, parted
 from rnnscan.scan.target import Target
 
 
@@ -277,15 +277,14 @@ def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
     size = x.shape[place]
 
     def joined(x):
-        x = jnp.broadcast_to(x, (size, *x.shape[1:]))
-        return x.reshape((size * x.shape[1], *x.shape[2:]))
+        return merged(jnp.broadcast_to(x, (size, *x.shape[1:])))
 
     rest = with_axis(operands._replace(weights=None), dims._replace(weights=None), 0)
     batch = jax.tree.leaves(rest)[0].shape[1]
     joint = jax.tree.map(joined, rest)._replace(weights=operands.weights)
     operation = {"forward": forward, "tangent": tangent, "transpose": transpose}[name]
     outputs = operation(joint, spec=spec)
-    return jax.tree.map(lambda x: x.reshape((size, batch, *x.shape[1:])), outputs), 0
+    return jax.tree.map(lambda y: parted(y, (size, batch)), outputs), 0
 
 
 # On a mesh: sequences may be divided; all else is whole on each device.

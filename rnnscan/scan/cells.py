@@ -1,6 +1,5 @@
 """`cell_scan`: h_t = cell(W_ih x_t + b, W_hh h_{t-1}), the recurrences that are not linear."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from rnnscan.scan.cell_rules import Spec, case_of, forward
 from rnnscan.scan.nonlinear import nothing_to_do
 from rnnscan.scan.nonlinear_method import Convergence
 from rnnscan.scan.precision import carry_dtype, matmul_precision
+from rnnscan.scan.sharding import merged, parted
 from rnnscan.scan.split_time import AxisName
 from rnnscan.scan.table import MethodRows
 from rnnscan.scan.target import Platform
@@ -148,6 +148,11 @@ def _evaluated(
     given, dtype = _checked(kind, *operands)
     spec = _spec(kind, reverse, method, certify, over)
     batch, hidden = given.x.shape[:-2], given.weights.w_hh.shape[-1]
+    if certify and not isinstance(hidden, int):
+        raise ValueError(
+            f"weights.w_hh: got shape {given.weights.w_hh.shape}, but a certificate needs to know "
+            "the hidden size, which is a symbol (`jax.export`); use cell_scan"
+        )
 
     def whole(states: States) -> States:
         """Of the last state of a chunk, that of all of time."""
@@ -160,8 +165,9 @@ def _evaluated(
         found = nothing_to_do(given.x.dtype, batch) if certify else None
         return h, tuple(s.astype(dtype) for s in whole(given.state)), found
     (h,), last, _, found, _ = forward(_one_batch_axis(given, over), spec=spec)
-    h, *last = (y.reshape((*batch, *y.shape[1:])).astype(dtype) for y in (h, *whole(last)))
-    return h, tuple(last), jax.tree.map(lambda x: x.reshape(batch), found)
+    results = (h, whole(last), found)
+    h, last, found = jax.tree.map(lambda y: parted(y, batch), results)
+    return h.astype(dtype), tuple(s.astype(dtype) for s in last), found
 
 
 def explain_cell_scan(
@@ -245,9 +251,8 @@ def _spec(
 def _one_batch_axis(operands: ForwardOperands, over: tuple[str, ...] = ()) -> ForwardOperands:
     """Batch axes merged to one, all operands varying alike over a mesh, over `over` in any case."""
     x, weights, *rest = operands
-    count = math.prod(x.shape[:-2])
-    rest = jax.tree.map(lambda leaf: leaf.reshape((count, leaf.shape[-1])), rest)
-    operands = ForwardOperands(x.reshape((count, *x.shape[-2:])), weights, *rest)
+    x, *rest = jax.tree.map(lambda leaf: merged(leaf, x.ndim - 2), (x, *rest))
+    operands = ForwardOperands(x, weights, *rest)
     leaves, structure = jax.tree.flatten(operands)
     place = split_time.index_and_size(over)[0] if over else None
     *leaves, _ = arguments.vary_alike(*leaves, place)

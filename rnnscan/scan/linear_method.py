@@ -181,10 +181,10 @@ class LinearMethod:
 def fastest(methods: Iterable[LinearMethod], case: LinearCase) -> tuple[str, str] | None:
     """The method that should take least time with its backward pass, and the reason.
 
-    Nothing where the device is not known.
+    Nothing where the device is not known, or a size is not.
     """
     device = devices.known(case.device)
-    if device is None:
+    if device is None or case.unsized:
         return None
     able = [m for m in methods if m.cost is not None and m.why_not(case) is None]
     times = {m.name: seconds(m.cost(case, True), device) for m in able if m.cost is not None}

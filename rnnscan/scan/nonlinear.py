@@ -213,6 +213,11 @@ def _checked(f, given: tuple, options: tuple) -> tuple[Spec, NonlinearOperands]:
     xs, axis, length = _time_first(xs, axis)
     for path, leaf in jax.tree_util.tree_leaves_with_path(h0):
         _place(axis, leaf.ndim + 1, f"h0{keystr(path)}")
+        if not isinstance(leaf.size, int):
+            raise ValueError(
+                f"h0{keystr(path)}: got shape {leaf.shape}, expected numbers; a symbol "
+                "(`jax.export`) may stand for T, and by jax.vmap for a batch"
+            )
     reset = _reset(reset, length)
     guess = None if guess is None else _guess(guess, h0, axis, length)
     if reverse:

@@ -85,7 +85,9 @@ def case_of(problem: NonlinearProblem, target: Target) -> NonlinearCase:
 
 def _run(operands: NonlinearOperands, *, spec: Spec, target: Target) -> Results:
     with jax.default_matmul_precision(spec.precision):
-        method = nonlinear_table.resolve(spec.method, case_of(spec, target))
+        method = sequential.method  # of no problems, which need none in particular
+        if spec.batch != 0:
+            method = nonlinear_table.resolve(spec.method, case_of(spec, target))
         if spec.method == "auto" and method is not sequential.method:
             solution = _in_any_case(method, spec, operands)
         else:

@@ -1,7 +1,5 @@
 """`selective_scan`: h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t, y_t = h_t C_t + D x_t."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +19,7 @@ from rnnscan.scan.selective_method import (
 from rnnscan.scan.selective_methods import SelectiveMethodName, selective_table
 from rnnscan.scan.selective_methods.step import coefficients, read
 from rnnscan.scan.selective_rules import Spec, case_of, forward
+from rnnscan.scan.sharding import merged, parted
 from rnnscan.scan.split_time import AxisName
 from rnnscan.scan.table import MethodRows
 from rnnscan.scan.target import Platform
@@ -119,20 +118,18 @@ def selective_scan(
     spec = _spec(reverse, method, discretisation, signed, delta_softplus, stretch)
     given, dtype = _checked(spec, x, delta, A, B, C, D, h0, reset, delta_bias)
     over = None if axis_name is None else split_time.names_of(axis_name)
-    batch, (steps, channels) = given.inputs.x.shape[:-2], given.inputs.x.shape[-2:]
-    size = given.inputs.b.shape[-1]
-    merged = _merged(given, over)
+    batch, steps = given.inputs.x.shape[:-2], given.inputs.x.shape[-2]
+    operands = _merged(given, over)
     if isinstance(steps, int) and steps == 0:
-        y, last = given.inputs.x, _alike(merged.inputs.h0, over)
+        y, last = operands.inputs.x, _alike(operands.inputs.h0, over)
     elif over is None:
-        y, last, _ = forward(merged, spec=spec)
+        y, last, _ = forward(operands, spec=spec)
     else:
-        spec, merged = over_devices.with_times(spec, merged)
-        inputs = merged.inputs._replace(h0=over_devices.entering(spec, merged, over))
-        y, last, _ = forward(merged._replace(inputs=inputs), spec=spec)
+        spec, operands = over_devices.with_times(spec, operands)
+        inputs = operands.inputs._replace(h0=over_devices.entering(spec, operands, over))
+        y, last, _ = forward(operands._replace(inputs=inputs), spec=spec)
         last = split_time.at_the_end(last, over, reverse=spec.reverse)
-    y, last = y.reshape((*batch, steps, channels)), last.reshape((*batch, channels, size))
-    return y.astype(dtype), last.astype(dtype)
+    return parted(y, batch).astype(dtype), parted(last, batch).astype(dtype)
 
 
 def explain_selective_scan(
@@ -310,19 +307,18 @@ def _merged(given: ForwardOperands, over: tuple[str, ...] | None) -> ForwardOper
     """As the operations want them: one batch axis, all operands varying alike over a mesh, over
     the axes along which time is split in any case."""
     inputs, reset = given
-    lead, (steps, channels) = inputs.x.shape[:-2], inputs.x.shape[-2:]
-    batch, size = math.prod(lead), inputs.b.shape[-1]
+    lead = inputs.x.ndim - 2
     inputs = Inputs(
-        x=inputs.x.reshape((batch, steps, channels)),
-        delta=inputs.delta.reshape((batch, steps, channels)),
+        x=merged(inputs.x, lead),
+        delta=merged(inputs.delta, lead),
         a=inputs.a[None],
-        b=inputs.b.reshape((batch, steps, 1, size)),
-        c=inputs.c.reshape((batch, steps, 1, size)),
+        b=merged(inputs.b, lead)[:, :, None],
+        c=merged(inputs.c, lead)[:, :, None],
         d=None if inputs.d is None else inputs.d[None],
         bias=None if inputs.bias is None else inputs.bias[None],
-        h0=inputs.h0.reshape((batch, channels, size)),
+        h0=merged(inputs.h0, lead),
     )
-    reset = None if reset is None else reset.reshape((batch, steps))
+    reset = None if reset is None else merged(reset, lead)
     leaves, structure = jax.tree.flatten(ForwardOperands(inputs, reset))
     place = split_time.index_and_size(over)[0] if over else None
     *leaves, _ = arguments.vary_alike(*leaves, place)

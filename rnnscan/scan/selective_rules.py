@@ -33,7 +33,7 @@ from rnnscan.scan.selective_method import (
     kept_states,
 )
 from rnnscan.scan.selective_methods import selective_table
-from rnnscan.scan.sharding import Layout, Names, like
+from rnnscan.scan.sharding import Layout, Names, like, merged, parted
 from rnnscan.scan.target import Target
 
 
@@ -171,11 +171,10 @@ def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
     def joined(path, x: jax.Array) -> jax.Array:
         if ones.get(path[-1].name) and not apart:
             return x[0]
-        x = jnp.broadcast_to(x, (size, batch, *x.shape[2:]))
-        return x.reshape((size * batch, *x.shape[2:]))
+        return merged(jnp.broadcast_to(x, (size, batch, *x.shape[2:])))
 
     outputs = _OPERATIONS[name](jax.tree.map_with_path(joined, operands), spec=spec)
-    outputs = jax.tree.map(lambda x: x.reshape((size, batch, *x.shape[1:])), outputs)
+    outputs = jax.tree.map(lambda y: parted(y, (size, batch)), outputs)
     if not apart:
         return outputs, 0
 

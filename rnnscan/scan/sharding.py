@@ -17,9 +17,12 @@ method is made of, and gathers the operands of a kernel over the automatic axes.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from rnnscan.scan.arguments import vary_alike
@@ -109,6 +112,29 @@ def whole(aval: Any, shape: tuple[int, ...], **other: Any) -> Any:
     if not aval.sharding.mesh.empty:
         other["sharding"] = NamedSharding(aval.sharding.mesh, PartitionSpec(*[None] * len(shape)))
     return aval.update(shape=shape, **other)
+
+
+def merged(x: jax.Array, count: int = 2) -> jax.Array:
+    """The first `count` axes as one."""
+    parts = parts_of(jax.typeof(x).sharding.spec, x.ndim)
+    joint = tuple(axis for part in parts[:count] for axis in part)
+    shape = (math.prod(x.shape[:count]), *x.shape[count:])
+    return _reshaped(x, shape, [joint, *parts[count:]])
+
+
+def parted(x: jax.Array, lead: tuple[int, ...]) -> jax.Array:
+    """The inverse: the first axis as axes of these sizes, sharded as it was along the first."""
+    first, *rest = parts_of(jax.typeof(x).sharding.spec, x.ndim)
+    return _reshaped(x, (*lead, *x.shape[1:]), [*[first, *[()] * len(lead)][: len(lead)], *rest])
+
+
+def _reshaped(x: jax.Array, shape: tuple[int, ...], parts: list[tuple[str, ...]]) -> jax.Array:
+    """JAX itself finds how a result lies on explicit axes, but not of an array of no numbers."""
+    if 0 not in shape or not any(parts):
+        return x.reshape(shape)
+    spec = PartitionSpec(*(part or None for part in parts))
+    mesh = jax.typeof(x).sharding.mesh
+    return lax.reshape(x, shape, out_sharding=NamedSharding(mesh, spec))
 
 
 def mesh_of(axis_context: Any) -> Any:

@@ -39,6 +39,11 @@ class Case:
         """Whether the length is a symbol (`jax.export`), not yet a number."""
         return not isinstance(self.length, int)
 
+    @property
+    def unsized(self) -> bool:
+        """Whether any size is a symbol."""
+        return not isinstance(self.length * self.width, int)
+
 
 C = TypeVar("C", bound=Case)
 C_contra = TypeVar("C_contra", bound=Case, contravariant=True)

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnscan import Mamba, linear_scan, nonlinear_scan
+from rnnscan import RNN, Mamba, linear_scan, nonlinear_scan
 
 T, B, D = 16, 4, 8
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
@@ -175,3 +175,16 @@ def test_nonlinear_scan_on_explicit_axes_names_ways_that_work():
         ):
             found = np.asarray(jax.jit(way)(*given))
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lead", [(0, 4), (4, 0)])
+@pytest.mark.parametrize("layer", [RNN, Mamba])
+def test_a_map_over_none_on_explicit_axes(layer, lead):
+    """JAX does not say how an array of no numbers lies once two of its axes are one."""
+    mesh = mesh_of(EXPLICIT, EXPLICIT)
+    layer = layer.init(jax.random.key(0), 4, **({"hidden_size": 4} if layer is RNN else {}))
+    with jax.set_mesh(mesh):
+        (x,) = placed(mesh, [np.zeros((*lead, 6, 4), "f4")], [P("x")])
+        gradient = jax.vmap(jax.grad(lambda x: jnp.sum(layer(x)[0])))
+        assert jax.typeof(jax.jit(gradient)(x)) == jax.typeof(x)
+        assert jax.eval_shape(jax.vmap(layer), x)[0].sharding.spec[0] == "x"

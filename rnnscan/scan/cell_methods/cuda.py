@@ -84,7 +84,7 @@ def why_not(case: CellCase) -> str | None:
         return f"it knows {', '.join(ACTIVATIONS)}, not {case.kind} yet; {WAY_OUT}"
     if case.dtype != np.float32:
         return f"it computes in float32, not in {case.dtype.name}; {WAY_OUT}"
-    if not isinstance(case.length * case.width, int):
+    if case.unsized:
         return "a size is a symbol (`jax.export`), and the kernel wants numbers"
     if case.hidden > WIDEST:
         return f"a core holds the weights of {WIDEST} units, not of {case.hidden}; {WAY_OUT}"

@@ -29,6 +29,7 @@ from jax import lax
 from rnnscan.scan import nonlinear, stretches
 from rnnscan.scan.cell_kinds.cell import States
 from rnnscan.scan.cell_method import (
+    CellCase,
     CellMethod,
     CellProblem,
     Evolution,
@@ -42,7 +43,6 @@ from rnnscan.scan.linear import linear_scan
 from rnnscan.scan.matrix import matrix_scan
 from rnnscan.scan.nonlinear_method import Convergence, NonlinearMethod
 from rnnscan.scan.nonlinear_methods import iteration, nonlinear_table, sequential
-from rnnscan.scan.table import serves_all
 
 # The trajectory.
 
@@ -188,6 +188,12 @@ def _in_stretches(problem: CellProblem, most: int, operands: TangentOperands) ->
     return Evolution(jnp.swapaxes(d[..., :hidden], 0, 1), last)
 
 
+def _why_not(of: NonlinearMethod, case: CellCase) -> str | None:
+    if not isinstance(case.hidden, int):
+        return "the hidden size is a symbol (`jax.export`)"
+    return None if of is sequential.method else iteration.why_not(case)
+
+
 def _row(of: NonlinearMethod) -> CellMethod:
     return CellMethod(
         name=of.name,
@@ -195,7 +201,7 @@ def _row(of: NonlinearMethod) -> CellMethod:
         forward=partial(_forward, of.name),
         tangent=_tangent,
         transpose=partial(scan.transposed, _tangent),
-        why_not=serves_all if of is sequential.method else iteration.why_not,
+        why_not=partial(_why_not, of),
         any_weights=True,
         in_turns=False,
     )

@@ -73,7 +73,7 @@ def why_not_for(case: Case) -> str | None:
         return "it is a kernel for CPUs"
     if case.exported:
         return "an exported program must run where rnnscan is not installed"
-    if not isinstance(case.length * case.width, int):
+    if case.unsized:
         return "a size is a symbol (`jax.export`), and the kernel wants numbers"
     return why_not()
 

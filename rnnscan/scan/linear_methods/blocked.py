@@ -66,9 +66,11 @@ def chunk_length(length: int, width: int) -> int:
 
     About sqrt(T), at most 64, but longer where K states would have more than 2^22 numbers. A
     divisor of T within a factor of two of that is preferred: the time axis is then viewed as
-    (K, C), and read and written by slices instead of indices.
+    (K, C), and read and written by slices instead of indices. A width that is a symbol
+    (`jax.export`) counts as narrow.
     """
-    want = max(2, min(math.isqrt(length), _LONGEST), -(-length * width // _WIDEST))
+    longer = -(-length * width // _WIDEST) if isinstance(width, int) else 1
+    want = max(2, min(math.isqrt(length), _LONGEST), longer)
     if want >= length:
         return length
     near = [c for c in range(want // 2 + 1, 2 * want + 1) if length % c == 0]

@@ -113,7 +113,7 @@ def why_not(case: LinearCase) -> str | None:
     """Why the kernel does not serve a case, and what to do about it."""
     if case.platform != "cuda":
         return "it is a kernel for NVIDIA's GPUs"
-    if not isinstance(case.length * case.width, int):
+    if case.unsized:
         return "a size is a symbol (`jax.export`), and the kernel wants numbers"
     if case.exported:
         return f"an exported program must run on machines that are not known; {WAY_OUT}"

@@ -24,8 +24,10 @@ def _prefer(case: LinearCase) -> tuple[str, str]:
         return _prefer_on_cpu(case)
     if predicted := fastest(_METHODS, case):
         return predicted
+    if not isinstance(case.size, int):
+        return "sequential", "n is not known yet, and a tree has n^3 work"
     if case.constant:
-        if case.width * case.size > _LARGEST_BLOCKED_STEP:
+        if not case.unsized and case.width * case.size > _LARGEST_BLOCKED_STEP:
             return "sequential", "a step is work enough, and blocks have twice as much of it"
         return "blocked", "A is constant: some 4 log2(T) dependent steps, for twice the work"
     if case.size > _LARGEST_TREE:
@@ -41,6 +43,11 @@ def _prefer_on_cpu(case: LinearCase) -> tuple[str, str]:
     """
     if not case.constant:
         return "sequential", "on a CPU n^2 work a step beats the n^3 of a tree"
+    if case.unsized:
+        return (
+            "sequential",
+            "whether products of blocks are too slim depends on a size not known yet",
+        )
     least, most = (12, 24) if case.width == case.size else (32, 128)
     if case.length >= 1024 and least <= case.width <= most:
         return "blocked", "steps are many and small: large products for twice the work"

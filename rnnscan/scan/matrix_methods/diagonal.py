@@ -109,6 +109,8 @@ def why_not(case: LinearCase) -> str | None:
         return "the length is a symbol (`jax.export`)"
     if case.platform not in ("cpu", "cuda", "rocm"):
         return "JAX has eigenvectors of a general matrix on CPUs and GPUs alone"
+    if case.exported and case.platform != "cpu":
+        return "JAX stores no program with eigenvectors (`jax.export`) but for CPUs"
     return None
 
 

@@ -29,8 +29,8 @@ _WIDEST = 32
 
 
 def _prefer(case: NonlinearCase) -> tuple[str, str]:
-    if case.symbolic or case.length < 64:
-        return "sequential", "too few steps to be worth an iteration, or their number is not known"
+    if case.unsized or case.length < 64:
+        return "sequential", "too few steps to be worth an iteration, or a size is not known yet"
     if case.platform == "cpu":  # measured on two cores (docs/log.md)
         return "sequential", "on a CPU a loop beats every iteration over all steps"
     if case.jacobians // case.length > _LARGEST_STEP or case.parts > _WIDEST:

@@ -125,7 +125,7 @@ def _in_chunks(over_time: Any, steps: int) -> Any:
 def _in_line(problem: NonlinearProblem, h: jax.Array) -> jax.Array:
     """The inverse for states (steps, K, B, D)."""
     h = jnp.moveaxis(h, 0, 1)
-    return h.reshape((-1, *h.shape[2:]))[: problem.length]
+    return lax.collapse(h, 0, 2)[: problem.length]
 
 
 def _run(
