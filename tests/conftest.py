@@ -2,12 +2,14 @@
 
 Warnings are errors too; pyproject.toml says so.
 
-Nearly all of the time is XLA's, compiling programs that run for microseconds; so its code generator
-does not optimise them here, unless RNNSCAN_OPTIMISED is set, as `.ci/run` does for the laws of the
-scans. The CPU kernels, which are compiled at the install, and other processes are as ever.
+XLA compiles quickly here (tests/quick.py), unless RNNSCAN_OPTIMISED is set, as `.ci/run` does for
+the laws of the scans. The CPU kernels, which are compiled at the install, and other processes that
+do not ask for the same are as ever.
 """
 
 import os
+
+from tests import quick
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: no second layer of threads
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -18,7 +20,7 @@ CPU_DEVICES = "--xla_force_host_platform_device_count=8"  # for shard_map
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CPU_DEVICES}"
 OF_OTHERS = os.environ["XLA_FLAGS"]
 if "RNNSCAN_OPTIMISED" not in os.environ:
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] += f" {quick.FLAGS}"
 
 import jax
 import pytest

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from rnnscan import explain_linear_scan
+from tests import quick
 
 jupytext = pytest.importorskip("jupytext", reason="needs rnnscan[notebooks]")
 nbformat = pytest.importorskip("nbformat", reason="needs rnnscan[notebooks]")
@@ -26,10 +27,10 @@ DIFFERS = "# differs by machine: "  # in a cell, with the reason: its numbers ar
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?: ?(?:µs|ms|s)\b)?")
 
 # What tests/conftest.py demands of every test, here of the reader's code; not of the kernel's own.
-STRICT = """
+STRICT = f"""
 import os
 import warnings
-os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] += " {quick.FLAGS}"
 import jax
 warnings.simplefilter("error")
 warnings.filterwarnings("default", module="ipykernel|IPython|tornado|zmq|traitlets")

@@ -14,11 +14,12 @@ from scripts.collectives import page
 from scripts.collectives.count import count_with
 from scripts.collectives.hlo import counted
 from scripts.collectives.programs import PROGRAMS
+from tests import quick
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "sharding.md").read_text()
 BLOCKS = [textwrap.dedent(b) for b in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)]
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS = f"--xla_force_host_platform_device_count=8 {quick.FLAGS}"
 EIGHT = {**os.environ, "XLA_FLAGS": FLAGS}
 
 
@@ -140,10 +141,11 @@ def rows_of(name):
     return [dict(zip(head, line, strict=True)) for line in body]
 
 
-def test_its_counts_are_those_now():
+def test_its_counts_are_those_now(monkeypatch):
     """But for JAX's own tree, which takes longer than all others together, and is not ours."""
     what = {program.name: program.what for program in PROGRAMS if not program.deep}
     tables = {direction: rows_of(direction) for direction in ("forward", "gradient")}
+    monkeypatch.setenv("XLA_FLAGS", quick.FLAGS)
     with ThreadPoolExecutor() as both:
         found = both.map(lambda devices: count_with(devices, "--programs", *what), (2, 8))
     records = [record for of_some in found for record in of_some]

@@ -21,6 +21,7 @@ from experiments.training_and_inference import present
 from experiments.wallclock import contenders, costs
 from experiments.wallclock.verdicts import returns
 from rnnscan.tasks.acsf1 import CARRIERS
+from tests import quick
 
 ROOT = Path(__file__).parents[2]
 TAKES_LAYERS = [
@@ -33,7 +34,8 @@ def test_a_new_row_goes_through_every_experiment():
     if not any(importlib.util.find_spec(package) for package in CARRIERS):
         there -= {"long_sequences"}
     command = [sys.executable, "-m", "tests.experiments.new_kind", *there]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    env = quick.environment()
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {line.split(":")[0] for line in done.stdout.splitlines()} == there
 
