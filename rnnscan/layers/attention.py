@@ -298,9 +298,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, context: int, sees: jax.Arr
     gone = jnp.take_along_axis(gone, first, axis=1, mode="clip")
     poisoned = (bad[:, past:] > gone) | ~finite_q
 
-    known = isinstance(
-        steps, int
-    )  # else a symbol (`jax.export`), of which no block is the only one
+    # No block is the only one where time is a symbol (`jax.export`).
+    known = isinstance(steps, int)
     block = min(BLOCK, steps) if known else BLOCK
     blocks = -(-steps // block)
     spare = blocks * block - steps
