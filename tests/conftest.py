@@ -7,6 +7,7 @@ the laws of the scans. The CPU kernels, which are compiled at the install, and o
 do not ask for the same are as ever.
 """
 
+import gc
 import os
 
 from tests import quick
@@ -47,6 +48,13 @@ def x64(request):
     """Runs the test without and with 64-bit types; its value says which."""
     with jax.enable_x64(request.param):
         yield request.param
+
+
+def pytest_collection_finish():
+    """What is there before the first test stays: the collector need not walk it, nor so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _has_gpu() -> bool:

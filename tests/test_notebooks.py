@@ -24,6 +24,10 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
 LARGEST = 200_000  # bytes of a stored notebook
 DIFFERS = "# differs by machine: "  # in a cell, with the reason: its numbers are not compared
+# Fewer steps where the numbers that are learned are not compared: of a notebook, what for what.
+SHORTER = {
+    "03_what_replaced_the_rnn": [("len(data), (300, 32)", "len(data), (30, 32)")],
+}
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?: ?(?:µs|ms|s)\b)?")
 
 # What tests/conftest.py demands of every test, here of the reader's code; not of the kernel's own.
@@ -171,6 +175,10 @@ def test_where_numbers_differ_by_machine_words_are_still_compared():
 @each_notebook
 def test_fresh_run_says_what_the_page_says(source, make):
     notebook, page = make.read_source(source), code_cells(stored(source))
+    for long, short in SHORTER.get(source.stem, ()):
+        (cell,) = (cell for cell in notebook.cells if long in cell.source)
+        assert DIFFERS in cell.source
+        cell.source = cell.source.replace(long, short)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
     make.execute(notebook)  # raises what a cell raises, and when a cell takes too long
     fresh = code_cells(notebook)[1:]
