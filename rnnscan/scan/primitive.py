@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from rnnscan.scan import sharding_rule, sharding_types
+from rnnscan.scan import checks, sharding_rule, sharding_types
 from rnnscan.scan import target as targets
 from rnnscan.scan.precision import is_double
 from rnnscan.scan.sharding import Layout
@@ -57,6 +57,7 @@ class Operation:
         self._define(run)
         ad.primitive_jvps[self.primitive] = functools.partial(_jvp, jvp)
         batching.primitive_batchers[self.primitive] = functools.partial(_batch, batch)
+        checks.tells_nans(self.primitive)
         if transpose is not None:
             rule = functools.partial(_transpose, self, transpose)
             ad.primitive_transposes[self.primitive] = rule
