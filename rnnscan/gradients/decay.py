@@ -217,7 +217,13 @@ def _check(step: Callable, h0: PyTree, xs: PyTree) -> int:
         given = jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", h0)
         returned = jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", after)
         raise TypeError(f"step: returns {returned} for a state {given}; should return the same")
-    return shapes[0][0]
+    length = shapes[0][0]
+    if isinstance(length, int) and length > jnp.iinfo(jnp.result_type(int)).max:
+        raise ValueError(
+            f"xs: got T = {length}, but the loop over steps counts in int32 without "
+            'jax.config.update("jax_enable_x64", True)'
+        )
+    return length
 
 
 def _is_inexact(leaf: jax.Array) -> bool:

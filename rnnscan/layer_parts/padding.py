@@ -11,7 +11,16 @@ import numpy as np
 from jax import core, lax
 from jax.typing import ArrayLike
 
-LARGEST = int(np.iinfo(np.int32).max)
+MOST = 2**31 - 1  # that an int32 counts
+
+
+def countable(name: str, steps: int, more: int = 0) -> None:
+    """Raise unless so many steps and some more are counted in int32; a symbol may be any number."""
+    if isinstance(steps, int) and steps + more > MOST:
+        raise ValueError(
+            f"{name}: got x of {steps} steps, expected fewer than {MOST - more} here, which are "
+            "counted in int32; cut x into parts, and hand the state on from one to the next"
+        )
 
 
 def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> jax.Array:
@@ -19,6 +28,7 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
 
     Concrete values outside 0..steps raise ValueError; traced ones cannot be read and are clipped.
     """
+    countable("lengths", steps)
     # Nor can those be read that lie on devices of other processes.
     traced = isinstance(lengths, core.Tracer) or not getattr(lengths, "is_fully_addressable", True)
     given = jnp.asarray(lengths) if traced else integers("lengths", lengths)
@@ -32,7 +42,7 @@ def checked_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> j
         )
     if traced:
         # First in their own dtype: what int32 does not hold would wrap.
-        given = jnp.clip(given, 0, min(LARGEST, jnp.iinfo(given.dtype).max)).astype(jnp.int32)
+        given = jnp.clip(given, 0, min(MOST, jnp.iinfo(given.dtype).max)).astype(jnp.int32)
         given = jnp.minimum(given, jnp.asarray(steps, jnp.int32))
     else:
         wrong = given[(given < 0) | (given > steps)]

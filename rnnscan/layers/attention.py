@@ -22,9 +22,10 @@ from rnnscan.layer_parts.affine import affine
 from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
+from rnnscan.layer_parts.padding import countable
 from rnnscan.layer_parts.resets import forgotten, positions
 from rnnscan.layer_parts.shown import shown
-from rnnscan.layer_parts.state import Slot, Slots
+from rnnscan.layer_parts.state import Slot, Slots, State
 from rnnscan.scan import matmul_precision
 
 ROTARY_BASE = 10_000.0
@@ -37,7 +38,7 @@ class KeyValueCache(NamedTuple):
     Attributes:
       keys, values: (..., context, heads, head size); step p is in slot p % context, its key turned
         by its position already. Slots not yet filled are zero.
-      position: int32 (...), how many steps came before.
+      position: int32 (...), how many steps came before: a sequence ends at 2^31 - 1 of them.
 
     >>> import jax, jax.numpy as jnp
     >>> layer = CausalSelfAttention.init(jax.random.key(0), 8, num_heads=2, context=4)
@@ -176,6 +177,9 @@ class CausalSelfAttention(Layer):
     def _slots(self, batch: tuple[int, ...]) -> Slots:
         window = Slot((*batch, self.context, self.num_heads, self.head_size))
         return KeyValueCache(window, window, Slot(batch, jnp.integer))  # pyright: ignore
+
+    def _check(self, x: jax.Array, state: State | None) -> None:
+        countable("x", x.shape[-2], self.context + BLOCK)
 
     def _evaluate(self, given: Given) -> tuple[jax.Array, KeyValueCache]:
         x, (keys, values, before) = given.x, given.state

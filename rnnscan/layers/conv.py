@@ -20,7 +20,7 @@ from rnnscan.layer_parts.affine import einsum, in_line, product
 from rnnscan.layer_parts.arguments import floating, positive, random_key
 from rnnscan.layer_parts.draws import uniform
 from rnnscan.layer_parts.layer import Given, Layer
-from rnnscan.layer_parts.padding import masked
+from rnnscan.layer_parts.padding import countable, masked
 from rnnscan.layer_parts.resets import positions
 from rnnscan.layer_parts.state import Slot, Slots
 from rnnscan.scan import steps_before
@@ -122,7 +122,10 @@ class CausalConv1D(Layer):
     def _evaluate(self, given: Given) -> tuple[jax.Array, jax.Array]:
         seen, count = self._before(given)
         window = jnp.concatenate([_lying_as(given.x, seen), given.x], axis=-2)
-        steps, last = given.x.shape[-2], self._last(window, given.lengths)
+        steps = given.x.shape[-2]
+        if given.lengths is not None or given.reset is not None:
+            countable("lengths" if given.reset is None else "reset", steps, self.reach)
+        last = self._last(window, given.lengths)
         if given.reset is None:
             return self._convolve(window, steps), given.at_the_end(last)
         position, end = positions(given.reset[..., 0], count, steps, given.lengths)

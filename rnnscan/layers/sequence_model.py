@@ -33,7 +33,14 @@ from rnnscan.layer_parts.arguments import (
 )
 from rnnscan.layer_parts.draws import normal
 from rnnscan.layer_parts.layer import working
-from rnnscan.layer_parts.padding import checked_lengths, integers, masked, state_at, valid_steps
+from rnnscan.layer_parts.padding import (
+    checked_lengths,
+    countable,
+    integers,
+    masked,
+    state_at,
+    valid_steps,
+)
 from rnnscan.layer_parts.resets import checked_reset
 from rnnscan.layer_parts.shown import Shown
 from rnnscan.layer_parts.split import lengths_here, where_it_ends
@@ -424,8 +431,11 @@ def _evaluate(
         h = where_it_ends(h, lengths, steps, axis_name)
     elif model.read == "mean":
         index, devices = (0, 1) if axis_name is None else index_and_size(axis_name)
-        whole = jnp.full(h.shape[:-2], steps * devices, jnp.int32)
-        count = whole if lengths is None else lengths
+        if reset is not None:
+            countable("reset", steps * devices)
+        # Where no count is taken away from it, it may be one that no int32 holds.
+        kind = h.dtype if reset is None else jnp.int32
+        count = jnp.full(h.shape[:-2], steps * devices, kind) if lengths is None else lengths
         if reset is not None:  # of the last sequence alone
             begins = jnp.broadcast_to(reset, h.shape[:-1])
             begins = begins if valid is None else begins & valid[..., 0]

@@ -175,8 +175,20 @@ def _resolved(spec: Spec, case: CellCase) -> CellMethod:
 # Differentiation.
 
 
+def _require_countable(name: str, operands: Any) -> None:
+    """Raise where a plain scan that is no operation of ours cannot count the steps."""
+    steps = (operands.x if name == "forward" else operands.residuals.states[0]).shape[1]
+    if isinstance(steps, int) and steps > jnp.iinfo(jnp.result_type(int)).max:
+        raise ValueError(
+            f"x: got {steps} steps; weights that are mapped (vmap) and derivatives of higher order "
+            "take a loop of JAX that counts in int32 without "
+            'jax.config.update("jax_enable_x64", True)'
+        )
+
+
 def _jvp_of_scan(name, primals, tangents, *, spec):
     """Of the plain scan, as any function of JAX."""
+    _require_countable(name, primals)
 
     def smooth(operands):
         operands = operands._replace(valid=primals.valid, reset=primals.reset)
@@ -271,7 +283,12 @@ def _batch(name: str, operands: Any, dims: Any, *, spec: Spec):
             )
         by_itself = functools.partial(_forward_by, method)
         program = by_itself if name == "forward" else getattr(method, name)
-        whole = functools.partial(_over_time, name, program, spec)
+
+        def whole(operands):
+            if method is scan.method:
+                _require_countable(name, operands)
+            return _over_time(name, program, spec, operands)
+
         return jax.vmap(whole, in_axes=(dims,))(operands), 0
     x, place = mapped(operands, dims)[0]
     size = x.shape[place]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnscan.scan import precision
 from rnnscan.scan.linear import linear_scan
 from rnnscan.scan.matrix import matrix_scan
 from rnnscan.scan.nonlinear_method import NonlinearOperands, NonlinearProblem, forgotten
@@ -114,4 +115,8 @@ def carried_by_steps(
         d = drive + (d if reset is None else forgotten(reset[:, None], d))
         return d, d
 
-    return lax.scan(body, first, (before, operands.xs, operands.reset, drive))[1]
+    over_time = before, operands.xs, operands.reset, drive
+    if precision.is_long([problem.length]):  # for one loop, where it is no operation of ours
+        loop = partial(lax.scan, body)
+        return in_stretches(loop, first, over_time, bytes_a_step=1, most=precision.LONG)
+    return lax.scan(body, first, over_time)[1]

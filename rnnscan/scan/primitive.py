@@ -8,7 +8,7 @@ axes come in tuples of the same structure.
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jax.interpreters import ad, batching, mlir
 
 from rnnscan.scan import checks, sharding_rule, sharding_types
 from rnnscan.scan import target as targets
-from rnnscan.scan.precision import is_double
+from rnnscan.scan.precision import is_double, is_long
 from rnnscan.scan.sharding import Layout
 from rnnscan.scan.target import PLATFORMS, Target
 
@@ -95,9 +95,7 @@ class Operation:
 
         def program(*leaves, structure, devices, target, **static):
             del devices
-            # The compiler asks for the part of one device outside of the caller's context.
-            wide = any(is_double(x.dtype) for x in leaves)
-            with jax.enable_x64(True) if wide else contextlib.nullcontext():
+            with _wide(leaves):
                 return jax.tree.leaves(run(structure.unflatten(leaves), target=target, **static))
 
         def part(*leaves, devices, **static):
@@ -136,13 +134,21 @@ class Operation:
                 rule = sharding_types.alike(rule, module.axis_context)
             if static["devices"] == sharding_rule.WITHIN:
                 context = sharding_rule.without_locations(context)
-            return mlir.lower_fun(rule, multiple_results=True)(context, *leaves)
+            with _wide(context.avals_in):  # loops count when they are lowered
+                return mlir.lower_fun(rule, multiple_results=True)(context, *leaves)
 
         self.primitive.def_abstract_eval(abstract)
         self.primitive.def_impl(impl)
         for platform in (*PLATFORMS, None):
             rule = functools.partial(lower, platform=platform or "other")
             mlir.register_lowering(self.primitive, rule, platform=platform)
+
+
+def _wide(leaves: Sequence[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Where these are computed with. The compiler asks for the part of one device outside of the
+    caller's context, and no caller knows of integers that count more than 2^31 steps."""
+    wide = any(is_double(x.dtype) or is_long(x.shape) for x in leaves)
+    return jax.enable_x64(True) if wide else contextlib.nullcontext()
 
 
 def _jvp(rule, primals, tangents, *, structure, devices, **static):

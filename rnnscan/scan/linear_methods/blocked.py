@@ -50,6 +50,7 @@ from rnnscan.scan.linear_method import (
     TransposeOperands,
 )
 from rnnscan.scan.linear_methods import associative
+from rnnscan.scan.precision import is_long
 from rnnscan.scan.product import sum_to
 from rnnscan.scan.time_axis import TimeAxis, keep, where
 
@@ -114,9 +115,10 @@ class _Chunks:
         return (*shape[:axis], self.count, self.length, *shape[axis + 1 :]) if self.even else shape
 
     def _steps(self, c, n: int) -> jax.Array:
-        k = lax.iota(jnp.int32, n)
+        dtype = jnp.int64 if is_long([self.time.length]) else jnp.int32
+        k = lax.iota(dtype, n)
         k = n - 1 - k if self.time.reverse else k
-        return k * self.length + lax.convert_element_type(c, jnp.int32)
+        return k * self.length + lax.convert_element_type(c, dtype)
 
     def _positions(self, steps: jax.Array) -> jax.Array:
         return self.time.length - 1 - steps if self.time.reverse else steps

@@ -134,7 +134,7 @@ def iterated(
     until it is `fine` units.
     """
     layout = problem.step.layout
-    limit = problem.max_iterations or _MOST
+    limit = min(problem.max_iterations or _MOST, 2**31 - 1)  # they are counted in int32
     if choice is None:  # each leaves one state more that is right
         limit = min(limit, problem.length)
     enough = _SURE * problem.tol
