@@ -49,7 +49,7 @@ EXPORTABLE = [n for n in CALLS if not n.endswith("native")]
 def test_every_method_serves_or_says_what_it_must_know(name, platform):
     b, T, _ = export.symbolic_shape("b, t, n")
     if (name, platform) == ("matrix-diagonal", "cuda"):
-        with pytest.raises(ValueError, match=r"cannot serve .* `jax.export`. but for CPUs"):
+        with pytest.raises(ValueError, match=r"cannot serve .*jax.export.* but for CPUs"):
             exported(*made(name, 3, 70, 2), platform)
         return
     exported(*made(name, b, 70, 2), platform)
