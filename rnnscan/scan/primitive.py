@@ -57,7 +57,7 @@ class Operation:
         self._define(run)
         ad.primitive_jvps[self.primitive] = functools.partial(_jvp, jvp)
         batching.primitive_batchers[self.primitive] = functools.partial(_batch, batch)
-        checks.tells_nans(self.primitive)
+        checks.tells_nans(self.primitive, self._told)
         if transpose is not None:
             rule = functools.partial(_transpose, self, transpose)
             ad.primitive_transposes[self.primitive] = rule
@@ -85,6 +85,13 @@ class Operation:
 
     def _bind(self, *leaves: jax.Array, **static: Any) -> list[jax.Array]:
         return self.primitive.bind(*leaves, devices=sharding_rule.needs_devices(), **static)
+
+    def _told(self, outputs: list[jax.Array], operands, *, structure, devices, **static):
+        """The results, without what is kept for a backward pass, of which steps may not count."""
+        del devices
+        avals = structure.unflatten(map(jax.typeof, operands))
+        results = jax.tree.structure(self.results(avals, **static)).unflatten(outputs)
+        return jax.tree.leaves(results._replace(kept=None) if hasattr(results, "kept") else results)
 
     def _define(self, run: Callable[..., Any]) -> None:
         """Shapes, evaluation and lowering."""

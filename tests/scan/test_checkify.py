@@ -8,6 +8,7 @@ from jax.experimental import checkify
 
 from rnnscan import cell_scan, linear_scan, matrix_scan, nonlinear_scan, selective_scan
 from rnnscan.scan import CellWeights
+from rnnscan.scan.cell_kinds import CELLS
 
 T, N = 5, 3
 ONES = jnp.ones((T, N))
@@ -64,6 +65,28 @@ def test_a_nan_before_a_reset_is_forgotten():
         lambda a, x: linear_scan(a, x, reset=reset)[2:], errors=checkify.float_checks
     )
     error, h = judge(jnp.full((T, N), 0.5), x)
+    assert error.get() is None
+    assert jnp.isfinite(h).all()
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_what_a_cell_keeps_of_a_step_that_does_not_count_is_no_error(kind):
+    """Of an x that is nan there: the states pass it by."""
+    cell, gates = CELLS[kind], {"lstm": 4, "gru": 3}[kind]
+    shapes = [(gates * N, N), (gates * N,), (gates * N, N)]
+    weights = [jnp.full(shape, 0.1) for shape in shapes]
+    weights += [jnp.full((N,), 0.1)] if kind == "gru" else []
+    state = (jnp.zeros((1, N)),) * len(cell.states)
+    valid = jnp.arange(T)[None] < 3
+
+    def last(u):
+        x = jnp.where(valid[..., None], u, jnp.nan)
+        return cell_scan(kind, weights, x, state, valid)[1][0]
+
+    def checked(u):  # the scan alone: that of a product which is nan JAX tells itself
+        return jax.vjp(last, u)[0]
+
+    error, h = checkify.checkify(checked, errors=checkify.float_checks)(ONES[None])
     assert error.get() is None
     assert jnp.isfinite(h).all()
 
