@@ -116,6 +116,8 @@ def whole(aval: Any, shape: tuple[int, ...], **other: Any) -> Any:
 
 def merged(x: jax.Array, count: int = 2) -> jax.Array:
     """The first `count` axes as one."""
+    if count == 1:
+        return x
     parts = parts_of(jax.typeof(x).sharding.spec, x.ndim)
     joint = tuple(axis for part in parts[:count] for axis in part)
     shape = (math.prod(x.shape[:count]), *x.shape[count:])
@@ -124,6 +126,8 @@ def merged(x: jax.Array, count: int = 2) -> jax.Array:
 
 def parted(x: jax.Array, lead: tuple[int, ...]) -> jax.Array:
     """The inverse: the first axis as axes of these sizes, sharded as it was along the first."""
+    if len(lead) == 1:
+        return x
     first, *rest = parts_of(jax.typeof(x).sharding.spec, x.ndim)
     return _reshaped(x, (*lead, *x.shape[1:]), [*[first, *[()] * len(lead)][: len(lead)], *rest])
 
