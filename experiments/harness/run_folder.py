@@ -149,8 +149,10 @@ class RunFolder:
 
     def check_is_of(self, experiment: str, config: Config, environment: dict[str, Any]) -> None:
         """Raises where what lies at this place is of another run, or was changed."""
-        measures = partial(that_measures, times=sources.times(experiment))
         asked, where, _ = self._made()
+        if not (asked or where):  # not there: of a sweep most, and each would read all sources
+            return
+        measures = partial(that_measures, times=sources.times(experiment))
         for name, there, wanted in (
             (_CONFIG, asked, _asked(experiment, config)),
             (_ENVIRONMENT, measures(where), measures(environment)),
